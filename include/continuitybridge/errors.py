@@ -1,0 +1,124 @@
+"""Typed errors: each carries its facts as attributes and a retry verdict.
+
+One place maps them to an HTTP answer (`api/problems.py`, RFC 9457) and one to a task state (`airflow/`).
+Outsiders see `code` and `title`; `detail` and `facts` are for those who may see the organization's data.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Verdict(StrEnum):
+    """Whether doing the same thing again can help."""
+
+    TRANSIENT = "transient"
+    TERMINAL = "terminal"
+
+
+class BridgeError(Exception):
+    """Base of every error the platform raises on purpose.
+
+    `code` is stable and kebab-case, `title` is one sentence that holds for every instance of the class,
+    `detail` says what was wrong this time and what would be valid, `facts` are the values behind it.
+    """
+
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong inside the platform"
+    verdict: Verdict = Verdict.TERMINAL
+
+    def __init__(self, detail: str, /, *, verdict: Verdict | None = None, **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts: dict[str, Any] = facts
+        if verdict is not None:
+            self.verdict = verdict
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.detail, self.verdict, self.facts))
+
+
+def _rebuild(cls: type[BridgeError], detail: str, verdict: Verdict, facts: dict[str, Any]) -> BridgeError:
+    error = cls.__new__(cls)
+    BridgeError.__init__(error, detail, verdict=verdict, **facts)
+    return error
+
+
+class NodeError(BridgeError):
+    """A node could not process one message. Raised by `Node.process`; it fails that message only."""
+
+    code = "node-failed"
+    title = "A node could not process the message"
+
+
+class InvalidPayload(NodeError):
+    """The message's content is not what the node reads (malformed JSON, XML, CSV, wrong type)."""
+
+    code = "invalid-payload"
+    title = "The payload is not in the format this node reads"
+
+
+class ValidationFailed(NodeError):
+    """The content is readable but breaks declared rules; `facts['violations']` lists them."""
+
+    code = "validation-failed"
+    title = "The payload breaks the declared rules"
+
+
+class LimitExceeded(NodeError):
+    """A configured limit was exceeded; facts: `limit` (its setting's name), `allowed`, `found`."""
+
+    code = "limit-exceeded"
+    title = "A configured limit was exceeded"
+
+
+class DeliveryFailed(NodeError):
+    """A destination refused, failed or could not be reached; the verdict says whether to try again."""
+
+    code = "delivery-failed"
+    title = "The destination did not take the message"
+    verdict = Verdict.TRANSIENT
+
+
+class NodeCrashed(NodeError):
+    """The process running the node ended while it worked on this message (memory, crash)."""
+
+    code = "node-crashed"
+    title = "The node's process ended while it worked on the message"
+
+
+class ConfigurationError(BridgeError):
+    """A setting, flow, connection or call is wrong; nothing was done."""
+
+    code = "configuration-error"
+    title = "The configuration is not valid"
+
+
+class NotFound(BridgeError):
+    """The thing does not exist, or is not the caller's: the two cannot be told apart."""
+
+    code = "not-found"
+    title = "Not found"
+
+
+class Conflict(BridgeError):
+    """The request contradicts what is stored (immutable version, same idempotency key with other body)."""
+
+    code = "conflict"
+    title = "The request contradicts what is stored"
+
+
+class StaleLease(BridgeError):
+    """The lease's epoch is no longer the message's: another worker holds or has settled it."""
+
+    code = "stale-lease"
+    title = "Another worker holds or has settled this message"
+
+
+class Unavailable(BridgeError):
+    """A service the platform needs does not answer now."""
+
+    code = "unavailable"
+    title = "A needed service does not answer"
+    verdict = Verdict.TRANSIENT

@@ -1,0 +1,61 @@
+"""A flow as it is understood, whichever format it was read from. Loaders make it, writers print it, lint
+checks it, `plan.compile_flow` turns it into what the engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+END = "end"
+"""As a route target: the message leaves the flow here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where something stands in its source. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a flow, trigger or not.
+
+    `next` maps a port to the ids it leads to, always explicit after loading (linear defaults resolved):
+    `{"out": ("map",)}`; `("end",)` ends there. `on_error` is the step that takes what this node fails on.
+    `isolate` makes it a stage of its own. `position` and `extra` are kept for canvas formats, so that
+    converting there and back loses nothing.
+    """
+
+    id: str
+    type: str
+    label: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    next: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    on_error: str | None = None
+    isolate: bool = False
+    canvas: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One flow. `files` are its side files (relative name → text: XSLT, schemas, lookups)."""
+
+    name: str
+    version: str
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    triggers: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
+    on_error: str | None = None
+    index: Mapping[str, str] = field(default_factory=dict)
+    """Search keys a flow declares: name → path into the message body."""
+    capture: str = "errors"
+    files: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def nodes(self) -> tuple[Step, ...]:
+        return self.triggers + self.steps

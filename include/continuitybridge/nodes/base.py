@@ -1,0 +1,169 @@
+"""What a node type is. One file per node type declares all of it: configuration, documentation, examples,
+construction, processing. Listing, reference pages, JSON Schema, form descriptions and lint read it from here.
+
+Nodes know no Airflow, no web server and no database. A node is built once per plan (compile programs there;
+raise `ConfigurationError` naming the field) and its `process` is called once per message.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from continuitybridge.engine.message import Emit, Message
+
+Category = Literal["trigger", "parse", "transform", "route", "connect", "notify", "control"]
+
+
+class NodeConfig(BaseModel):
+    """Base of every node's configuration: unknown keys are refused, values are not coerced from the wrong
+    type, and every field has a description (the reference page prints it)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=NodeConfig)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A runnable example. The tests build the node from `config`, feed `input` and compare.
+
+    `output` is the expected body, or the list of `(port, body)` when several are expected;
+    `fails` is the expected error code instead. `input_headers` go with the input.
+    """
+
+    title: str
+    config: Mapping[str, Any]
+    input: Any
+    output: Any = None
+    fails: str | None = None
+    several: bool = False
+    input_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """A named connection as a node needs it; `auth` holds secrets and is never logged (repr hides it)."""
+
+    name: str
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    auth: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """`{"type": "none"|"basic"|"bearer"|"api_key", ...}`: basic: username, password; bearer: token;
+    api_key: header, value."""
+
+
+class Services(Protocol):
+    """What the outside world offers to nodes while a plan runs."""
+
+    def connection(self, name: str) -> ConnectionInfo:
+        """The organization's connection of that name in the flow's environment; `NotFound` otherwise."""
+
+    def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
+        """A line in the flow's log."""
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a node may use while it is built: where the flow stands (for error texts) and side files
+    (`files` maps a relative name to its text: XSLT, schemas, lookups)."""
+
+    flow: str = ""
+    node_id: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a node may use while it processes one message."""
+
+    node_id: str
+    services: Services
+    emulate: bool = False
+    now: float = 0.0
+    """Seconds since the epoch when the run began."""
+    max_emitted: int = 10_000
+    flow: str = ""
+    organization: str = ""
+    environment: str = ""
+
+
+class _Node(ABC, Generic[ConfigT]):
+    type: ClassVar[str]
+    category: ClassVar[Category]
+    label: ClassVar[str]
+    summary: ClassVar[str]
+    """One sentence. The class docstring is the long documentation (Markdown)."""
+    Config: ClassVar[type[NodeConfig]]
+    examples: ClassVar[tuple[Example, ...]] = ()
+    ports: ClassVar[tuple[str, ...]] = ("out",)
+    """Port names; a node whose ports depend on its configuration overrides `ports_of`."""
+    legacy_types: ClassVar[tuple[str, ...]] = ()
+    """Names under which older flows know this type."""
+
+    config: ConfigT
+
+    def __init__(self, config: ConfigT, context: BuildContext) -> None:
+        self.config = config
+        self.build(context)
+
+    def build(self, context: BuildContext) -> None:  # noqa: B027  (an optional hook)
+        """Compile programs, schemas and paths. Raises `ConfigurationError(detail, field=...)`."""
+
+    @classmethod
+    def ports_of(cls, config: ConfigT) -> tuple[str, ...]:
+        """The ports this configuration offers; `error` exists on every node and is not listed."""
+        return cls.ports
+
+    @classmethod
+    def from_legacy(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate a configuration with the predecessor's keys into ours; raises `ConfigurationError`
+        naming the key that cannot be expressed. Keys that are already ours pass unchanged."""
+        return dict(config)
+
+
+class Node(_Node[ConfigT]):
+    """A node that computes. `process` runs in a killable child process; it must not perform I/O."""
+
+    @abstractmethod
+    def process(self, message: Message, context: RunContext) -> Message | Emit | Iterable[Emit] | None:
+        """One message in; out: the message itself (changed or not, port `out`), one or several `Emit`s, or
+        None when it is dropped. Raises `NodeError`s."""
+
+
+class AsyncNode(_Node[ConfigT]):
+    """A node that talks to the outside world. Several messages may be under way at once."""
+
+    emulated: ClassVar[bool] = True
+    """False for a node that is harmless under emulation (nothing leaves the machine)."""
+
+    @abstractmethod
+    async def process(self, message: Message, context: RunContext) -> Message | Emit | Iterable[Emit] | None:
+        """As `Node.process`; must end within `timeout_s(config)`."""
+
+    @abstractmethod
+    def emulate(self, message: Message, context: RunContext) -> Message | Emit | Iterable[Emit] | None:
+        """The declared sample's answer: no outside call of any kind."""
+
+    def timeout_s(self) -> float:
+        """Upper bound in seconds for one `process` call, its retries included."""
+        return 60.0
+
+    async def aclose(self) -> None:
+        """Release pooled connections when the plan is dropped."""
+
+
+class TriggerNode(_Node[ConfigT]):
+    """Where messages come from. A trigger does not process: the inbox is the door, and this is its
+    configuration. At run time it passes the accepted message on unchanged."""
+
+    def process(self, message: Message, context: RunContext) -> Message:
+        return message
+
+
+AnyNode = Node[Any] | AsyncNode[Any] | TriggerNode[Any]

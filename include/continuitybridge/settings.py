@@ -1,0 +1,117 @@
+"""Every setting of the platform, with its unit in its name. Read from the environment (prefix `BRIDGE_`) and
+from `<state_dir>/bridge.env`, which the first start writes with mode 0600; the environment wins."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from continuitybridge.errors import ConfigurationError
+
+
+def project_root() -> Path:
+    """The checkout: where `dags/`, `plugins/` and `include/` stand."""
+    return Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseSettings):
+    """The platform's configuration. Field descriptions are the reference manual."""
+
+    model_config = SettingsConfigDict(env_prefix="BRIDGE_", extra="ignore", hide_input_in_errors=True)
+
+    state_dir: Path = Field(
+        default_factory=lambda: project_root() / ".bridge",
+        description="Directory of everything the platform writes: keys, databases, logs, Airflow's home.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address every server of the platform binds.")
+    http_port: int = Field(default=8080, ge=1, le=65535, description="Port of Airflow's api-server.")
+    database_port: int = Field(default=5433, ge=1, le=65535, description="Port of the embedded PostgreSQL.")
+    redis_port: int = Field(default=6380, ge=1, le=65535, description="Port of the embedded Valkey.")
+    warehouse_port: int = Field(default=8090, ge=1, le=65535, description="Port of the demo warehouse.")
+    log_port: int = Field(
+        default=8793, ge=1, le=65535, description="Port on which a worker serves its task logs."
+    )
+    triggerer_log_port: int = Field(
+        default=8794, ge=1, le=65535, description="Port on which the triggerer serves its logs."
+    )
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL server of your own, as a role that may create roles and databases. "
+        "Unset: the embedded server is used.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis or Valkey server of your own. Unset: the embedded one is used."
+    )
+    database_app_url: SecretStr | None = Field(
+        default=None, description="Connection of the application role (bound by row-level security)."
+    )
+    database_relay_url: SecretStr | None = Field(
+        default=None, description="Connection of the role that moves messages across organizations."
+    )
+    database_platform_url: SecretStr | None = Field(
+        default=None, description="Connection of the role that manages organizations and memberships."
+    )
+    database_owner_url: SecretStr | None = Field(
+        default=None, description="Connection of the role that owns the tables; used by migrations only."
+    )
+    database_pool_size: int = Field(default=8, ge=1, description="Connections per role and process.")
+
+    master_key_file: Path | None = Field(
+        default=None,
+        description="File with the master key (0600). Unset: `<state_dir>/keys/master.key`.",
+    )
+
+    max_message_bytes: int = Field(default=10 * 1024 * 1024, ge=1, description="Largest accepted payload.")
+    max_emitted_messages: int = Field(
+        default=10_000, ge=1, description="Most messages one node may emit for one message."
+    )
+    max_nesting_depth: int = Field(default=200, ge=1, description="Deepest nesting of a parsed payload.")
+    node_time_limit_s: float = Field(
+        default=10.0, gt=0, description="Longest time one computing node may take for one message."
+    )
+    node_memory_limit_bytes: int = Field(
+        default=1024 * 1024 * 1024,
+        ge=64 * 1024 * 1024,
+        description="Most memory (address space above the start) the process running nodes may take.",
+    )
+
+    lease_s: float = Field(default=60.0, gt=0, description="How long a claim holds without renewal.")
+    max_attempts: int = Field(default=8, ge=1, description="Deliveries tried before a dead letter.")
+    retry_base_s: float = Field(default=2.0, gt=0, description="First wait before a retry; doubles, with jitter.")
+    retry_max_s: float = Field(default=900.0, gt=0, description="Longest wait between two tries.")
+    sweep_interval_s: float = Field(default=5.0, gt=0, description="How often the orphan sweep looks.")
+    batch_max_messages: int = Field(default=500, ge=1, description="Most messages of one batch run.")
+    idempotency_window_days: int = Field(
+        default=7, ge=1, description="How long an idempotency key is remembered."
+    )
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.state_dir / "keys"
+
+    @property
+    def master_key_path(self) -> Path:
+        return self.master_key_file or self.keys_dir / "master.key"
+
+    @property
+    def base_url(self) -> str:
+        """Where the api-server answers."""
+        return f"http://{self.host}:{self.http_port}"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings; raises `ConfigurationError` naming each bad key."""
+    state_dir = Path(os.environ.get("BRIDGE_STATE_DIR") or project_root() / ".bridge")
+    try:
+        return Settings(_env_file=state_dir / "bridge.env")  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"BRIDGE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigurationError(f"settings are not valid: {problems}") from None
