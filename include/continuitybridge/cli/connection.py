@@ -1,0 +1,107 @@
+"""`bridge connection`: where flows deliver, and with what credentials."""
+
+from __future__ import annotations
+
+import click
+
+from continuitybridge.cli import options
+
+
+@click.group("connection")
+def group() -> None:
+    """Named connections that nodes deliver by."""
+
+
+@group.command("set")
+@click.argument("name")
+@options.place
+@click.option("--base-url", required=True, help="For example https://warehouse.example/api")
+@click.option(
+    "--auth", type=click.Choice(["none", "basic", "bearer", "api_key"]), default="none", show_default=True
+)
+@click.option("--username", help="For basic.")
+@click.option("--header", help="For api_key: the header that carries it (default X-API-Key).")
+@click.option(
+    "--secret-file", type=click.File(), help="File with the password, token or key; - is standard input."
+)
+@click.option(
+    "--with-header", "headers", multiple=True, help="'Name: value' sent with every request; may be repeated."
+)
+def set_(
+    name: str,
+    organization: str,
+    environment: str,
+    base_url: str,
+    auth: str,
+    username: str | None,
+    header: str | None,
+    secret_file: click.utils.LazyFile | None,
+    headers: tuple[str, ...],
+) -> None:
+    """Create or replace the connection NAME. The secret is read from a file or typed, never an argument."""
+    from continuitybridge import connections
+
+    auth_settings: dict[str, str] = {"type": auth}
+    if auth != "none":
+        secret = secret_file.read().strip() if secret_file else click.prompt("secret", hide_input=True)
+        auth_settings[{"basic": "password", "bearer": "token", "api_key": "value"}[auth]] = secret
+    if username is not None:
+        auth_settings["username"] = username
+    if header is not None:
+        auth_settings["header"] = header
+    pairs = dict(_pair(text) for text in headers)
+    stored = connections.put(
+        options.organization_id(organization),
+        environment,
+        name,
+        {"base_url": base_url, "headers": pairs, "auth": auth_settings},
+        options.operator(),
+    )
+    click.echo(f"connection {stored.name} in {organization}/{environment}, revision {stored.revision}")
+
+
+@group.command("list")
+@options.organization
+@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.json_output
+def list_(organization: str, environment: str | None, as_json: bool) -> None:
+    """List connections; credentials are never shown."""
+    from continuitybridge import connections
+
+    found = connections.list_connections(options.organization_id(organization), environment)
+    if as_json:
+        options.print_json(found)
+    else:
+        options.print_table(
+            ("environment", "name", "base URL", "auth", "revision", "updated", "by"),
+            [
+                (
+                    c.environment,
+                    c.name,
+                    c.settings["base_url"],
+                    c.settings["auth"],
+                    c.revision,
+                    c.updated_at,
+                    c.updated_by,
+                )
+                for c in found
+            ],
+        )
+
+
+@group.command("remove")
+@click.argument("name")
+@options.place
+def remove(name: str, organization: str, environment: str) -> None:
+    """Delete the connection NAME."""
+    from continuitybridge import connections
+
+    connections.remove(options.organization_id(organization), environment, name)
+    click.echo(f"connection {name} removed from {organization}/{environment}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.BadParameter(f"{text!r} is not 'Name: value'", param_hint="--with-header")
+    return name.strip(), value.strip()

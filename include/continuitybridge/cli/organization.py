@@ -1,0 +1,92 @@
+"""`bridge organization`: onboard organizations and say who belongs to them."""
+
+from __future__ import annotations
+
+import click
+
+from continuitybridge.cli import options
+
+
+@click.group("organization")
+def group() -> None:
+    """Organizations (tenants) and their members."""
+
+
+@group.command("create")
+@click.argument("slug")
+@click.option("--name", required=True, help="The name people read.")
+@click.option(
+    "--environment",
+    "-e",
+    "environments",
+    multiple=True,
+    help="An environment to make; may be repeated. Without it: dev, test, staging and prod.",
+)
+def create(slug: str, name: str, environments: tuple[str, ...]) -> None:
+    """Make the organization SLUG (its name in addresses and DAG ids; it never changes)."""
+    from continuitybridge import organizations
+
+    made = organizations.create(slug, name, environments=environments or organizations.ENVIRONMENTS)
+    click.echo(f"organization {made.slug} ({made.organization_id})")
+
+
+@group.command("list")
+@options.json_output
+def list_(as_json: bool) -> None:
+    """List all organizations."""
+    from continuitybridge import organizations
+
+    found = organizations.list_all()
+    if as_json:
+        options.print_json(found)
+    else:
+        options.print_table(
+            ("slug", "name", "status", "id"), [(o.slug, o.name, o.status, o.organization_id) for o in found]
+        )
+
+
+@group.group("member")
+def member() -> None:
+    """Who belongs to an organization."""
+
+
+@member.command("add")
+@options.organization
+@click.argument("user_name")
+@click.option(
+    "--role",
+    type=click.Choice(["consultant", "customer_admin", "customer_user"]),
+    default="customer_user",
+    show_default=True,
+)
+def add(organization: str, user_name: str, role: str) -> None:
+    """Make USER_NAME (an Airflow user) a member, or change the member's role."""
+    from continuitybridge import organizations
+
+    organizations.add_member(options.organization_id(organization), user_name, role)
+    click.echo(f"{user_name} is {role} of {organization}")
+
+
+@member.command("remove")
+@options.organization
+@click.argument("user_name")
+def remove(organization: str, user_name: str) -> None:
+    """End a membership."""
+    from continuitybridge import organizations
+
+    organizations.remove_member(options.organization_id(organization), user_name)
+    click.echo(f"{user_name} is no member of {organization} any more")
+
+
+@member.command("list")
+@options.organization
+@options.json_output
+def members(organization: str, as_json: bool) -> None:
+    """List an organization's members."""
+    from continuitybridge import organizations
+
+    found = organizations.members(options.organization_id(organization))
+    if as_json:
+        options.print_json(found)
+    else:
+        options.print_table(("user", "role"), [(m.user_name, m.role.value) for m in found])

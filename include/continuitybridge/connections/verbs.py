@@ -1,0 +1,197 @@
+"""Named connections: where a node delivers and with what credentials.
+
+The address and other plain settings are readable by the organization's members; credentials are encrypted under
+the organization's data key, bound to organization, environment, name and revision, and no listing returns them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from continuitybridge import database
+from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+PURPOSE = "connection"
+"""What the ciphertext's associated data says it is for."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoAuth(_Model):
+    """The destination asks for nothing."""
+
+    type: Literal["none"] = "none"
+
+
+class BasicAuth(_Model):
+    """User name and password (RFC 7617)."""
+
+    type: Literal["basic"] = "basic"
+    username: str
+    password: SecretStr
+
+
+class BearerAuth(_Model):
+    """A bearer token (RFC 6750)."""
+
+    type: Literal["bearer"] = "bearer"
+    token: SecretStr
+
+
+class ApiKeyAuth(_Model):
+    """A key in a header of the destination's choice."""
+
+    type: Literal["api_key"] = "api_key"
+    header: str = Field(default="X-API-Key", pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+    value: SecretStr
+
+
+Auth = Annotated[NoAuth | BasicAuth | BearerAuth | ApiKeyAuth, Field(discriminator="type")]
+
+
+class HttpConnection(_Model):
+    """An HTTP destination: `base_url` is joined with a node's path; `headers` go with every request."""
+
+    base_url: AnyHttpUrl
+    headers: dict[str, str] = Field(default_factory=dict)
+    auth: Auth = NoAuth()
+
+
+@dataclass(frozen=True)
+class StoredConnection:
+    """What a listing shows of a connection: no credential."""
+
+    environment: str
+    name: str
+    type: str
+    settings: dict[str, Any]
+    revision: int
+    updated_at: datetime
+    updated_by: str
+
+
+def put(
+    organization_id: UUID,
+    environment: str,
+    name: str,
+    definition: HttpConnection | dict[str, Any],
+    by: str,
+    *,
+    keyring: Keyring | None = None,
+) -> StoredConnection:
+    """Create or replace a connection; running flows use it from their next run.
+
+    Raises `ConfigurationError` naming each bad field (never its value: it may be a secret), `NotFound` for an
+    unknown environment.
+    """
+    if not isinstance(definition, HttpConnection):
+        try:
+            definition = TypeAdapter(HttpConnection).validate_python(definition)
+        except ValidationError as error:
+            problems = [
+                {"field": ".".join(map(str, item["loc"])), "message": item["msg"]}
+                for item in error.errors(include_input=False, include_url=False)
+            ]
+            text = "; ".join(f"{item['field']}: {item['message']}" for item in problems)
+            raise ConfigurationError(f"connection {name!r} is not valid: {text}", problems=problems) from None
+    keyring = keyring or Keyring.open()
+    auth = {
+        key: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for key, value in dict(definition.auth).items()
+    }
+    settings = {
+        "base_url": str(definition.base_url),
+        "headers": definition.headers,
+        "auth": definition.auth.type,
+    }
+    with database.tenant(organization_id) as connection:
+        known = connection.execute(
+            "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
+            (organization_id, environment),
+        ).fetchone()
+        if known is None:
+            raise NotFound(f"the organization has no environment {environment!r}", field="environment")
+        row = connection.execute(
+            "SELECT revision FROM bridge.connections WHERE organization_id = %s AND environment = %s"
+            " AND name = %s FOR UPDATE",
+            (organization_id, environment, name),
+        ).fetchone()
+        revision = row[0] + 1 if row else 1
+        ciphertext = keyring.encrypt(
+            organization_id, PURPOSE, _bound_to(environment, name, revision), orjson.dumps(auth)
+        )
+        connection.execute(
+            "INSERT INTO bridge.connections (organization_id, environment, name, type, settings, ciphertext,"
+            " revision, updated_by) VALUES (%s, %s, %s, 'http', %s, %s, %s, %s)"
+            " ON CONFLICT (organization_id, environment, name) DO UPDATE SET type = excluded.type,"
+            " settings = excluded.settings, ciphertext = excluded.ciphertext, revision = excluded.revision,"
+            " updated_at = now(), updated_by = excluded.updated_by",
+            (organization_id, environment, name, Jsonb(settings), ciphertext, revision, by),
+        )
+    return _one(organization_id, environment, name)
+
+
+def remove(organization_id: UUID, environment: str, name: str) -> None:
+    """Delete a connection; raises `NotFound`. Flows that name it fail terminally until it is back."""
+    with database.tenant(organization_id) as connection:
+        gone = connection.execute(
+            "DELETE FROM bridge.connections WHERE organization_id = %s AND environment = %s AND name = %s",
+            (organization_id, environment, name),
+        ).rowcount
+    if not gone:
+        raise NotFound(f"no connection {name!r} in {environment}", field="name", value=name)
+
+
+def list_connections(organization_id: UUID, environment: str | None = None) -> list[StoredConnection]:
+    """The organization's connections without their credentials, by environment and name."""
+    with (
+        database.tenant(organization_id) as connection,
+        connection.cursor(row_factory=class_row(StoredConnection)) as cursor,
+    ):
+        cursor.execute(
+            "SELECT environment, name, type, settings, revision, updated_at, updated_by"
+            " FROM bridge.connections WHERE organization_id = %(organization)s"
+            " AND (%(environment)s::text IS NULL OR environment = %(environment)s)"
+            " ORDER BY environment, name",
+            {"organization": organization_id, "environment": environment},
+        )
+        return cursor.fetchall()
+
+
+def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:
+    """A connection with its credentials, for the node that delivers by it; raises `NotFound`."""
+    with database.tenant(organization_id) as connection:
+        row = connection.execute(
+            "SELECT settings, ciphertext, revision FROM bridge.connections"
+            " WHERE organization_id = %s AND environment = %s AND name = %s",
+            (organization_id, environment, name),
+        ).fetchone()
+    if row is None:
+        raise NotFound(
+            f"no connection {name!r} in {environment}; make it with `bridge connection set {name}`",
+            field="connection",
+            value=name,
+        )
+    settings, ciphertext, revision = row
+    auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
+    return ConnectionInfo(name, settings["base_url"], settings.get("headers", {}), auth)
+
+
+def _bound_to(environment: str, name: str, revision: int) -> str:
+    return f"{environment}/{name}/{revision}"
+
+
+def _one(organization_id: UUID, environment: str, name: str) -> StoredConnection:
+    return next(item for item in list_connections(organization_id, environment) if item.name == name)

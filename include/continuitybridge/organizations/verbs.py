@@ -1,0 +1,171 @@
+"""Organizations, their environments and who belongs to them.
+
+Creating and listing across organizations runs as the platform role, which sees nothing else of theirs; what
+serves one person runs as the application role under row-level security.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+from uuid6 import uuid7
+
+from continuitybridge import database
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.vault.keyring import Keyring
+
+ENVIRONMENTS = ("dev", "test", "staging", "prod")
+_SLUG = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+
+class Role(StrEnum):
+    """What a member may do in an organization. The superadmin is a role of the platform, not a membership."""
+
+    CONSULTANT = "consultant"
+    CUSTOMER_ADMIN = "customer_admin"
+    CUSTOMER_USER = "customer_user"
+
+    @property
+    def may_write(self) -> bool:
+        """Deploy, replay, trigger; a customer user only reads."""
+        return self is not Role.CUSTOMER_USER
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """One tenant. `slug` is its name in DAG ids and addresses and never changes."""
+
+    organization_id: UUID
+    slug: str
+    name: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """That a user belongs to an organization, and as what."""
+
+    organization_id: UUID
+    slug: str
+    user_name: str
+    role: Role
+
+
+def create(
+    slug: str, name: str, *, environments: Sequence[str] = ENVIRONMENTS, keyring: Keyring | None = None
+) -> Organization:
+    """Make an organization with its environments and its first data key, in one transaction.
+
+    Raises `ConfigurationError` for a bad slug or environment, `Conflict` when the slug is taken.
+    """
+    if not _SLUG.fullmatch(slug):
+        raise ConfigurationError(
+            f"slug {slug!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter, "
+            "at most 40 characters",
+            field="slug",
+            value=slug,
+        )
+    if not name.strip():
+        raise ConfigurationError("name must not be empty", field="name", value=name)
+    unknown = [environment for environment in environments if environment not in ENVIRONMENTS]
+    if unknown or not environments:
+        raise ConfigurationError(
+            f"environments {unknown or 'empty'} are not valid: choose from {', '.join(ENVIRONMENTS)}",
+            field="environments",
+            value=list(environments),
+        )
+    keyring = keyring or Keyring.open()
+    organization_id = uuid7()
+    try:
+        with database.platform() as connection:
+            connection.execute(
+                "INSERT INTO bridge.organizations (organization_id, slug, name) VALUES (%s, %s, %s)",
+                (organization_id, slug, name),
+            )
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO bridge.environments (organization_id, environment) VALUES (%s, %s)",
+                    [(organization_id, environment) for environment in dict.fromkeys(environments)],
+                )
+            keyring.create_key(connection, organization_id)
+    except psycopg.errors.UniqueViolation:
+        raise Conflict(f"an organization with the slug {slug!r} exists", field="slug", value=slug) from None
+    return Organization(organization_id, slug, name, "active")
+
+
+def by_slug(slug: str) -> Organization:
+    """The organization of that slug; raises `NotFound`. For the platform's own callers: a person's request
+    goes through `memberships` first."""
+    with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
+        cursor.execute(
+            "SELECT organization_id, slug, name, status FROM bridge.organizations WHERE slug = %s", (slug,)
+        )
+        found = cursor.fetchone()
+    if found is None:
+        raise NotFound(f"no organization {slug!r}", field="organization", value=slug)
+    return found
+
+
+def list_all() -> list[Organization]:
+    """Every organization, by slug: for the superadmin and the platform's own callers."""
+    with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
+        cursor.execute("SELECT organization_id, slug, name, status FROM bridge.organizations ORDER BY slug")
+        return cursor.fetchall()
+
+
+def add_member(organization_id: UUID, user_name: str, role: Role | str) -> None:
+    """Make the user a member, or change the role of one."""
+    try:
+        role = Role(role)
+    except ValueError:
+        raise ConfigurationError(
+            f"role {role!r} is not valid: choose from {', '.join(Role)}", field="role", value=role
+        ) from None
+    with database.platform() as connection:
+        connection.execute(
+            "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
+            "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
+            (organization_id, user_name, role.value),
+        )
+
+
+def remove_member(organization_id: UUID, user_name: str) -> None:
+    """End a membership; raises `NotFound` when there is none."""
+    with database.platform() as connection:
+        ended = connection.execute(
+            "DELETE FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
+            (organization_id, user_name),
+        ).rowcount
+    if not ended:
+        raise NotFound(f"{user_name!r} is not a member", field="user_name", value=user_name)
+
+
+def memberships(user_name: str) -> list[Membership]:
+    """The active organizations a user belongs to, by slug. Runs as the application role: the database shows a
+    user's own memberships and no other."""
+    with database.tenant(None, user_name=user_name) as connection:
+        rows = connection.execute(
+            "SELECT m.organization_id, o.slug, m.user_name, m.role FROM bridge.memberships m "
+            "JOIN bridge.organizations o USING (organization_id) "
+            "WHERE m.user_name = %s AND o.status = 'active' ORDER BY o.slug",
+            (user_name,),
+        ).fetchall()
+    return [Membership(row[0], row[1], row[2], Role(row[3])) for row in rows]
+
+
+def members(organization_id: UUID) -> list[Membership]:
+    """Who belongs to an organization, by name."""
+    with database.platform() as connection:
+        rows = connection.execute(
+            "SELECT m.organization_id, o.slug, m.user_name, m.role FROM bridge.memberships m "
+            "JOIN bridge.organizations o USING (organization_id) WHERE m.organization_id = %s "
+            "ORDER BY m.user_name",
+            (organization_id,),
+        ).fetchall()
+    return [Membership(row[0], row[1], row[2], Role(row[3])) for row in rows]
