@@ -313,7 +313,6 @@ def _put(
         environment,
         flow,
         _webhooks(plan[0]) if status != "removed" else {},
-        enabled=status == "active",
         keyring=Keyring.open(),
     )
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(deployment.revision)))

@@ -1,0 +1,343 @@
+"""Endpoints: where messages of others come in, and the secrets by which they are believed.
+
+A deployed flow's webhook triggers are its endpoints; `sync` keeps the two alike within the deploy's own
+transaction. Every change bumps the endpoint's revision and NOTIFYs `bridge_endpoints`, so that each intake process
+knows it when the transaction commits.
+
+Secrets are encrypted under the organization's data key, bound to environment, slug and their own id. A secret
+belongs to the address, not to the flow behind it: it outlives the endpoint's removal, so that rolling a flow back
+does not lock its senders out, and it ends by rotation only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+from uuid6 import uuid7
+
+from continuitybridge import database
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+CHANNEL = "bridge_endpoints"
+"""NOTIFY channel; the payload is `<organization_id>/<environment>/<slug>`."""
+
+PURPOSE = "endpoint"
+"""What a secret's ciphertext says it is for (associated data)."""
+
+DEFAULT_OVERLAP_S = 24 * 3600
+"""How long a replaced secret is still accepted unless the caller says otherwise, in seconds."""
+
+STANDARD_WEBHOOKS_PREFIX = "whsec_"
+API_KEY_PREFIX = "cbh_"
+MIN_SECRET_BYTES = 24
+MAX_SECRET_BYTES = 64
+"""Standard Webhooks 1.0: a secret has between 24 and 64 bytes."""
+
+Status = Literal["active", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInfo:
+    """What may be shown of a secret: never its value. `expires_at` is None until it is rotated out."""
+
+    secret_id: UUID
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint. `status` is the switch of the endpoint itself; `flow_status` that of its deployment: it
+    takes messages while both are active. `settings` are the trigger's (content types, idempotency header, body
+    limit)."""
+
+    environment: str
+    slug: str
+    flow: str
+    trigger_id: str
+    verification: str
+    status: str
+    flow_status: str
+    settings: Mapping[str, Any]
+    created_at: datetime
+    secrets: Sequence[SecretInfo] = field(default_factory=list)
+
+
+def sync(
+    connection: Connection[Any],
+    organization_id: UUID,
+    environment: str,
+    flow: str,
+    triggers: Mapping[str, Mapping[str, Any]],
+    *,
+    keyring: Cipher,
+) -> dict[str, str]:
+    """Make a flow's endpoints what its webhook triggers (trigger id → configuration) say, in the caller's
+    transaction; call it also when the deployment's version or status changed. An endpoint that somebody disabled
+    stays disabled.
+
+    Returns slug → secret for each secret generated here: the only time it is shown. Raises `Conflict` when a
+    slug belongs to another flow of the environment, or twice to this one.
+    """
+    slugs: dict[str, str] = {}
+    for trigger_id, config in triggers.items():
+        if (twin := slugs.setdefault(config["slug"], trigger_id)) != trigger_id:
+            raise Conflict(
+                f"triggers {twin!r} and {trigger_id!r} of flow {flow!r} both have the slug {config['slug']!r}",
+                field="slug",
+                value=config["slug"],
+            )
+    gone = connection.execute(
+        "DELETE FROM bridge.endpoints WHERE organization_id = %s AND environment = %s AND flow = %s"
+        " AND NOT slug = ANY(%s) RETURNING slug",
+        (organization_id, environment, flow, list(slugs)),
+    ).fetchall()
+    shown: dict[str, str] = {}
+    for slug, trigger_id in slugs.items():
+        config = triggers[trigger_id]
+        verification = config.get("verification", "standard_webhooks")
+        settings = {key: config[key] for key in config if key not in ("slug", "verification")}
+        taken = connection.execute(
+            "INSERT INTO bridge.endpoints"
+            " (organization_id, environment, slug, flow, trigger_id, verification, settings)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (organization_id, environment, slug) DO UPDATE SET"
+            " trigger_id = excluded.trigger_id, verification = excluded.verification,"
+            " settings = excluded.settings, revision = nextval('bridge.deployment_revision')"
+            " WHERE endpoints.flow = excluded.flow RETURNING slug",
+            (organization_id, environment, slug, flow, trigger_id, verification, Jsonb(settings)),
+        ).fetchone()
+        if taken is None:
+            raise _taken(connection, organization_id, environment, slug)
+        if not _has_secret(connection, organization_id, environment, slug, verification, keyring):
+            shown[slug] = generate_secret(verification)
+            _store(connection, organization_id, environment, slug, verification, shown[slug], keyring)
+    for slug in [*slugs, *(row[0] for row in gone)]:
+        _notify(connection, organization_id, environment, slug)
+    return shown
+
+
+def list_endpoints(organization_id: UUID, environment: str | None = None) -> list[Endpoint]:
+    """The organization's endpoints, by environment and slug; no secret values."""
+    with database.tenant(organization_id) as connection:
+        return _select(connection, organization_id, environment, None)
+
+
+def get(organization_id: UUID, environment: str, slug: str) -> Endpoint:
+    """One endpoint; raises `NotFound`."""
+    with database.tenant(organization_id) as connection:
+        return _one(connection, organization_id, environment, slug)
+
+
+def set_status(organization_id: UUID, environment: str, slug: str, status: Status) -> Endpoint:
+    """Disable (it answers 410) or enable an endpoint, for every intake process at once; raises `NotFound`."""
+    with database.tenant(organization_id) as connection:
+        _touch(connection, organization_id, environment, slug, status)
+        return _one(connection, organization_id, environment, slug)
+
+
+def rotate_secret(
+    organization_id: UUID,
+    environment: str,
+    slug: str,
+    *,
+    secret: str | None = None,
+    overlap_s: float = DEFAULT_OVERLAP_S,
+    keyring: Cipher | None = None,
+) -> str:
+    """Give the endpoint a new secret (generated, or `secret`) and return it: it is not shown again. Those it had
+    are accepted for `overlap_s` seconds more, at most until the end they already had; 0 ends them at once.
+
+    Raises `NotFound`, or `ConfigurationError` when `secret` is not fit for the endpoint's verification.
+    """
+    keyring = keyring or Keyring.open()
+    with database.tenant(organization_id) as connection:
+        _touch(connection, organization_id, environment, slug, None)
+        verification = _one(connection, organization_id, environment, slug).verification
+        new = generate_secret(verification) if secret is None else check_secret(verification, secret)
+        connection.execute(
+            "DELETE FROM bridge.endpoint_secrets WHERE organization_id = %s AND environment = %s AND slug = %s"
+            " AND expires_at <= now()",
+            (organization_id, environment, slug),
+        )
+        connection.execute(
+            "UPDATE bridge.endpoint_secrets SET expires_at = least(expires_at, now() + %s)"
+            " WHERE organization_id = %s AND environment = %s AND slug = %s",
+            (timedelta(seconds=max(0.0, overlap_s)), organization_id, environment, slug),
+        )
+        _store(connection, organization_id, environment, slug, verification, new, keyring)
+    return new
+
+
+def generate_secret(verification: str) -> str:
+    """A new random secret of 32 bytes: `whsec_…` (Standard Webhooks 1.0) or `cbh_…` (API key)."""
+    if verification == "api_key":
+        return API_KEY_PREFIX + secrets.token_urlsafe(32)
+    return STANDARD_WEBHOOKS_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def check_secret(verification: str, secret: str) -> str:
+    """The secret itself if it can serve the verification; raises `ConfigurationError`, which never quotes it."""
+    if verification == "api_key":
+        if not secret.isascii() or not secret.isprintable() or " " in secret or len(secret) < MIN_SECRET_BYTES:
+            raise ConfigurationError(
+                f"an API key has at least {MIN_SECRET_BYTES} printable ASCII characters and no spaces",
+                field="secret",
+            )
+        return secret
+    signing_key(secret)
+    return secret
+
+
+def signing_key(secret: str) -> bytes:
+    """The HMAC key of a Standard Webhooks secret; raises `ConfigurationError` unless it is `whsec_` and the
+    base64 of 24 to 64 bytes."""
+    try:
+        if not secret.startswith(STANDARD_WEBHOOKS_PREFIX):
+            raise ValueError
+        key = base64.b64decode(secret.removeprefix(STANDARD_WEBHOOKS_PREFIX), validate=True)
+        if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise ConfigurationError(
+            f"a Standard Webhooks secret is {STANDARD_WEBHOOKS_PREFIX} followed by the base64 of "
+            f"{MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes",
+            field="secret",
+        ) from None
+    return key
+
+
+def open_secret(
+    keyring: Cipher, organization_id: UUID, environment: str, slug: str, secret_id: UUID, ciphertext: bytes
+) -> tuple[str, str]:
+    """A stored secret in clear: (verification it serves, secret). For intake only."""
+    stored = orjson.loads(
+        keyring.decrypt(organization_id, PURPOSE, _bound_to(environment, slug, secret_id), ciphertext)
+    )
+    return stored["verification"], stored["secret"]
+
+
+def _store(
+    connection: Connection[Any],
+    organization_id: UUID,
+    environment: str,
+    slug: str,
+    verification: str,
+    secret: str,
+    keyring: Cipher,
+) -> None:
+    secret_id = uuid7()
+    ciphertext = keyring.encrypt(
+        organization_id,
+        PURPOSE,
+        _bound_to(environment, slug, secret_id),
+        orjson.dumps({"verification": verification, "secret": secret}),
+    )
+    connection.execute(
+        "INSERT INTO bridge.endpoint_secrets (organization_id, environment, slug, secret_id, ciphertext)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        (organization_id, environment, slug, secret_id, ciphertext),
+    )
+
+
+def _has_secret(
+    connection: Connection[Any],
+    organization_id: UUID,
+    environment: str,
+    slug: str,
+    verification: str,
+    keyring: Cipher,
+) -> bool:
+    rows = connection.execute(
+        "SELECT secret_id, ciphertext FROM bridge.endpoint_secrets WHERE organization_id = %s"
+        " AND environment = %s AND slug = %s AND (expires_at IS NULL OR expires_at > now())",
+        (organization_id, environment, slug),
+    ).fetchall()
+    return any(
+        open_secret(keyring, organization_id, environment, slug, secret_id, ciphertext)[0] == verification
+        for secret_id, ciphertext in rows
+    )
+
+
+def _touch(
+    connection: Connection[Any], organization_id: UUID, environment: str, slug: str, status: Status | None
+) -> None:
+    touched = connection.execute(
+        "UPDATE bridge.endpoints SET status = coalesce(%s, status),"
+        " revision = nextval('bridge.deployment_revision')"
+        " WHERE organization_id = %s AND environment = %s AND slug = %s",
+        (status, organization_id, environment, slug),
+    ).rowcount
+    if not touched:
+        raise _unknown(environment, slug)
+    _notify(connection, organization_id, environment, slug)
+
+
+def _notify(connection: Connection[Any], organization_id: UUID, environment: str, slug: str) -> None:
+    connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}/{slug}"))
+
+
+def _one(connection: Connection[Any], organization_id: UUID, environment: str, slug: str) -> Endpoint:
+    found = _select(connection, organization_id, environment, slug)
+    if not found:
+        raise _unknown(environment, slug)
+    return found[0]
+
+
+def _select(
+    connection: Connection[Any], organization_id: UUID, environment: str | None, slug: str | None
+) -> list[Endpoint]:
+    given = {"organization": organization_id, "environment": environment, "slug": slug}
+    kept: dict[tuple[str, str], list[SecretInfo]] = {}
+    for place, of, *facts in connection.execute(
+        "SELECT environment, slug, secret_id, created_at, expires_at FROM bridge.endpoint_secrets"
+        " WHERE organization_id = %(organization)s AND (expires_at IS NULL OR expires_at > now())"
+        " AND (%(environment)s::text IS NULL OR environment = %(environment)s)"
+        " AND (%(slug)s::text IS NULL OR slug = %(slug)s) ORDER BY created_at",
+        given,
+    ):
+        kept.setdefault((place, of), []).append(SecretInfo(*facts))
+    return [
+        Endpoint(*row, secrets=kept.get((row[0], row[1]), []))
+        for row in connection.execute(
+            "SELECT e.environment, e.slug, e.flow, e.trigger_id, e.verification, e.status, d.status, e.settings,"
+            " e.created_at FROM bridge.endpoints e"
+            " JOIN bridge.deployments d USING (organization_id, environment, flow)"
+            " WHERE e.organization_id = %(organization)s"
+            " AND (%(environment)s::text IS NULL OR e.environment = %(environment)s)"
+            " AND (%(slug)s::text IS NULL OR e.slug = %(slug)s) ORDER BY e.environment, e.slug",
+            given,
+        )
+    ]
+
+
+def _taken(connection: Connection[Any], organization_id: UUID, environment: str, slug: str) -> Conflict:
+    owner = connection.execute(
+        "SELECT flow FROM bridge.endpoints WHERE organization_id = %s AND environment = %s AND slug = %s",
+        (organization_id, environment, slug),
+    ).fetchone()
+    name = owner[0] if owner else "another flow"
+    return Conflict(
+        f"the webhook slug {slug!r} belongs to flow {name!r} in {environment}; choose another or remove that flow",
+        field="slug",
+        value=slug,
+        flow=name,
+    )
+
+
+def _unknown(environment: str, slug: str) -> NotFound:
+    return NotFound(f"no endpoint {slug!r} in {environment}", field="slug", value=slug)
+
+
+def _bound_to(environment: str, slug: str, secret_id: UUID) -> str:
+    return f"{environment}/{slug}/{secret_id}"
