@@ -120,7 +120,7 @@ def deploy(organization_id: UUID, environment: str, loaded: LoadedFlow, by: str)
                     content,
                     source,
                     Jsonb(dict(flow.files)),
-                    Jsonb(orjson.loads(plan.to_json())),
+                    plan.to_json(),
                     flow.description,
                     Jsonb(dict(flow.labels)),
                     by,
@@ -335,7 +335,7 @@ def _nodes(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _digest(flow: Flow) -> str:
-    return hashlib.sha256(orjson.dumps(_plain(flow), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(orjson.dumps(_plain(flow))).hexdigest()
 
 
 def _plain(value: Any) -> Any:

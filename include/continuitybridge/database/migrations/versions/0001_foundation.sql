@@ -55,7 +55,8 @@ CREATE TABLE bridge.flow_versions (
     digest          text NOT NULL,
     source          text NOT NULL,
     files           jsonb NOT NULL DEFAULT '{}',
-    plan            jsonb NOT NULL,
+    -- json, not jsonb, which reorders keys: a conditional takes the first of its branches that holds.
+    plan            json NOT NULL,
     description     text NOT NULL DEFAULT '',
     labels          jsonb NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL DEFAULT now(),
