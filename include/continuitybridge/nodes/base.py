@@ -26,6 +26,36 @@ class NodeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=False)
 
 
+Language = Literal["jq", "json", "xml", "xslt", "jinja", "cron"]
+
+
+def hints(
+    *,
+    language: Language | None = None,
+    multiline: bool = False,
+    secret: bool = False,
+    advanced: bool = False,
+    placeholder: str | None = None,
+) -> dict[str, Any]:
+    """What a form should know of a field beyond its type: `Field(json_schema_extra=hints(language="jq"))`.
+
+    `language` opens a code editor, `multiline` a text area, `secret` hides the value everywhere (in forms,
+    problems and logs), `advanced` folds the field away, `placeholder` shows an example in the empty field.
+    """
+    given: dict[str, Any] = {}
+    if language is not None:
+        given["x-language"] = language
+    if multiline:
+        given["x-multiline"] = True
+    if secret:
+        given["writeOnly"] = True
+    if advanced:
+        given["x-advanced"] = True
+    if placeholder is not None:
+        given["x-placeholder"] = placeholder
+    return given
+
+
 ConfigT = TypeVar("ConfigT", bound=NodeConfig)
 
 
@@ -93,13 +123,17 @@ class RunContext:
     environment: str = ""
 
 
+_ConfigClass = type[NodeConfig]
+"""Named here because inside the class `type` is the node's own."""
+
+
 class _Node(ABC, Generic[ConfigT]):
     type: ClassVar[str]
     category: ClassVar[Category]
     label: ClassVar[str]
     summary: ClassVar[str]
     """One sentence. The class docstring is the long documentation (Markdown)."""
-    Config: ClassVar[type[NodeConfig]]
+    Config: ClassVar[_ConfigClass]
     examples: ClassVar[tuple[Example, ...]] = ()
     ports: ClassVar[tuple[str, ...]] = ("out",)
     """Port names; a node whose ports depend on its configuration overrides `ports_of`."""
