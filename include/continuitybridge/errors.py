@@ -1,6 +1,6 @@
 """Typed errors: each carries its facts as attributes and a retry verdict.
 
-One place maps them to an HTTP answer (`api/problems.py`, RFC 9457) and one to a task state (`airflow/`).
+One place maps them to an HTTP answer (`problems.py`, RFC 9457) and one to a task state (`airflow/`).
 Outsiders see `code` and `title`; `detail` and `facts` are for those who may see the organization's data.
 """
 
@@ -66,6 +66,13 @@ class ValidationFailed(NodeError):
     title = "The payload breaks the declared rules"
 
 
+class TransformFailed(NodeError):
+    """The content is readable, but a program, mapping, stylesheet or template cannot be applied to it."""
+
+    code = "transform-failed"
+    title = "The message could not be transformed"
+
+
 class LimitExceeded(NodeError):
     """A configured limit was exceeded; facts: `limit` (its setting's name), `allowed`, `found`."""
 
@@ -109,6 +116,71 @@ class Conflict(BridgeError):
     title = "The request contradicts what is stored"
 
 
+class NotAuthenticated(BridgeError):
+    """The caller is not known: no credential, or none that holds."""
+
+    code = "not-authenticated"
+    title = "The request is not authenticated"
+
+
+class NotAllowed(BridgeError):
+    """The caller is known and may not do this."""
+
+    code = "not-allowed"
+    title = "The caller may not do this"
+
+
+class MethodNotAllowed(BridgeError):
+    """The address does not take this HTTP method; facts: `allow`, the methods that it takes."""
+
+    code = "method-not-allowed"
+    title = "The address does not take this method"
+
+
+class Gone(BridgeError):
+    """The thing exists and is switched off."""
+
+    code = "gone"
+    title = "Switched off"
+
+
+class RequestTimeout(BridgeError):
+    """The caller did not send its request in the time allowed; facts: `allowed` in seconds."""
+
+    code = "request-timeout"
+    title = "The request did not arrive in time"
+    verdict = Verdict.TRANSIENT
+
+
+class PayloadTooLarge(BridgeError):
+    """The body is larger than allowed; facts: `allowed` in bytes."""
+
+    code = "payload-too-large"
+    title = "The body is larger than allowed"
+
+
+class UnsupportedContent(BridgeError):
+    """The content type or coding is not one that is taken; facts: `valid`."""
+
+    code = "unsupported-media-type"
+    title = "The content type or coding is not taken here"
+
+
+class UnreadableContent(BridgeError):
+    """The content cannot be what the request declares it to be."""
+
+    code = "unprocessable-content"
+    title = "The content is not what the request declares"
+
+
+class TooManyRequests(BridgeError):
+    """The caller's rate is above its limit; facts: `retry_after_s`."""
+
+    code = "too-many-requests"
+    title = "Too many requests"
+    verdict = Verdict.TRANSIENT
+
+
 class StaleLease(BridgeError):
     """The lease's epoch is no longer the message's: another worker holds or has settled it."""
 
@@ -117,7 +189,7 @@ class StaleLease(BridgeError):
 
 
 class Unavailable(BridgeError):
-    """A service the platform needs does not answer now."""
+    """A service the platform needs does not answer now, or has no room; facts: `retry_after_s` if known."""
 
     code = "unavailable"
     title = "A needed service does not answer"

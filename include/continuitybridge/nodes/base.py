@@ -100,12 +100,13 @@ class Services(Protocol):
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a node may use while it is built: where the flow stands (for error texts) and side files
-    (`files` maps a relative name to its text: XSLT, schemas, lookups)."""
+    """What a node may use while it is built: where the flow stands (for error texts), side files (`files`
+    maps a relative name to its text: XSLT, schemas, lookups) and which of its ports lead somewhere."""
 
     flow: str = ""
     node_id: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    routes: frozenset[str] = frozenset({"out"})
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class _Node(ABC, Generic[ConfigT]):
         self.config = config
         self.build(context)
 
-    def build(self, context: BuildContext) -> None:  # noqa: B027  (an optional hook)
+    def build(self, context: BuildContext) -> None:
         """Compile programs, schemas and paths. Raises `ConfigurationError(detail, field=...)`."""
 
     @classmethod
