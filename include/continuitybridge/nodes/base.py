@@ -35,10 +35,13 @@ def hints(
     multiline: bool = False,
     secret: bool = False,
     advanced: bool = False,
+    file: bool = False,
     placeholder: str | None = None,
 ) -> dict[str, Any]:
     """What a form should know of a field beyond its type: `Field(json_schema_extra=hints(language="jq"))`.
 
+    `file` says that the text (or each text of the list or mapping) is the relative name of a side file: loading
+    a flow then brings its content along in `BuildContext.files`.
     `language` opens a code editor, `multiline` a text area, `secret` hides the value everywhere (in forms,
     problems and logs), `advanced` folds the field away, `placeholder` shows an example in the empty field.
     """
@@ -51,6 +54,8 @@ def hints(
         given["writeOnly"] = True
     if advanced:
         given["x-advanced"] = True
+    if file:
+        given["x-file"] = True
     if placeholder is not None:
         given["x-placeholder"] = placeholder
     return given
@@ -138,6 +143,9 @@ class _Node(ABC, Generic[ConfigT]):
     examples: ClassVar[tuple[Example, ...]] = ()
     ports: ClassVar[tuple[str, ...]] = ("out",)
     """Port names; a node whose ports depend on its configuration overrides `ports_of`."""
+    optional_ports: ClassVar[tuple[str, ...]] = ()
+    """Ports that need no route: the node does something else than emit there when `BuildContext.routes` lacks
+    them. Every other port must lead somewhere, if only to `end`."""
     legacy_types: ClassVar[tuple[str, ...]] = ()
     """Names under which older flows know this type."""
 
