@@ -11,9 +11,6 @@ does not lock its senders out, and it ends by rotation only.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,8 +23,9 @@ from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
 from continuitybridge import database
-from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.errors import Conflict, NotFound
 from continuitybridge.vault.keyring import Cipher, Keyring
+from continuitybridge.webhooks.verification import VERIFIERS
 
 CHANNEL = "bridge_endpoints"
 """NOTIFY channel; the payload is `<organization_id>/<environment>/<slug>`."""
@@ -37,12 +35,6 @@ PURPOSE = "endpoint"
 
 DEFAULT_OVERLAP_S = 24 * 3600
 """How long a replaced secret is still accepted unless the caller says otherwise, in seconds."""
-
-STANDARD_WEBHOOKS_PREFIX = "whsec_"
-API_KEY_PREFIX = "cbh_"
-MIN_SECRET_BYTES = 24
-MAX_SECRET_BYTES = 64
-"""Standard Webhooks 1.0: a secret has between 24 and 64 bytes."""
 
 Status = Literal["active", "disabled"]
 
@@ -120,7 +112,7 @@ def sync(
         if taken is None:
             raise _taken(connection, organization_id, environment, slug)
         if not _has_secret(connection, organization_id, environment, slug, verification, keyring):
-            shown[slug] = generate_secret(verification)
+            shown[slug] = VERIFIERS[verification].generate()
             _store(connection, organization_id, environment, slug, verification, shown[slug], keyring)
     for slug in [*slugs, *(row[0] for row in gone)]:
         _notify(connection, organization_id, environment, slug)
@@ -164,7 +156,8 @@ def rotate_secret(
     with database.tenant(organization_id) as connection:
         _touch(connection, organization_id, environment, slug, None)
         verification = _one(connection, organization_id, environment, slug).verification
-        new = generate_secret(verification) if secret is None else check_secret(verification, secret)
+        new = VERIFIERS[verification].generate() if secret is None else secret
+        VERIFIERS[verification].key(new)
         connection.execute(
             "DELETE FROM bridge.endpoint_secrets WHERE organization_id = %s AND environment = %s AND slug = %s"
             " AND expires_at <= now()",
@@ -177,44 +170,6 @@ def rotate_secret(
         )
         _store(connection, organization_id, environment, slug, verification, new, keyring)
     return new
-
-
-def generate_secret(verification: str) -> str:
-    """A new random secret of 32 bytes: `whsec_…` (Standard Webhooks 1.0) or `cbh_…` (API key)."""
-    if verification == "api_key":
-        return API_KEY_PREFIX + secrets.token_urlsafe(32)
-    return STANDARD_WEBHOOKS_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-def check_secret(verification: str, secret: str) -> str:
-    """The secret itself if it can serve the verification; raises `ConfigurationError`, which never quotes it."""
-    if verification == "api_key":
-        if not secret.isascii() or not secret.isprintable() or " " in secret or len(secret) < MIN_SECRET_BYTES:
-            raise ConfigurationError(
-                f"an API key has at least {MIN_SECRET_BYTES} printable ASCII characters and no spaces",
-                field="secret",
-            )
-        return secret
-    signing_key(secret)
-    return secret
-
-
-def signing_key(secret: str) -> bytes:
-    """The HMAC key of a Standard Webhooks secret; raises `ConfigurationError` unless it is `whsec_` and the
-    base64 of 24 to 64 bytes."""
-    try:
-        if not secret.startswith(STANDARD_WEBHOOKS_PREFIX):
-            raise ValueError
-        key = base64.b64decode(secret.removeprefix(STANDARD_WEBHOOKS_PREFIX), validate=True)
-        if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
-            raise ValueError
-    except (ValueError, binascii.Error):
-        raise ConfigurationError(
-            f"a Standard Webhooks secret is {STANDARD_WEBHOOKS_PREFIX} followed by the base64 of "
-            f"{MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes",
-            field="secret",
-        ) from None
-    return key
 
 
 def open_secret(

@@ -1,0 +1,115 @@
+"""The one place that maps errors to HTTP answers: problem details (RFC 9457).
+
+Members: `type` (a URN that never changes), `title`, `status`, `detail`, `instance` (`urn:uuid:…`: the id under
+which the log knows this occurrence), `code`, and facts that help to put it right (`problems`, `valid`, …).
+An error that nobody raised on purpose, and one about the platform's own insides, shows its id and title only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from continuitybridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    Conflict,
+    Gone,
+    LimitExceeded,
+    MethodNotAllowed,
+    NodeError,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    StaleLease,
+    TooManyRequests,
+    Unavailable,
+    UnreadableContent,
+    UnsupportedContent,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: Mapping[type[BridgeError], int] = {
+    NotAuthenticated: 401,
+    NotAllowed: 403,
+    NotFound: 404,
+    MethodNotAllowed: 405,
+    RequestTimeout: 408,
+    Conflict: 409,
+    StaleLease: 409,
+    Gone: 410,
+    PayloadTooLarge: 413,
+    UnsupportedContent: 415,
+    ConfigurationError: 422,
+    UnreadableContent: 422,
+    LimitExceeded: 422,
+    NodeError: 422,
+    TooManyRequests: 429,
+    Unavailable: 503,
+    BridgeError: 500,
+}
+"""Class → status; the nearest ancestor counts."""
+
+_SHOWN_FACTS = (
+    "field",
+    "value",
+    "valid",
+    "nearest",
+    "problems",
+    "violations",
+    "diff",
+    "flow",
+    "limit",
+    "allowed",
+    "found",
+)
+DEFAULT_RETRY_AFTER_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem details answer. `headers` go with it (`Retry-After`, `Allow`, `WWW-Authenticate`)."""
+
+    status: int
+    content: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def instance(self) -> str:
+        return str(self.content["instance"])
+
+    def body(self) -> bytes:
+        return orjson.dumps(self.content, default=str)
+
+
+def of(error: BaseException) -> Problem:
+    """The answer to an error of any kind."""
+    if not isinstance(error, BridgeError):
+        error = BridgeError("")
+    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    content: dict[str, Any] = {
+        "type": f"urn:continuitybridge:problem:{error.code}",
+        "title": error.title,
+        "status": status,
+        "instance": f"urn:uuid:{uuid4()}",
+        "code": error.code,
+    }
+    if status < 500:
+        content["detail"] = error.detail
+        content.update({name: error.facts[name] for name in _SHOWN_FACTS if name in error.facts})
+    headers: dict[str, str] = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = error.facts.get("scheme", "Bearer")
+    elif status == 405:
+        headers["Allow"] = ", ".join(error.facts.get("allow", ()))
+    elif status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(error.facts.get("retry_after_s", DEFAULT_RETRY_AFTER_S)))
+    return Problem(status, content, headers)
