@@ -90,6 +90,38 @@ class Settings(BaseSettings):
         default=7, ge=1, description="How long an idempotency key is remembered."
     )
 
+    public_url: str | None = Field(
+        default=None,
+        description="Address under which callers reach the platform (`https://bridge.example`), for the links in "
+        "answers. Unset: host and port of the api-server.",
+    )
+    intake_port: int = Field(
+        default=8081, ge=1, le=65535, description="Port of `bridge intake`, the intake that runs alone."
+    )
+    intake_rate_per_s: float = Field(
+        default=10_000.0, gt=0, description="Most messages per second of one endpoint, in each process."
+    )
+    intake_body_timeout_s: float = Field(
+        default=20.0, gt=0, description="Longest time a sender may take for its request's head, and for its body."
+    )
+    intake_max_requests: int = Field(
+        default=2_000, ge=1, description="Most requests under way in one intake process; beyond it: 503."
+    )
+    intake_max_buffer_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes of bodies that one intake process holds; beyond it: 503.",
+    )
+    intake_drain_s: float = Field(
+        default=20.0, gt=0, description="How long a stopping intake waits for requests under way."
+    )
+    legacy_organization: str | None = Field(
+        default=None, description="Organization (slug) that the old address `/api/webhook/<slug>` belongs to."
+    )
+    legacy_environment: str = Field(
+        default="prod", description="Environment that the old address `/api/webhook/<slug>` belongs to."
+    )
+
     @property
     def keys_dir(self) -> Path:
         return self.state_dir / "keys"
@@ -102,6 +134,11 @@ class Settings(BaseSettings):
     def base_url(self) -> str:
         """Where the api-server answers."""
         return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def external_url(self) -> str:
+        """Where callers reach the platform; no slash at the end."""
+        return (self.public_url or self.base_url).rstrip("/")
 
 
 @lru_cache
