@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     retry_max_s: float = Field(default=900.0, gt=0, description="Longest wait between two tries.")
     sweep_interval_s: float = Field(default=5.0, gt=0, description="How often the orphan sweep looks.")
     batch_max_messages: int = Field(default=500, ge=1, description="Most messages of one batch run.")
+    batch_max_active: int = Field(
+        default=2,
+        ge=1,
+        description="Most batch runs of one flow that the dispatcher has under way; messages that come meanwhile "
+        "gather for the next.",
+    )
+    task_parallelism: int = Field(
+        default=8, ge=1, description="Most Airflow tasks at once on this machine (LocalExecutor)."
+    )
     idempotency_window_days: int = Field(
         default=7, ge=1, description="How long an idempotency key is remembered."
     )

@@ -1,0 +1,136 @@
+"""Airflow's options that this product needs, and why. The supervisor, the tests and the command line all pass
+them as `AIRFLOW__SECTION__KEY`, so that every process of Airflow reads the same; imports no Airflow.
+
+Not here: what is secret or found at start (database URL, Fernet key, signing keys), which the runtime adds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from continuitybridge.settings import Settings, project_root
+
+FLOW_BUNDLE = "flows"
+"""Name of the DAG bundle made from the deployments."""
+
+DAGS_BUNDLE = "dags"
+"""Name of the DAG bundle of `dags/`: maintenance and examples in Python, platform code."""
+
+Options = dict[tuple[str, str], str]
+
+
+def airflow_options(settings: Settings) -> Options:
+    """Options by (section, key). Times are in seconds where the key does not say otherwise."""
+    return {
+        **_core(settings),
+        **_api(settings),
+        **_flows_become_dags(settings),
+        **_runs_start_soon_and_survive(settings),
+        **_secrets(),
+        ("logging", "worker_log_server_port"): str(settings.log_port),
+        ("logging", "trigger_log_server_port"): str(settings.triggerer_log_port),
+        ("logging", "logging_level"): "INFO",
+        ("usage_data_collection", "enabled"): "False",
+    }
+
+
+def airflow_home(settings: Settings) -> Path:
+    """Airflow's home directory (logs, generated files)."""
+    return settings.state_dir / "airflow"
+
+
+def _core(settings: Settings) -> Options:
+    root = project_root()
+    return {
+        ("core", "executor"): "LocalExecutor",
+        ("core", "parallelism"): str(settings.task_parallelism),
+        # The class' name must not hold the text "FabAuthManager": Airflow would sync permissions of every DAG
+        # at every parse (3 CPU-seconds per 200 DAGs); ours decides by the DAG's name instead.
+        ("core", "auth_manager"): "continuitybridge.airflow.auth_manager.OrganizationAuthManager",
+        ("core", "dags_folder"): str(root / "dags"),
+        ("core", "plugins_folder"): str(root / "plugins"),
+        ("core", "load_examples"): "False",
+        # Resolving a full name asks DNS, which takes seconds on machines without it.
+        ("core", "hostname_callable"): "socket.gethostname",
+        ("core", "test_connection"): "Disabled",
+        ("database", "external_db_managers"): "continuitybridge.airflow.db_manager.BridgeDBManager",
+        ("database", "load_default_connections"): "False",
+    }
+
+
+def _api(settings: Settings) -> Options:
+    return {
+        # Airflow binds every address unless told.
+        ("api", "host"): settings.host,
+        ("api", "port"): str(settings.http_port),
+        ("api", "base_url"): settings.base_url,
+        ("api", "workers"): "1",
+        ("api", "expose_config"): "False",
+        ("api", "expose_stacktrace"): "False",
+        ("core", "execution_api_server_url"): f"{settings.base_url}/execution/",
+        # A member who is removed or demoted is so at the next request, not half a minute later.
+        ("fab", "cache_ttl"): "0",
+        # Our roles are made by `bridge`; a sync at each start of the api-server costs 2 s.
+        ("fab", "update_fab_perms"): "True",
+    }
+
+
+def _flows_become_dags(settings: Settings) -> Options:
+    storage = airflow_home(settings) / "bundles"
+    bundles = [
+        {
+            "name": FLOW_BUNDLE,
+            "classpath": "continuitybridge.airflow.bundle.FlowBundle",
+            "kwargs": {"refresh_interval": 1},
+        },
+        {
+            "name": DAGS_BUNDLE,
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(project_root() / "dags"), "refresh_interval": 30},
+        },
+    ]
+    return {
+        ("dag_processor", "dag_bundle_config_list"): json.dumps(bundles),
+        ("dag_processor", "dag_bundle_storage_path"): str(storage),
+        # A deploy is looked for every second (a cheap query), and only files that changed are parsed.
+        ("dag_processor", "bundle_refresh_check_interval"): "1",
+        ("dag_processor", "min_file_process_interval"): "300",
+        ("dag_processor", "file_parsing_sort_mode"): "modified_time",
+        ("dag_processor", "parsing_processes"): "2",
+        # Looks at the source for what would make a DAG differ from parse to parse; ours holds nothing such.
+        ("dag_processor", "dag_version_inflation_check_level"): "off",
+        # With the default of 30 a changed flow keeps running its old tasks for half a minute.
+        ("core", "min_serialized_dag_update_interval"): "0",
+        # A removed flow's DAG goes within seconds.
+        ("scheduler", "parsing_cleanup_interval"): "10",
+        ("dag_processor", "stale_dag_threshold"): "5",
+    }
+
+
+def _runs_start_soon_and_survive(settings: Settings) -> Options:
+    return {
+        # A run of one task takes 0.5 s instead of 1.6 s.
+        ("scheduler", "scheduler_idle_sleep_time"): "0.1",
+        # How soon work goes on after kill -9 of a task's supervisor (14 s) or of the scheduler (5 s); with the
+        # defaults it is five minutes.
+        ("scheduler", "scheduler_heartbeat_sec"): "2",
+        ("scheduler", "scheduler_health_check_threshold"): "8",
+        ("scheduler", "orphaned_tasks_check_interval"): "3",
+        ("scheduler", "task_instance_heartbeat_timeout"): "12",
+        ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
+        ("workers", "min_heartbeat_interval"): "2",
+        # A task may begin while its file is being replaced.
+        ("workers", "missing_dag_retries"): "10",
+        ("workers", "missing_dag_retry_delay"): "1",
+        ("core", "default_task_retry_delay"): "5",
+        ("core", "max_active_runs_per_dag"): "16",
+    }
+
+
+def _secrets() -> Options:
+    return {
+        # Answers a task for its own organization only; in the api-server, against the task's own token.
+        ("secrets", "backend"): "continuitybridge.airflow.secrets.OrganizationSecrets",
+        ("secrets", "use_cache"): "False",
+    }
