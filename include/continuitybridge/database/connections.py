@@ -1,0 +1,188 @@
+"""Synchronous connections: one pool per role and process, one transaction per use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+from pydantic import SecretStr
+
+from continuitybridge.errors import ConfigurationError, Unavailable
+from continuitybridge.settings import Settings, get_settings
+
+Role = Literal["app", "relay", "platform"]
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT_S = 10.0
+"""How long a caller waits for a free connection before `Unavailable`."""
+
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "connect_timeout": 10,
+}
+_SET_TENANT = "SELECT set_config('bridge.organization_id', %s, true), set_config('bridge.user_name', %s, true)"
+
+_lock = threading.Lock()
+_pools: dict[tuple[Role, str], ConnectionPool[Connection]] = {}
+_left_behind: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    # The parent's sockets must not be used here, nor closed in an orderly way (that would end the parent's
+    # sessions). Keeping a reference prevents finalizers from trying.
+    global _lock
+    _lock = threading.Lock()
+    _left_behind.append(dict(_pools))
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def role_url(role: Role, settings: Settings | None = None) -> str:
+    """The connection URL of a role; raises `ConfigurationError` naming the setting that is missing."""
+    settings = settings or get_settings()
+    configured: dict[Role, SecretStr | None] = {
+        "app": settings.database_app_url,
+        "relay": settings.database_relay_url,
+        "platform": settings.database_platform_url,
+    }
+    url = configured[role]
+    if url is None:
+        name = f"BRIDGE_DATABASE_{role.upper()}_URL"
+        raise ConfigurationError(
+            f"{name} is not set; `make run` writes it to {settings.state_dir / 'bridge.env'}", field=name
+        )
+    return url.get_secret_value()
+
+
+def owner_url(settings: Settings | None = None) -> str:
+    """The connection URL of the tables' owner, for migrations: from the environment, else from
+    `<state_dir>/keys/owner.env`. Raises `ConfigurationError`."""
+    settings = settings or get_settings()
+    if settings.database_owner_url is not None:
+        return settings.database_owner_url.get_secret_value()
+    path = settings.keys_dir / "owner.env"
+    url = read_env(path).get("BRIDGE_DATABASE_OWNER_URL")
+    if url is None:
+        raise ConfigurationError(
+            f"BRIDGE_DATABASE_OWNER_URL is set neither in the environment nor in {path}",
+            field="BRIDGE_DATABASE_OWNER_URL",
+        )
+    return url
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The `KEY=value` lines of a file; an absent file has none."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip().strip("'\"") for key, value in pairs}
+
+
+def _pool(role: Role) -> ConnectionPool[Connection]:
+    settings = get_settings()
+    key = (role, role_url(role, settings))
+    with _lock:
+        pool = _pools.get(key)
+        if pool is None:
+            pool = _pools[key] = ConnectionPool(
+                key[1],
+                min_size=0,
+                max_size=settings.database_pool_size,
+                timeout=CONNECT_TIMEOUT_S,
+                max_idle=120.0,
+                # A server that was restarted leaves dead sockets here: find out before the caller does.
+                check=ConnectionPool.check_connection,
+                kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
+                name=f"bridge-{role}",
+                open=True,
+            )
+    return pool
+
+
+def close_pools() -> None:
+    """Close every pool of this process (at exit, and between tests that change servers)."""
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.close(timeout=2.0)
+
+
+@contextmanager
+def _transaction(role: Role) -> Iterator[Connection]:
+    try:
+        with _pool(role).connection() as connection, connection.transaction():
+            yield connection
+    except PoolTimeout as error:
+        raise Unavailable(f"no database connection within {CONNECT_TIMEOUT_S:g} s") from error
+    except psycopg.OperationalError as error:
+        # Lost connections, shutdowns, deadlocks: nothing was committed unless the loss fell on the commit
+        # itself, which nobody can tell apart. Doing it again is right for callers with an idempotent verb.
+        raise Unavailable("the database did not finish the transaction", sqlstate=error.sqlstate) from error
+
+
+@contextmanager
+def tenant(organization_id: UUID | None, user_name: str | None = None) -> Iterator[Connection]:
+    """One transaction as the application role, confined to one organization by row-level security.
+
+    The organization and the user are set for this transaction only, so that the pooled connection bears no
+    tenant afterwards, whatever happened. Without an organization no rows are visible, except the memberships
+    of `user_name` and the organizations they name. Raises `Unavailable` (transient) when the database does
+    not answer; nothing is committed then, unless the connection broke during the commit.
+    """
+    with _transaction("app") as connection:
+        connection.execute(_SET_TENANT, ("" if organization_id is None else str(organization_id), user_name or ""))
+        yield connection
+
+
+@contextmanager
+def relay() -> Iterator[Connection]:
+    """One transaction as the role that moves messages across organizations. Nothing that serves a person's
+    request may use it. Errors as `tenant`."""
+    with _transaction("relay") as connection:
+        yield connection
+
+
+@contextmanager
+def platform() -> Iterator[Connection]:
+    """One transaction as the role that manages organizations, memberships and data keys; it sees no message,
+    flow or connection. Errors as `tenant`."""
+    with _transaction("platform") as connection:
+        yield connection
+
+
+def listen(channels: Sequence[str], *, timeout_s: float | None = None) -> Iterator[psycopg.Notify]:
+    """Notifications of these channels, on a connection of its own, as they come; ends after `timeout_s`
+    without one.
+
+    At most once: what was sent while nobody listened, or while the connection was down, is not seen. A
+    listener therefore looks at the tables once after it began and every now and then. Raises `Unavailable`.
+    """
+    try:
+        with psycopg.connect(
+            role_url("relay"), autocommit=True, **{"application_name": "bridge-listen", **_KEEPALIVE}
+        ) as connection:
+            for channel in channels:
+                connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+            while True:
+                seen = False
+                for notify in connection.notifies(timeout=timeout_s, stop_after=1):
+                    seen = True
+                    yield notify
+                if not seen:
+                    return
+    except psycopg.OperationalError as error:
+        raise Unavailable("the database does not answer", sqlstate=error.sqlstate) from error

@@ -1,0 +1,217 @@
+"""Data keys: one per organization and version, used to encrypt its payloads and secrets.
+
+`Keyring` stands where the master key is (api-server, dispatcher, command line). What runs organizations' messages
+elsewhere gets `DataKeys`: the same verbs, the keys of the organizations it works for, and no master key.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+from uuid import UUID
+
+import psycopg
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from continuitybridge import database
+from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.vault import master
+from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_data, version_of
+
+REFRESH_S = 60.0
+"""How long a process may go on encrypting under a data key that was rotated meanwhile, in seconds."""
+
+
+class Cipher(Protocol):
+    """What encrypts and decrypts for organizations. `purpose` and `id` name the place the ciphertext is for."""
+
+    def encrypt(self, organization_id: UUID, purpose: str, id: str, plaintext: bytes) -> bytes:
+        """AES-256-GCM under the organization's current data key. Raises `NotFound` when it has none here."""
+
+    def decrypt(self, organization_id: UUID, purpose: str, id: str, ciphertext: bytes) -> bytes:
+        """Raises `DecryptionFailed` for altered or moved data, `NotFound` when the key is not held."""
+
+    def fingerprint(self, organization_id: UUID, data: bytes) -> bytes:
+        """Keyed hash (36 bytes) under the current key, to be compared by `matches`."""
+
+    def matches(self, organization_id: UUID, data: bytes, fingerprint: bytes) -> bool:
+        """Whether these data had that fingerprint, whatever key version it was made with."""
+
+
+class _Ring:
+    """The verbs of `Cipher` over whatever `_key` finds."""
+
+    def _key(self, organization_id: UUID, version: int | None) -> DataKey:
+        raise NotImplementedError
+
+    def encrypt(self, organization_id: UUID, purpose: str, id: str, plaintext: bytes) -> bytes:
+        key = self._key(organization_id, None)
+        return key.encrypt(plaintext, associated_data(organization_id, purpose, id))
+
+    def decrypt(self, organization_id: UUID, purpose: str, id: str, ciphertext: bytes) -> bytes:
+        key = self._key(organization_id, version_of(ciphertext))
+        return key.decrypt(ciphertext, associated_data(organization_id, purpose, id))
+
+    def fingerprint(self, organization_id: UUID, data: bytes) -> bytes:
+        return self._key(organization_id, None).fingerprint(data)
+
+    def matches(self, organization_id: UUID, data: bytes, fingerprint: bytes) -> bool:
+        key = self._key(organization_id, int.from_bytes(fingerprint[:4], "big"))
+        return secrets.compare_digest(key.fingerprint(data), fingerprint)
+
+
+class DataKeys(_Ring):
+    """Data keys of some organizations, for a process that must not hold the master key. Never log or store
+    `to_json`: it is the keys."""
+
+    def __init__(self, keys: Mapping[UUID, Iterable[DataKey]]) -> None:
+        self._keys = {
+            organization_id: {key.version: key for key in sorted(versions, key=lambda key: key.version)}
+            for organization_id, versions in keys.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"DataKeys(organizations={len(self._keys)})"
+
+    def to_json(self) -> str:
+        """For handing the keys to a child process over a pipe."""
+        return json.dumps(
+            {
+                str(organization_id): {
+                    str(version): b64encode(key.key).decode() for version, key in versions.items()
+                }
+                for organization_id, versions in self._keys.items()
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> DataKeys:
+        """What `to_json` wrote."""
+        return cls(
+            {
+                UUID(organization_id): [DataKey(int(version), b64decode(key)) for version, key in versions.items()]
+                for organization_id, versions in json.loads(text).items()
+            }
+        )
+
+    def _key(self, organization_id: UUID, version: int | None) -> DataKey:
+        versions = self._keys.get(organization_id)
+        if not versions:
+            raise NotFound("no data key of this organization is held here")
+        if version is None:
+            return versions[next(reversed(versions))]
+        if version not in versions:
+            raise NotFound(f"version {version} of the organization's data key is not held here")
+        return versions[version]
+
+
+class Keyring(_Ring):
+    """All organizations' data keys, read as the platform role and unwrapped by the master key when first used.
+
+    A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids.
+    """
+
+    def __init__(self, master_key: master.MasterKey) -> None:
+        self._master = master_key
+        self._loaded: dict[UUID, tuple[float, DataKeys]] = {}
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Keyring:
+        """The process's keyring for the configured master key file, which is made on first use."""
+        settings = settings or get_settings()
+        master_key = master.load_or_create(settings.master_key_path)
+        return _opened.setdefault(master_key.key_id, cls(master_key))
+
+    @property
+    def master_key_id(self) -> str:
+        return self._master.key_id
+
+    def __repr__(self) -> str:
+        return f"Keyring(master_key_id={self._master.key_id!r})"
+
+    def create_key(self, connection: psycopg.Connection[Any], organization_id: UUID) -> int:
+        """Give the organization a new current data key, in the caller's transaction (platform role); returns
+        its version. Older versions go on decrypting what they encrypted."""
+        [(version,)] = connection.execute(
+            "SELECT coalesce(max(key_version), 0) + 1 FROM bridge.data_keys WHERE organization_id = %s",
+            (organization_id,),
+        )
+        wrapped = self._wrap(organization_id, version, secrets.token_bytes(32))
+        connection.execute(
+            "INSERT INTO bridge.data_keys (organization_id, key_version, wrapped_key, master_key_id)"
+            " VALUES (%s, %s, %s, %s)",
+            (organization_id, version, wrapped, self._master.key_id),
+        )
+        return version
+
+    def holds(self, organization_id: UUID) -> bool:
+        """Whether the organization's keys are in memory and fresh, so that no verb needs the database."""
+        loaded = self._loaded.get(organization_id)
+        return loaded is not None and time.monotonic() - loaded[0] < REFRESH_S
+
+    def export(self, *organization_ids: UUID) -> DataKeys:
+        """The data keys of these organizations, for a process without the master key. Raises `NotFound`."""
+        return DataKeys({each: self._load(each)._keys[each].values() for each in organization_ids})
+
+    def forget(self, organization_id: UUID | None = None) -> None:
+        """Drop keys from memory (all, or one organization's); the next use reads them again."""
+        if organization_id is None:
+            self._loaded.clear()
+        else:
+            self._loaded.pop(organization_id, None)
+
+    def _key(self, organization_id: UUID, version: int | None) -> DataKey:
+        if not self.holds(organization_id):
+            self._load(organization_id)
+        keys = self._loaded[organization_id][1]
+        try:
+            return keys._key(organization_id, version)
+        except NotFound:
+            # Rotated a moment ago by another process.
+            return self._load(organization_id)._key(organization_id, version)
+
+    def _load(self, organization_id: UUID) -> DataKeys:
+        with database.platform() as connection:
+            rows = connection.execute(
+                "SELECT key_version, wrapped_key, master_key_id FROM bridge.data_keys"
+                " WHERE organization_id = %s ORDER BY key_version",
+                (organization_id,),
+            ).fetchall()
+        if not rows:
+            raise NotFound(f"organization {organization_id} has no data key")
+        keys = DataKeys({organization_id: [self._unwrap(organization_id, *row) for row in rows]})
+        self._loaded[organization_id] = (time.monotonic(), keys)
+        return keys
+
+    def _wrap(self, organization_id: UUID, version: int, key: bytes) -> bytes:
+        nonce = secrets.token_bytes(12)
+        return nonce + AESGCM(self._master.key).encrypt(nonce, key, _bound(organization_id, version))
+
+    def _unwrap(self, organization_id: UUID, version: int, wrapped: bytes, master_key_id: str) -> DataKey:
+        if master_key_id != self._master.key_id:
+            raise ConfigurationError(
+                f"the data keys were wrapped by master key {master_key_id}, the configured one is "
+                f"{self._master.key_id}: set BRIDGE_MASTER_KEY_FILE to the file of the former",
+                field="BRIDGE_MASTER_KEY_FILE",
+                value=self._master.key_id,
+            )
+        try:
+            key = AESGCM(self._master.key).decrypt(wrapped[:12], wrapped[12:], _bound(organization_id, version))
+        except InvalidTag:
+            raise DecryptionFailed(
+                f"data key {version} of organization {organization_id} was altered or moved"
+            ) from None
+        return DataKey(version, key)
+
+
+_opened: dict[str, Keyring] = {}
+
+
+def _bound(organization_id: UUID, version: int) -> bytes:
+    return associated_data(organization_id, "data-key", str(version))

@@ -1,0 +1,88 @@
+"""A real PostgreSQL of the test session's own: embedded, on a free port, bootstrapped and migrated, with its
+state in a directory of its own. Every test makes its own organization, so that none shares state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from continuitybridge import organizations
+from continuitybridge.database import connections, migrate
+from continuitybridge.database.bootstrap import bootstrap
+from continuitybridge.database.embedded import EmbeddedPostgres
+from continuitybridge.organizations import Organization
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.vault.keyring import Keyring
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def state_dir() -> Iterator[Path]:
+    """The session's `BRIDGE_STATE_DIR`."""
+    directory = Path(tempfile.mkdtemp(prefix="bridge-test-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(state_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """The running server."""
+    server = EmbeddedPostgres(state_dir / "postgres", free_port())
+    server.initialise()
+    server.start(die_with_parent=True)
+    yield server
+    connections.close_pools()
+    server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settings(state_dir: Path, postgres: EmbeddedPostgres) -> Iterator[Settings]:
+    """The settings of this process and its children, naming the session's server: bootstrapped and migrated."""
+    before = {key: value for key, value in os.environ.items() if key.startswith("BRIDGE_")}
+    for key in before:
+        del os.environ[key]
+    os.environ["BRIDGE_STATE_DIR"] = str(state_dir)
+    os.environ["BRIDGE_DATABASE_PORT"] = str(postgres.port)
+    get_settings.cache_clear()
+    bootstrap(postgres.admin_url, state_dir)
+    migrate.upgrade(connections.owner_url())
+    yield get_settings()
+    for key in ("BRIDGE_STATE_DIR", "BRIDGE_DATABASE_PORT"):
+        del os.environ[key]
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def keyring(settings: Settings) -> Keyring:
+    """The keyring of the session's master key."""
+    return Keyring.open(settings)
+
+
+@pytest.fixture
+def make_organization(settings: Settings) -> Callable[[], Organization]:
+    """Makes an organization of its own at each call, with all four environments."""
+
+    def make() -> Organization:
+        slug = f"org-{uuid4().hex[:12]}"
+        return organizations.create(slug, f"Organization {slug}")
+
+    return make
+
+
+@pytest.fixture
+def organization(make_organization: Callable[[], Organization]) -> Organization:
+    """An organization for this test."""
+    return make_organization()
