@@ -1,0 +1,113 @@
+"""What intake looks at in a request beside its body's bytes: content type, charset, idempotency key, and which
+headers go with the message."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from functools import lru_cache
+
+from continuitybridge.errors import UnreadableContent, UnsupportedContent
+from continuitybridge.webhooks.verification import VERIFIERS, Headers
+
+MAX_KEY_BYTES = 255
+MAX_HEADER_BYTES = 1024
+"""Headers longer than this are not kept with the message."""
+MAX_HEADERS = 48
+
+_CHARSETS = re.compile(
+    r"utf-(8|16|32)(-[lb]e)?|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gbk|gb2312|gb18030|big5"
+)
+"""Character sets that bodies may declare. Others that Python knows (punycode, idna) take quadratic time."""
+
+_KEPT = re.compile(
+    r"content-type|content-language|user-agent|date|traceparent|tracestate|idempotency-key|webhook-.+|ce-.+|x-.+"
+)
+_DROPPED = re.compile(
+    r"authorization|cookie|signature|secret|token|password|passwd|credential|api-?key|hmac|^x-forwarded-|^x-real-ip"
+)
+
+
+def media_type(headers: Headers, valid: frozenset[str]) -> tuple[str, str | None]:
+    """The declared media type and charset, both lower case. Raises `UnsupportedContent` when the type is not in
+    `valid` (`type/subtype`, `type/*`, `*/*`) or the body is encoded (`Content-Encoding`)."""
+    kind, charset = _parsed(headers.get(b"content-type", b""))
+    if not (kind in valid or f"{kind.split('/')[0]}/*" in valid or ("*/*" in valid and kind)):
+        raise UnsupportedContent(
+            f"content type {kind!r} is not taken here" if kind else "a Content-Type header is needed",
+            valid=sorted(valid),
+        )
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if coding not in (b"", b"identity"):
+        raise UnsupportedContent("the body must not be encoded (Content-Encoding)", valid=["identity"])
+    return kind, charset
+
+
+@lru_cache(maxsize=256)
+def _parsed(value: bytes) -> tuple[str, str | None]:
+    kind, *parameters = value.decode("latin-1").split(";")
+    charset = None
+    for parameter in parameters:
+        name, _, given = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = given.strip().strip('"').lower()
+    return kind.strip().lower()[:128], charset
+
+
+def check_readable(body: bytes, kind: str, charset: str | None) -> None:
+    """Raise `UnreadableContent` when the body cannot be what is declared: empty, an unknown charset, or bytes
+    that the charset does not have (JSON is UTF-8: RFC 8259, 8.1). Whether it is well-formed, the flow says."""
+    if not body:
+        raise UnreadableContent("the body is empty")
+    if charset is None and (kind == "application/json" or kind.endswith("+json")):
+        charset = "utf-8"
+    if charset is None:
+        return
+    try:
+        name = codecs.lookup(charset).name
+        if not _CHARSETS.fullmatch(name):
+            raise LookupError
+        body.decode(name)
+    except (LookupError, ValueError) as error:
+        # ValueError: UnicodeDecodeError, and names with a null character.
+        known = isinstance(error, UnicodeDecodeError)
+        raise UnreadableContent(
+            f"byte {error.start} of the body is not {charset}"
+            if known
+            else f"charset {charset[:40]!r} is not known"
+        ) from None
+
+
+def idempotency_key(headers: Headers, configured: bytes | None) -> str | None:
+    """The sender's key: the configured header's value, else `webhook-id`'s, else `Idempotency-Key`'s. Raises
+    `UnreadableContent` when it is longer than 255 bytes or not printable ASCII."""
+    value = (
+        headers.get(configured) if configured else headers.get(b"webhook-id") or headers.get(b"idempotency-key")
+    )
+    if not value:
+        return None
+    text = value.decode("latin-1")
+    if len(value) > MAX_KEY_BYTES or not (text.isascii() and text.isprintable()):
+        raise UnreadableContent(f"an idempotency key has at most {MAX_KEY_BYTES} printable ASCII characters")
+    return text
+
+
+def kept_headers(headers: Headers) -> dict[str, str]:
+    """The headers that go with the message: an allow-list of names, minus everything that may be a credential,
+    a signature or a person's address."""
+    kept: dict[str, str] = {}
+    for name, value in headers.items():
+        if len(value) <= MAX_HEADER_BYTES and len(kept) < MAX_HEADERS and (text := _kept_name(name)):
+            kept[text] = value.decode("latin-1")
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _kept_name(name: bytes) -> str | None:
+    text = name.decode("latin-1").lower()
+    credential = any(text in verifier.headers and text not in _HARMLESS for verifier in VERIFIERS.values())
+    fits = len(text) <= 64 and _KEPT.fullmatch(text) and not _DROPPED.search(text)
+    return text if fits and not credential else None
+
+
+_HARMLESS = ("webhook-id", "webhook-timestamp")

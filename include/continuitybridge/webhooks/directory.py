@@ -1,0 +1,245 @@
+"""Every endpoint in this process's memory, as intake needs it, kept alike with the database.
+
+A connection of its own LISTENs on `bridge_endpoints`, so that a change is known as soon as it is committed. As a
+notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with
+the tables every `CHECK_INTERVAL_S`; a difference loads everything again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import OperationalError
+
+from continuitybridge.database import aio
+from continuitybridge.errors import Unavailable
+from continuitybridge.vault.keyring import Cipher
+from continuitybridge.webhooks import endpoints
+from continuitybridge.webhooks.verification import VERIFIERS, Verifier
+
+CHECK_INTERVAL_S = 5.0
+QUERY_TIMEOUT_S = 10.0
+RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Waits between two tries to reach the database; the last repeats."""
+DEFAULT_CONTENT_TYPES = ("application/json", "application/xml", "text/xml")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint, its deployment and its opened secrets. `keys` are (key, its end in seconds since the epoch);
+    `sealed` says that a secret could not be opened here. `max_body_bytes` None: the platform's limit."""
+
+    organization_id: UUID
+    organization: str
+    environment: str
+    slug: str
+    flow: str
+    version: str
+    trigger_id: str
+    revision: int
+    active: bool
+    verifier: Verifier | None
+    keys: tuple[tuple[bytes, float], ...]
+    sealed: bool
+    content_types: frozenset[str]
+    idempotency_header: bytes | None
+    max_body_bytes: int | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.organization}/{self.environment}/{self.slug}"
+
+    def valid_keys(self, now: float) -> list[bytes]:
+        return [key for key, end in self.keys if now < end]
+
+
+class Directory:
+    """The endpoints by place (`organization/environment/slug`). One per process and event loop."""
+
+    def __init__(self, keyring: Cipher) -> None:
+        self._keyring = keyring
+        self._targets: dict[str, Target] = {}
+        self._places: dict[str, str] = {}
+        self._organizations: dict[str, UUID] = {}
+        self._loaded = asyncio.Event()
+        self._connected = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._follow(), name="endpoint-directory")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def current(self) -> bool:
+        """Whether what is known here follows the tables right now; an absence can be believed only then."""
+        return self._connected
+
+    async def wait_loaded(self, timeout_s: float) -> bool:
+        """Whether the endpoints were ever read, after waiting at most so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._loaded.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def find(self, place: str) -> Target | None:
+        """The endpoint at `organization/environment/slug`."""
+        return self._targets.get(place)
+
+    def organization_id(self, slug: str) -> UUID | None:
+        """The id of an organization that has endpoints."""
+        return self._organizations.get(slug)
+
+    async def _follow(self) -> None:
+        failures = 0
+        while True:
+            try:
+                connection = await aio.connect("relay", application_name="bridge-endpoints")
+                async with connection:
+                    await connection.execute(f"LISTEN {endpoints.CHANNEL}")
+                    await self._load(connection, None)
+                    self._connected = True
+                    failures = 0
+                    await self._keep_up(connection)
+            except (Unavailable, OperationalError, TimeoutError) as error:
+                if failures == 0:
+                    log.warning("endpoints: the database does not answer, trying again: %s", error)
+            except Exception:
+                log.exception("endpoints: reading them failed, trying again")
+            finally:
+                self._connected = False
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            failures += 1
+
+    async def _keep_up(self, connection: aio.AsyncConnection) -> None:
+        checked = time.monotonic()
+        while True:
+            wait_s = max(0.0, checked + CHECK_INTERVAL_S - time.monotonic())
+            changed = {notify.payload async for notify in connection.notifies(timeout=wait_s, stop_after=1)}
+            if changed:
+                await self._load(connection, changed)
+            if time.monotonic() - checked >= CHECK_INTERVAL_S:
+                if not await self._alike(connection):
+                    await self._load(connection, None)
+                checked = time.monotonic()
+
+    async def _alike(self, connection: aio.AsyncConnection) -> bool:
+        async with asyncio.timeout(QUERY_TIMEOUT_S):
+            cursor = await connection.execute(
+                "SELECT count(*), coalesce(sum(e.revision), 0),"
+                " count(*) FILTER (WHERE e.status = 'active' AND d.status = 'active' AND o.status = 'active')"
+                " FROM bridge.endpoints e JOIN bridge.organizations o USING (organization_id)"
+                " JOIN bridge.deployments d USING (organization_id, environment, flow)"
+            )
+            there = await cursor.fetchone()
+        here = self._targets.values()
+        return there == (len(here), sum(t.revision for t in here), sum(t.active for t in here))
+
+    async def _load(self, connection: aio.AsyncConnection, identities: Collection[str] | None) -> None:
+        """Read all endpoints, or those of these identities (`organization_id/environment/slug`)."""
+        wanted = None if identities is None else list(identities)
+        async with asyncio.timeout(None if wanted is None else QUERY_TIMEOUT_S):
+            cursor = await connection.execute(_ENDPOINTS, {"wanted": wanted})
+            rows = await cursor.fetchall()
+            cursor = await connection.execute(_SECRETS, {"wanted": wanted})
+            secrets = await cursor.fetchall()
+        found = await asyncio.to_thread(_targets, rows, secrets, self._keyring)
+        if wanted is None:
+            self._targets, self._places, self._organizations = {}, {}, {}
+        for identity in wanted or ():
+            self._targets.pop(self._places.pop(identity, ""), None)
+        for identity, target in found.items():
+            self._targets[target.place] = target
+            self._places[identity] = target.place
+            self._organizations[target.organization] = target.organization_id
+        self._loaded.set()
+
+
+_ENDPOINTS = """
+SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, x.trigger_id, x.revision,
+       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
+  FROM bridge.endpoints x
+  JOIN bridge.organizations o USING (organization_id)
+  JOIN bridge.deployments d USING (organization_id, environment, flow)
+ WHERE %(wanted)s::text[] IS NULL
+    OR (x.organization_id, x.environment, x.slug) IN (
+       SELECT split_part(w, '/', 1)::uuid, split_part(w, '/', 2), split_part(w, '/', 3)
+         FROM unnest(%(wanted)s::text[]) AS w)
+"""
+_SECRETS = """
+SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
+  FROM bridge.endpoint_secrets x
+ WHERE (x.expires_at IS NULL OR x.expires_at > now())
+   AND (%(wanted)s::text[] IS NULL
+    OR (x.organization_id, x.environment, x.slug) IN (
+       SELECT split_part(w, '/', 1)::uuid, split_part(w, '/', 2), split_part(w, '/', 3)
+         FROM unnest(%(wanted)s::text[]) AS w))
+"""
+
+
+def _targets(
+    rows: Collection[tuple[Any, ...]], secrets: Collection[tuple[Any, ...]], keyring: Cipher
+) -> dict[str, Target]:
+    kept: dict[tuple[UUID, str, str], list[tuple[UUID, bytes, datetime | None]]] = {}
+    for organization_id, environment, slug, *secret in secrets:
+        kept.setdefault((organization_id, environment, slug), []).append((secret[0], secret[1], secret[2]))
+    found: dict[str, Target] = {}
+    for organization_id, organization, environment, slug, flow, version, trigger, revision, active, *rest in rows:
+        verification, settings = rest
+        verifier = VERIFIERS.get(verification)
+        keys: list[tuple[bytes, float]] = []
+        sealed = verifier is None
+        for secret_id, ciphertext, expires_at in kept.get((organization_id, environment, slug), []):
+            try:
+                serves, secret = endpoints.open_secret(
+                    keyring, organization_id, environment, slug, secret_id, ciphertext
+                )
+                if serves == verification and verifier is not None:
+                    keys.append((verifier.key(secret), _seconds(expires_at)))
+            except Exception:
+                log.exception("endpoints: secret %s cannot be opened", secret_id)
+                sealed = True
+        found[f"{organization_id}/{environment}/{slug}"] = Target(
+            organization_id=organization_id,
+            organization=organization,
+            environment=environment,
+            slug=slug,
+            flow=flow,
+            version=version,
+            trigger_id=trigger,
+            revision=revision,
+            active=active,
+            verifier=verifier,
+            keys=tuple(keys),
+            sealed=sealed,
+            content_types=_content_types(settings),
+            idempotency_header=_header(settings.get("idempotency")),
+            max_body_bytes=settings.get("max_body_bytes"),
+        )
+    return found
+
+
+def _content_types(settings: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(given.lower() for given in settings.get("content_types") or DEFAULT_CONTENT_TYPES)
+
+
+def _header(name: str | None) -> bytes | None:
+    return name.lower().encode("ascii") if name else None
+
+
+def _seconds(at: datetime | None) -> float:
+    return float("inf") if at is None else at.astimezone(UTC).timestamp()

@@ -1,0 +1,352 @@
+"""Intake: the bare ASGI application behind `POST /bridge/hooks/{organization}/{environment}/{slug}`.
+
+Guarantee: a 202 is sent after the message is committed, never before. Where it stops: a crash, or a lost
+connection, between commit and answer leaves the sender without an answer; sending again with the same idempotency
+key gives the same message id (`duplicate: true`), without a key a second message.
+
+Memory is bounded: so many requests under way, so many bytes of bodies, a bounded queue of messages to commit, a
+bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time).
+
+It speaks ASGI directly and not through a framework, whose share of a request is larger than the commit's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+
+from continuitybridge import problems
+from continuitybridge.errors import (
+    BridgeError,
+    Gone,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unavailable,
+)
+from continuitybridge.inbox.accept import Acceptance
+from continuitybridge.inbox.accept.aio import GroupCommit
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.vault.keyring import Keyring
+from continuitybridge.webhooks import content
+from continuitybridge.webhooks.admission import Admission, TokenBucket
+from continuitybridge.webhooks.directory import Directory, Target
+from continuitybridge.webhooks.refusals import ANY_ENDPOINT, Refusals
+from continuitybridge.webhooks.verification import Headers
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PREFIX = "/bridge/hooks/"
+LEGACY_PREFIX = "/api/webhook/"
+"""The old address, which knows neither organization nor environment: the settings name them."""
+
+LINGER_S = 2.0
+"""How long a refused sender is listened to, so that it reads the answer instead of a reset connection."""
+LINGER_BYTES = 64 * 1024 * 1024
+START_TIMEOUT_S = 5.0
+WARN_INTERVAL_S = 5.0
+"""How often at most the log says why requests get 503."""
+THREAD_BYTES = 256 * 1024
+"""Bodies above this are verified in a thread: hashing them would hold up the others."""
+
+log = logging.getLogger(__name__)
+
+
+class _SenderGone(Exception):
+    """The sender closed the connection before its request was complete: nobody is there to answer."""
+
+
+class IntakeApp:
+    """The application. Mounted in an api-server (whose lifespan calls `start` and `stop`; the first request starts
+    it otherwise) or served alone, where its own lifespan does."""
+
+    def __init__(self, settings: Settings | None = None, *, admission: Admission | None = None) -> None:
+        self._settings = settings or get_settings()
+        self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
+        self._status_url = f"{self._settings.external_url}/bridge/messages/"
+        self._starting: asyncio.Lock | None = None
+        self._started = False
+        self._stopping = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._buffered_bytes = 0
+        self._warned_at = 0.0
+        self._directory: Directory
+        self._refusals: Refusals
+        self._commits: GroupCommit
+
+    async def start(self) -> None:
+        """Begin to follow the endpoints and to commit; returns when they are known, or after 5 s without the
+        database (requests get 503 until it answers). Harmless when running."""
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if self._started:
+                return
+            keyring = await asyncio.to_thread(Keyring.open)
+            self._directory = Directory(keyring)
+            self._refusals = Refusals()
+            self._commits = GroupCommit(keyring)
+            self._directory.start()
+            self._refusals.start()
+            await self._commits.start()
+            await self._directory.wait_loaded(START_TIMEOUT_S)
+            self._started = True
+
+    async def stop(self) -> None:
+        """Refuse what is new (503), answer what is under way (for `intake_drain_s` at most), commit what is
+        queued, end. A stopped intake stays stopped."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if not self._started:
+            return
+        if self._under_way:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(self._settings.intake_drain_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                log.warning("intake: %d requests were still under way when it stopped", self._under_way)
+        await self._commits.close()
+        await self._refusals.stop()
+        await self._directory.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            event = await receive()
+            if event["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except Exception as error:
+                    log.exception("intake: cannot start")
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _start_late(self) -> None:
+        if self._stopping:
+            return
+        try:
+            await self.start()
+        except BridgeError as error:
+            # A wrong setting or key here is nothing the sender could mend.
+            raise Unavailable(f"intake cannot start: {error.detail}") from error
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._under_way += 1
+        request = _Request(scope, receive)
+        try:
+            accepted = await self._accept(request)
+        except _SenderGone:
+            return
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._refuse(request, error, send)
+        else:
+            await send({"type": "http.response.start", "status": 202, "headers": accepted[0]})
+            await send({"type": "http.response.body", "body": accepted[1]})
+        finally:
+            self._buffered_bytes -= request.buffered
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _accept(self, request: _Request) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        if not self._started:
+            await self._start_late()
+        if self._stopping or self._under_way > self._settings.intake_max_requests:
+            raise Unavailable("intake is stopping" if self._stopping else "too many requests are under way")
+        place = self._place(request.scope)
+        if place is None:
+            raise NotFound("no endpoint has this address")
+        if request.scope["method"] != "POST":
+            raise MethodNotAllowed("messages are sent with POST", allow=("POST",))
+        target = self._find(place, request)
+        kind, charset = content.media_type(request.headers, target.content_types)
+        body = await self._read(request, target)
+        now = time.time()
+        keys = target.valid_keys(now)
+        if target.verifier is None or (target.sealed and not keys):
+            raise Unavailable("the endpoint's secrets cannot be opened")
+        if len(body) > THREAD_BYTES:
+            await asyncio.to_thread(target.verifier.verify, request.headers, body, keys, now)
+        else:
+            target.verifier.verify(request.headers, body, keys, now)
+        content.check_readable(body, kind, charset)
+        key = content.idempotency_key(request.headers, target.idempotency_header)
+        self._admission.admit(target)
+        # Shielded: a request that is cancelled (a middleware's doing, a stop) leaves its batch whole.
+        accepted = await asyncio.shield(
+            self._commits.submit(
+                Acceptance(
+                    organization_id=target.organization_id,
+                    environment=target.environment,
+                    flow=target.flow,
+                    version=target.version,
+                    source="webhook",
+                    body=body,
+                    content_type=request.headers[b"content-type"].decode("latin-1")[:255],
+                    headers=content.kept_headers(request.headers),
+                    endpoint=target.slug,
+                    idempotency_key=key,
+                    trigger=target.trigger_id,
+                )
+            )
+        )
+        url = self._status_url + accepted.message_id
+        answer = orjson.dumps({"id": accepted.message_id, "status_url": url, "duplicate": accepted.duplicate})
+        return [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+            (b"location", url.encode()),
+        ], answer
+
+    def _place(self, scope: Scope) -> str | None:
+        """`organization/environment/slug` of the address; None for an old address that belongs to nobody."""
+        path: str = scope["path"]
+        # A mount extends root_path by its own prefix and keeps the server's in app_root_path.
+        path = path.removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
+        if path.startswith(PREFIX):
+            return path[len(PREFIX) :]
+        if path.startswith(LEGACY_PREFIX) and self._settings.legacy_organization:
+            slug = path[len(LEGACY_PREFIX) :]
+            return f"{self._settings.legacy_organization}/{self._settings.legacy_environment}/{slug}"
+        return None
+
+    def _find(self, place: str, request: _Request) -> Target:
+        target = self._directory.find(place)
+        request.target = target
+        if target is not None and target.active:
+            return target
+        if not self._directory.current:
+            raise Unavailable("the endpoints are not known while the database does not answer")
+        if target is None:
+            parts = place.split("/")
+            if len(parts) == 3 and (owner := self._directory.organization_id(parts[0])):
+                request.stranger = (owner, parts[1])
+            raise NotFound("no endpoint has this address")
+        raise Gone("the endpoint is disabled")
+
+    async def _read(self, request: _Request, target: Target) -> bytes:
+        """The whole body; its limit holds for what is declared, and for what comes."""
+        limit = min(target.max_body_bytes or self._settings.max_message_bytes, self._settings.max_message_bytes)
+        declared = request.headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > limit:
+            raise PayloadTooLarge(f"the body has {int(declared)} bytes, {limit} are allowed", allowed=limit)
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._settings.intake_body_timeout_s):
+                while request.more_body:
+                    chunk = await request.read()
+                    self._buffered_bytes += len(chunk)
+                    request.buffered += len(chunk)
+                    chunks.append(chunk)
+                    if request.buffered > limit:
+                        raise PayloadTooLarge(f"the body has more than the {limit} bytes allowed", allowed=limit)
+                    if self._buffered_bytes > self._settings.intake_max_buffer_bytes:
+                        raise Unavailable("too many bytes of bodies are held")
+        except TimeoutError:
+            raise RequestTimeout(
+                f"the body did not arrive within {self._settings.intake_body_timeout_s:g} s",
+                allowed=self._settings.intake_body_timeout_s,
+            ) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _refuse(self, request: _Request, error: Exception, send: Send) -> None:
+        problem = problems.of(error)
+        if not isinstance(error, BridgeError):
+            log.error("intake: %s", problem.instance, exc_info=error)
+            error = BridgeError("")
+        elif problem.status >= 500 and time.monotonic() - self._warned_at > WARN_INTERVAL_S:
+            self._warned_at = time.monotonic()
+            log.warning("intake: %s: %s", problem.instance, error.detail)
+        if request.target is not None:
+            self._refusals.note(
+                request.target.organization_id, request.target.environment, request.target.slug, error
+            )
+        elif request.stranger is not None:
+            self._refusals.note(request.stranger[0], request.stranger[1], ANY_ENDPOINT, error)
+        answer = problem.body()
+        headers = [
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-length", str(len(answer)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+        ]
+        unread = request.more_body and not request.awaits_continue and not isinstance(error, RequestTimeout)
+        if request.more_body and request.scope.get("http_version", "1.1").startswith("1"):
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        if unread:
+            await send({"type": "http.response.body", "body": answer, "more_body": True})
+            await request.discard()
+            answer = b""
+        await send({"type": "http.response.body", "body": answer})
+
+
+class _Request:
+    """One request while it is being judged."""
+
+    __slots__ = ("_receive", "buffered", "headers", "more_body", "scope", "stranger", "target")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.headers: Headers = _headers(scope["headers"])
+        self.target: Target | None = None
+        self.stranger: Any = None
+        self.buffered = 0
+        self.more_body = True
+
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the sender holds its body back until it is asked for it (nothing of it was read)."""
+        return not self.buffered and self.headers.get(b"expect", b"").lower() == b"100-continue"
+
+    async def read(self) -> bytes:
+        """The next piece of the body; raises `_SenderGone`."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self.more_body = False
+            raise _SenderGone
+        self.more_body = event.get("more_body", False)
+        chunk: bytes = event.get("body", b"")
+        return chunk
+
+    async def discard(self) -> None:
+        """Read what is left of the body for a while, keeping nothing."""
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while self.more_body and left > 0:
+                    left -= len(await self.read())
+        except (TimeoutError, _SenderGone):
+            self.more_body = False
+
+
+def _headers(pairs: Any) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        headers[name] = value if name not in headers else headers[name] + b", " + value
+    return headers

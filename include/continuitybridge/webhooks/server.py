@@ -1,0 +1,124 @@
+"""Intake alone: a server for `IntakeApp`, so that it scales apart from the api-server and is spared its
+middlewares. `/bridge/health/live` answers here too."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.webhooks.intake import IntakeApp, Receive, Scope, Send
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Largest request line and headers; more ends the connection with 431."""
+KEEP_ALIVE_S = 15
+LIVE_PATH = "/bridge/health/live"
+_PR_SET_PDEATHSIG = 1
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with bounds on a request's head: `intake_body_timeout_s` from the connection's or the
+    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timeout_s = get_settings().intake_body_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._end(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._end, b"408 Request Timeout")
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _end(self, status: bytes) -> None:
+        self._head_arrived()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+
+class Alone:
+    """`IntakeApp` with a liveness address beside it."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._intake = IntakeApp(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == LIVE_PATH and scope["method"] in ("GET", "HEAD"):
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"15")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
+            return
+        await self._intake(scope, receive, send)
+
+
+def create() -> Alone:
+    """The application of one worker process."""
+    if multiprocessing.parent_process() is not None:
+        # A supervisor that is killed must not leave workers behind that hold its port.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return Alone()
+
+
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are answered first. Raises `OSError` for a busy port."""
+    settings = get_settings()
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        pass  # A busy port is found here, with its cause, before any worker starts.
+    uvicorn.run(
+        "continuitybridge.webhooks.server:create",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        backlog=4096,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.intake_drain_s)),
+    )
