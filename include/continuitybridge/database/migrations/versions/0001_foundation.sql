@@ -453,7 +453,8 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE POLICY relay ON bridge.%I TO bridge_relay USING (true) WITH CHECK (true)', relation);
     END LOOP;
     FOREACH relation IN ARRAY ARRAY[
-        'organizations', 'environments', 'flow_versions', 'deployments', 'endpoints', 'endpoint_secrets']
+        'organizations', 'environments', 'flow_versions', 'deployments', 'deployment_history', 'endpoints',
+        'endpoint_secrets']
     LOOP
         EXECUTE pg_catalog.format('CREATE POLICY relay ON bridge.%I FOR SELECT TO bridge_relay USING (true)', relation);
     END LOOP;
@@ -500,7 +501,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON bridge.batches, bridge.messages, bridge.
     bridge.idempotency_keys, bridge.refusals TO bridge_relay;
 GRANT SELECT, INSERT ON bridge.settled_messages TO bridge_relay;
 GRANT SELECT ON bridge.organizations, bridge.environments, bridge.flow_versions, bridge.deployments,
-    bridge.endpoints, bridge.endpoint_secrets TO bridge_relay;
+    bridge.deployment_history, bridge.endpoints, bridge.endpoint_secrets TO bridge_relay;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON bridge.organizations, bridge.environments, bridge.memberships,
     bridge.data_keys TO bridge_platform;
