@@ -64,11 +64,21 @@ class Failure:
     facts: dict[str, Any] = field(default_factory=dict)
     body: Body = None
     traceback: str | None = None
+    message: Message | None = None
+    """The message as the node got it, for trying again from there; None when that is not known."""
 
     @classmethod
     def of(cls, message: Message, node_id: str, node_type: str, error: BridgeError) -> Failure:
         return cls(
-            message.id, node_id, node_type, error.code, error.detail, error.verdict, error.facts, message.body
+            message.id,
+            node_id,
+            node_type,
+            error.code,
+            error.detail,
+            error.verdict,
+            error.facts,
+            message.body,
+            message=message,
         )
 
 

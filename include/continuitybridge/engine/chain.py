@@ -1,0 +1,674 @@
+"""A compiled chain: the built nodes of a plan (or of one of its stages) and the walk of one message over them.
+
+Guarantees of a walk, whichever way it is driven (`runner.run`, `runner.run_inline`):
+
+- One message never touches another: whatever a node raises ends as a `Failure` of that message, or goes along
+  the node's error route.
+- Ids are deterministic. A message that stays one message keeps its id; where it becomes several (a node emits
+  several, a port leads to several nodes) they are `<parent>.<n>`, counted from 1 in the order of emission and,
+  within one emission, of the port's targets. Walking again gives the same ids.
+- Siblings share nothing that can be changed: headers, vars and JSON bodies are copied where paths part.
+- An error route is taken at most once per handler on one path, so that a failing handler cannot loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import marshal
+import traceback
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from time import monotonic_ns
+from typing import Any, NamedTuple
+
+from continuitybridge.engine.limits import (
+    Limits,
+    nests_deeper,
+    too_deep,
+    too_many,
+    too_much_memory,
+)
+from continuitybridge.engine.message import Body, Emit, Failure, Message
+from continuitybridge.errors import BridgeError, ConfigurationError, DeliveryFailed, NodeCrashed, NodeError
+from continuitybridge.flows.plan import Plan, PlanNode
+from continuitybridge.nodes import registry
+from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services
+
+MAX_DETAIL_CHARACTERS = 4_000
+
+Event = tuple[int, int, int, int, int]
+"""One visit of a node: its index in the plan, received, emitted, failed, microseconds."""
+
+Poison = Mapping[tuple[str, str], BridgeError]
+"""(message id, node id) → what a former try met there; the node is not asked again."""
+
+SLOT_MESSAGE, SLOT_NODE, SLOT_SINCE, SLOT_CHILD = range(4)
+
+
+_NOT_THE_NODES = (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+
+
+class Progress:
+    """Where the walk stands, for the watchdog. Four unsigned words: which message (its sequence number plus
+    one, 0: none), which node, since when (monotonic ns), length of the child's id that `child` holds."""
+
+    __slots__ = ("_child", "slots")
+
+    def __init__(self, slots: Any = None, child: memoryview | None = None) -> None:
+        self.slots: Any = [0, 0, 0, 0] if slots is None else slots
+        self._child = child
+
+    def enter(self, sequence: int) -> None:
+        self.slots[SLOT_CHILD] = 0
+        self.slots[SLOT_SINCE] = monotonic_ns()
+        self.slots[SLOT_MESSAGE] = sequence + 1
+
+    def leave(self) -> None:
+        self.slots[SLOT_MESSAGE] = 0
+
+    def child(self, message_id: str) -> None:
+        if self._child is not None:
+            text = message_id.encode(errors="replace")[: len(self._child)]
+            self._child[: len(text)] = text
+            self.slots[SLOT_CHILD] = len(text)
+
+
+class Route(NamedTuple):
+    """Where a port leads: a step of this chain, or a node of another stage, or (both None) out of the plan."""
+
+    step: Step | None
+    node_id: str
+    stage: str | None
+
+
+LEAVES = Route(None, "", None)
+
+
+class Step:
+    """One built node and where its ports lead."""
+
+    __slots__ = (
+        "context",
+        "follow",
+        "id",
+        "index",
+        "is_async",
+        "node",
+        "on_error",
+        "parses",
+        "process",
+        "routes",
+        "timeout_s",
+        "type",
+    )
+
+    def __init__(self, index: int, planned: PlanNode, node: AnyNode, emulate: bool) -> None:
+        self.index = index
+        self.id = planned.id
+        self.type = planned.type
+        self.node = node
+        self.parses = node.category == "parse"
+        self.process: Callable[[Message, RunContext], Any] = node.process
+        self.is_async = False
+        self.timeout_s = 0.0
+        if isinstance(node, AsyncNode):
+            if emulate and node.emulated:
+                self.process = node.emulate
+            else:
+                self.is_async = True
+                self.timeout_s = node.timeout_s()
+        self.routes: dict[str, tuple[Route, ...]] = {}
+        self.follow: Step | None = None
+        """The one step that port `out` leads to, when it leads to just one of this chain."""
+        self.on_error: Route | None = None
+        self.context: RunContext
+
+
+_Item = tuple[Step, Message, frozenset[str]]
+"""A message before a step, and the error handlers already taken on its path."""
+
+
+class Chain:
+    """The nodes of `plan` (of one `stage`, or all), built. Raises `ConfigurationError` naming the node that
+    cannot be built."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        stage: str | None = None,
+        emulate: bool = False,
+        limits: Limits | None = None,
+        before_build: Callable[[int], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.stage = stage
+        self.emulate = emulate
+        self.limits = limits or Limits()
+        known = {s.id for s in plan.stages}
+        if stage is not None and stage not in known:
+            raise ConfigurationError(
+                f"the plan has no stage {stage!r}; it has {', '.join(sorted(known))}", stage=stage
+            )
+        self.steps: dict[str, Step] = {}
+        for index, planned in enumerate(plan.nodes.values()):
+            if stage is None or planned.stage == stage:
+                if before_build is not None:
+                    before_build(index)
+                self.steps[planned.id] = Step(index, planned, self._build(planned), emulate)
+        for step in self.steps.values():
+            self._connect(step, plan.nodes[step.id])
+        self.is_async = any(step.is_async for step in self.steps.values())
+
+    def _build(self, planned: PlanNode) -> AnyNode:
+        context = BuildContext(
+            flow=self.plan.flow,
+            node_id=planned.id,
+            files=self.plan.files,
+            routes=frozenset(planned.next),
+        )
+        return registry.build(planned.type, planned.config, context)
+
+    def _connect(self, step: Step, planned: PlanNode) -> None:
+        for port, targets in planned.next.items():
+            step.routes[port] = tuple(self._route(target) for target in targets) or (LEAVES,)
+        if not step.routes:
+            step.routes["out"] = (LEAVES,)
+        out = step.routes.get("out", ())
+        if len(out) == 1:
+            step.follow = out[0].step
+        if planned.on_error is not None:
+            step.on_error = self._route(planned.on_error)
+
+    def _route(self, target: str) -> Route:
+        step = self.steps.get(target)
+        if step is not None:
+            return Route(step, target, None)
+        planned = self.plan.nodes.get(target)
+        if planned is None:
+            raise ConfigurationError(f"the plan leads to {target!r}, which is not one of its nodes")
+        return Route(None, target, planned.stage)
+
+    def begin(
+        self,
+        services: Services,
+        *,
+        now: float,
+        organization: str = "",
+        environment: str = "",
+    ) -> None:
+        """Set what the nodes see of the run that begins. `now` in seconds since the epoch."""
+        for step in self.steps.values():
+            step.context = RunContext(
+                node_id=step.id,
+                services=services,
+                emulate=self.emulate,
+                now=now,
+                max_emitted=self.limits.max_emitted_messages,
+                flow=self.plan.flow,
+                organization=organization,
+                environment=environment,
+            )
+
+    def entries(self, message: Message, entry: str | None) -> tuple[Step, ...]:
+        """The steps at which `message` begins: `entry`; else the trigger that `vars["trigger"]` names, or the
+        plan's first; in a stage that does not hold the trigger, what of the stage the trigger leads to, or the
+        stage's first node. Raises `ConfigurationError` for a node that is not of this chain."""
+        if entry is not None:
+            return (self._entry(entry, "the entry"),)
+        trigger = message.vars.get("trigger")
+        if trigger is None and self.plan.triggers:
+            trigger = self.plan.triggers[0]
+        if trigger is None:
+            return (next(iter(self.steps.values())),)
+        if trigger not in self.plan.nodes:
+            raise ConfigurationError(
+                f"the plan has no trigger {trigger!r}; it has {', '.join(self.plan.triggers)}", trigger=trigger
+            )
+        if self.stage is None or trigger in self.steps:
+            return (self._entry(trigger, "the trigger"),)
+        targets = [t for ids in self.plan.nodes[trigger].next.values() for t in ids if t in self.steps]
+        return tuple(self.steps[t] for t in targets) or (self._entry(self.stage, "the stage"),)
+
+    def _entry(self, node_id: Any, what: str) -> Step:
+        step = self.steps.get(node_id) if isinstance(node_id, str) else None
+        if step is None:
+            of = f"stage {self.stage!r}" if self.stage is not None else "the plan"
+            raise ConfigurationError(f"{what} {node_id!r} is not a node of {of}", entry=node_id)
+        return step
+
+    async def aclose(self) -> None:
+        """Release what the nodes hold of the outside world."""
+        for step in self.steps.values():
+            if isinstance(step.node, AsyncNode):
+                await step.node.aclose()
+
+
+class Walk:
+    """One input message on its way through a chain. After the walk, `outputs` holds (message, the step that gave
+    it, node id, stage) as `message.Output` means the last two, `failures` the failures, and `trace()` the counts
+    per node."""
+
+    __slots__ = (
+        "_beyond",
+        "_branched",
+        "_chain",
+        "_events",
+        "_poison",
+        "_progress",
+        "_root",
+        "_sequence",
+        "_waiting",
+        "failures",
+        "out_of_memory",
+        "outputs",
+    )
+
+    def __init__(
+        self, chain: Chain, sequence: int, message: Message, progress: Progress, poison: Poison | None = None
+    ) -> None:
+        self._chain = chain
+        self._sequence = sequence
+        self._root = message
+        self._progress = progress
+        self._poison = poison
+        self._events: list[Event] = []
+        self._branched = False
+        self._beyond: dict[int, int] | None = None
+        self._waiting: list[_Item] = []
+        self.outputs: list[tuple[Message, Step, str, str | None]] = []
+        self.failures: list[Failure] = []
+        self.out_of_memory = False
+
+    # -- driving ------------------------------------------------------------------------------------------
+
+    def run(self, entry: str | None) -> None:
+        """Walk a chain without outside calls to its end."""
+        self._progress.enter(self._sequence)
+        stack = self._start(entry)
+        if stack:
+            self._advance(stack)
+        self._progress.leave()
+
+    async def run_async(self, entry: str | None, calls: asyncio.Semaphore) -> None:
+        """Walk to the end; `calls` bounds the outside calls under way at once."""
+        progress = self._progress
+        progress.enter(self._sequence)
+        stack = self._start(entry)
+        while stack:
+            self._advance(stack)
+            progress.leave()
+            waiting, self._waiting = self._waiting, []
+            if not waiting:
+                return
+            answers = (
+                [await self._call(waiting[0], calls)]
+                if len(waiting) == 1
+                else await asyncio.gather(*(self._call(item, calls) for item in waiting))
+            )
+            progress.enter(self._sequence)
+            # In the order of the messages, not of the answers: outputs and ids stay deterministic.
+            for (step, message, taken), (result, error, micros) in reversed(
+                list(zip(waiting, answers, strict=True))
+            ):
+                if error is None:
+                    try:
+                        stack += reversed(self._route(step, message, taken, result, micros))
+                        continue
+                    except Exception as routing_error:
+                        error = routing_error
+                following = self._fail(step, message, taken, error, micros)
+                if following is not None:
+                    stack.append(following)
+        progress.leave()
+
+    def mark(self, step: Step, message: Message) -> None:
+        """Mark `step` as busy with `message`, outside of its `process`."""
+        progress = self._progress
+        progress.slots[SLOT_NODE] = step.index
+        progress.enter(self._sequence)
+        if message.id != self._root.id:
+            progress.child(message.id)
+
+    def refuse(self, step: Step, message: Message, error: BridgeError) -> None:
+        """Fail an output that must not leave; its body is not kept, it is what was too much."""
+        self.failures.append(
+            Failure(message.id, step.id, step.type, error.code, error.detail, error.verdict, error.facts, None)
+        )
+
+    def give_up(self) -> None:
+        """Memory did not even suffice to hand over what the walk gave: keep the reason only."""
+        self.out_of_memory = True
+        message, step = (
+            self.outputs[-1][:2] if self.outputs else (self._root, next(iter(self._chain.steps.values())))
+        )
+        self.outputs.clear()
+        self.failures.clear()
+        self.refuse(step, message, too_much_memory(self._chain.limits.node_memory_limit_bytes))
+
+    def trace(self) -> list[Event]:
+        """One event per visited node, in the order of the first visit."""
+        if not self._branched:
+            return self._events
+        merged: dict[int, list[int]] = {}
+        for index, received, emitted, failed, micros in self._events:
+            row = merged.get(index)
+            if row is None:
+                merged[index] = [received, emitted, failed, micros]
+            else:
+                row[0] += received
+                row[1] += emitted
+                row[2] += failed
+                row[3] += micros
+        return [(index, row[0], row[1], row[2], row[3]) for index, row in merged.items()]
+
+    # -- one step -----------------------------------------------------------------------------------------
+
+    def _start(self, entry: str | None) -> list[_Item]:
+        message = self._root
+        try:
+            steps = self._chain.entries(message, entry)
+        except ConfigurationError as error:
+            where = entry or str(message.vars.get("trigger") or "")
+            self.failures.append(_failure(message, where, "", error))
+            return []
+        none: frozenset[str] = frozenset()
+        if len(steps) == 1:
+            return [(steps[0], message, none)]
+        self._branched = True
+        return [
+            (step, _child(message, n, message.body, copy_body=n < len(steps)), none)
+            for n, step in enumerate(steps, 1)
+        ][::-1]
+
+    def _advance(self, stack: list[_Item]) -> None:
+        """Process until nothing is left but messages that wait for an outside call."""
+        chain = self._chain
+        depth_limit = chain.limits.max_nesting_depth
+        root_id = self._root.id
+        poison = self._poison
+        events = self._events
+        slots = self._progress.slots
+        started = monotonic_ns()
+        while stack:
+            step, message, taken = stack.pop()
+            if message.id != root_id:
+                self._progress.child(message.id)
+            else:
+                slots[SLOT_CHILD] = 0
+            while True:
+                slots[SLOT_NODE] = step.index
+                slots[SLOT_SINCE] = started
+                try:
+                    if poison is not None and (message.id, step.id) in poison:
+                        raise poison[message.id, step.id]
+                    if step.is_async:
+                        self._waiting.append((step, message, taken))
+                        break
+                    before = message.body
+                    result = step.process(message, step.context)
+                    kind = type(result)
+                    if step.parses:
+                        _check_parsed(before, result, depth_limit)
+                    if kind is Message or (kind is Emit and result.port == "out"):
+                        if kind is Emit:
+                            message.body = result.body
+                        else:
+                            message = result
+                        following = step.follow
+                        if following is not None:
+                            ended = monotonic_ns()
+                            events.append((step.index, 1, 1, 0, (ended - started) // 1000))
+                            started = ended
+                            step = following
+                            continue
+                        result = message
+                    ended = monotonic_ns()
+                    onward = self._route(step, message, taken, result, (ended - started) // 1000)
+                except BaseException as error:
+                    if isinstance(error, _NOT_THE_NODES):
+                        raise
+                    ended = monotonic_ns()
+                    handler = self._fail(step, message, taken, error, (ended - started) // 1000)
+                    onward = [] if handler is None else [handler]
+                started = ended
+                if len(onward) == 1:
+                    step, message, taken = onward[0]
+                    continue
+                stack += reversed(onward)
+                break
+
+    def _route(self, step: Step, message: Message, taken: frozenset[str], result: Any, micros: int) -> list[_Item]:
+        """Where what a node gave back goes on; what leaves the chain is put into `outputs`. Raises `NodeError`
+        for a result that is none, or too many."""
+        if isinstance(result, Message):
+            parts: list[tuple[Message, Body, str]] = [(result, result.body, "out")]
+        elif isinstance(result, Emit):
+            parts = [(message, result.body, result.port)]
+        elif result is None:
+            parts = []
+        else:
+            parts = [(message, emit.body, emit.port) for emit in self._collect(step, result)]
+        ways = [(part, body, route) for part, body, port in parts for route in self._routes(step, port)]
+        self._count(step, len(ways) - 1)
+        self._events.append((step.index, 1, len(parts), 0, micros))
+        onward: list[_Item] = []
+        if len(ways) == 1:
+            part, body, route = ways[0]
+            part.body = body
+            self._send(part, step, route, taken, onward)
+        elif ways:
+            self._branched = True
+            seen: set[int] = set()
+            for n, (part, body, route) in enumerate(ways, 1):
+                child = _child(part, n, body, copy_body=id(body) in seen)
+                seen.add(id(body))
+                self._send(child, step, route, taken, onward)
+        return onward
+
+    def _send(
+        self, message: Message, step: Step, route: Route, taken: frozenset[str], onward: list[_Item]
+    ) -> None:
+        if route.step is not None:
+            onward.append((route.step, message, taken))
+        elif route.stage is not None:
+            self.outputs.append((message, step, route.node_id, route.stage))
+        else:
+            self.outputs.append((message, step, step.id, None))
+
+    def _routes(self, step: Step, port: str) -> tuple[Route, ...]:
+        routes = step.routes.get(port)
+        if routes is None:
+            raise NodeError(
+                f"the node emitted on port {port!r}, which leads nowhere; it has "
+                f"{', '.join(repr(name) for name in step.routes)}",
+                port=port,
+            )
+        return routes
+
+    def _collect(self, step: Step, result: Any) -> list[Emit]:
+        if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
+            raise NodeError(f"the node gave back a {type(result).__name__}, not a message or emits")
+        limit = self._chain.limits.max_emitted_messages
+        emits: list[Emit] = []
+        for emit in result:
+            if not isinstance(emit, Emit):
+                raise NodeError(f"the node emitted a {type(emit).__name__}, not an Emit")
+            if len(emits) == limit:
+                raise too_many(limit)
+            emits.append(emit)
+        return emits
+
+    def _count(self, step: Step, beyond: int) -> None:
+        """Count what a node made of one message beyond the one; splits in a row cannot multiply past the limit."""
+        if beyond <= 0:
+            return
+        if self._beyond is None:
+            self._beyond = {}
+        total = self._beyond.get(step.index, 0) + beyond
+        limit = self._chain.limits.max_emitted_messages
+        if total > limit:
+            raise too_many(limit)
+        self._beyond[step.index] = total
+
+    def _fail(
+        self, step: Step, message: Message, taken: frozenset[str], error: BaseException, micros: int
+    ) -> _Item | None:
+        """Send a failed message along its error route, or record the failure."""
+        self._events.append((step.index, 1, 0, 1, micros))
+        known, stack = self._known(error)
+        route = step.on_error
+        if route is None or route.node_id in taken or route.step is step:
+            failure = _failure(message, step.id, step.type, known)
+            failure.traceback = stack
+            self.failures.append(failure)
+            return None
+        message.vars = {
+            **message.vars,
+            "error": {
+                "code": known.code,
+                "title": known.title,
+                "detail": known.detail[:MAX_DETAIL_CHARACTERS],
+                "verdict": str(known.verdict),
+                "node_id": step.id,
+                "node_type": step.type,
+                "facts": plain(known.facts),
+            },
+        }
+        self._branched = True
+        onward: list[_Item] = []
+        self._send(message, step, route, taken | {route.node_id}, onward)
+        return onward[0] if onward else None
+
+    def _known(self, error: BaseException) -> tuple[BridgeError, str | None]:
+        if isinstance(error, BridgeError):
+            return error, None
+        limits = self._chain.limits
+        if isinstance(error, RecursionError):
+            return too_deep(limits.max_nesting_depth), None
+        if isinstance(error, MemoryError):
+            self.out_of_memory = True
+            return too_much_memory(limits.node_memory_limit_bytes), None
+        stack = "".join(traceback.format_exception(error, limit=-12))[-8 * MAX_DETAIL_CHARACTERS :]
+        detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL_CHARACTERS]
+        # What is no Exception comes from a library in another language that lost its footing (a Rust panic).
+        return (NodeError(detail) if isinstance(error, Exception) else NodeCrashed(detail)), stack
+
+    # -- outside calls ------------------------------------------------------------------------------------
+
+    async def _call(self, item: _Item, calls: asyncio.Semaphore) -> tuple[Any, BaseException | None, int]:
+        step, message, _ = item
+        async with calls:
+            started = monotonic_ns()
+            task = asyncio.ensure_future(self._outside(step, message))
+            done, _ = await asyncio.wait((task,), timeout=step.timeout_s)
+            micros = (monotonic_ns() - started) // 1000
+            if not done:
+                # Not awaited any longer: a call that ignores its cancellation must not hold the message.
+                task.cancel()
+                return None, _timed_out(step), micros
+            if task.cancelled():
+                return None, NodeError("the node's call was cancelled"), micros
+            error = task.exception()
+            return (None, error, micros) if error is not None else (task.result(), None, micros)
+
+    async def _outside(self, step: Step, message: Message) -> Any:
+        return await _marked(self._awaited(step, message), self, step, message)
+
+    async def _awaited(self, step: Step, message: Message) -> Any:
+        try:
+            result = await step.process(message, step.context)
+        except SystemExit as error:  # asyncio would end the loop for it
+            raise NodeError("the node asked the process to end") from error
+        if result is None or isinstance(result, (Message, Emit)):
+            return result
+        return self._collect(step, result)
+
+
+@types.coroutine
+def _marked(awaitable: Awaitable[Any], walk: Walk, step: Step, message: Message) -> Generator[Any, Any, Any]:
+    """Await, with the node marked as busy while its own code runs and as idle while it waits: a program that
+    blocks the loop is found by the watchdog, a slow destination is not."""
+    progress = walk._progress
+    steps = awaitable.__await__()
+    send: Callable[[Any], Any] = steps.send
+    argument: Any = None
+    while True:
+        walk.mark(step, message)
+        try:
+            waits_for = send(argument)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            progress.leave()
+        send, argument = steps.send, None
+        try:
+            argument = yield waits_for
+        except BaseException as error:
+            send, argument = steps.throw, error
+
+
+def _timed_out(step: Step) -> DeliveryFailed:
+    return DeliveryFailed(f"the node did not end within its {step.timeout_s:g} s", timeout_s=step.timeout_s)
+
+
+def _failure(message: Message, node_id: str, node_type: str, error: BridgeError) -> Failure:
+    failure = Failure.of(message, node_id, node_type, error)
+    failure.detail = failure.detail[:MAX_DETAIL_CHARACTERS]
+    return failure
+
+
+def _child(parent: Message, n: int, body: Body, *, copy_body: bool) -> Message:
+    return Message(
+        f"{parent.id}.{n}",
+        _copied(body) if copy_body else body,
+        dict(parent.headers),
+        _copied(parent.vars) if parent.vars else {},
+        parent.generation,
+    )
+
+
+def copy_of(message: Message) -> Message:
+    """The message, sharing nothing that can be changed."""
+    return Message(
+        message.id, _copied(message.body), dict(message.headers), _copied(message.vars), message.generation
+    )
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is not dict and type(value) is not list:
+        return value
+    try:
+        return marshal.loads(marshal.dumps(value))  # noqa: S302  (our own bytes; the fastest deep copy)
+    except ValueError:
+        return copy.deepcopy(value)
+
+
+def _check_parsed(raw: Body, result: Any, limit: int) -> None:
+    """Refuse a parsed payload that is nested too deep. Counting what opens a level gives an upper bound in
+    well under a microsecond; only beyond it the content is walked."""
+    if isinstance(raw, bytes):
+        opening = raw.count(b"{") + raw.count(b"[") + raw.count(b"<")
+    elif isinstance(raw, str):
+        opening = raw.count("{") + raw.count("[") + raw.count("<")
+    else:
+        return
+    if opening > limit and isinstance(result, (Message, Emit)) and nests_deeper(result.body, limit):
+        raise too_deep(limit)
+
+
+def plain(value: Any, depth: int = 8) -> Any:
+    """`value` as JSON data, for error facts: what is not, becomes its (shortened) text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return str(value[:MAX_DETAIL_CHARACTERS])
+    if depth and isinstance(value, Mapping):
+        return {str(key)[:200]: plain(item, depth - 1) for key, item in list(value.items())[:100]}
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item, depth - 1) for item in list(value)[:100]]
+    try:
+        return repr(value)[:200]
+    except Exception:
+        return f"<{type(value).__name__}>"

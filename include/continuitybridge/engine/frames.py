@@ -1,0 +1,340 @@
+"""The wire between a runner and its node process: length-prefixed frames of marshalled plain tuples.
+
+Both ends are the same interpreter on the same machine, forked from one another, so the format needs no version.
+Bodies travel as bytes beside their kind: JSON data as JSON text, so that its size is exact and reading it
+cannot recurse deeply; what JSON text cannot hold (integers beyond 64 bits, lone surrogates) is marshalled, which
+refuses more than 2,000 levels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from continuitybridge.engine.chain import Event, Poison, Walk, plain
+from continuitybridge.engine.limits import Limits, nests_deeper, outgrows, too_deep, too_large, too_much_memory
+from continuitybridge.engine.message import (
+    Body,
+    Failure,
+    Message,
+    NodeTrace,
+    Outcome,
+    OutcomeStatus,
+    Output,
+)
+from continuitybridge.errors import BridgeError, LimitExceeded, NodeError, Verdict
+
+HEADER = struct.Struct("<IB")
+SNAPSHOT_ITEMS = 1_000_000
+"""A failed message's content with more values than these is not kept with the failure."""
+READ_BYTES = 256 * 1024
+
+# Runner to node process.
+PLAN, RUN, WORK, REPLY = range(1, 5)
+# Node process to runner.
+READY, OUTCOME, REFUSED, CALL, LOG = range(5, 10)
+
+_BYTES, _TEXT, _JSON, _MARSHAL = range(4)
+_STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+Work = tuple[int, Message, str | None, Poison | None]
+"""Sequence number, message, entry node, what former tries met."""
+
+
+def frame(kind: int, content: Any) -> bytes:
+    """Raises ValueError for content that is not plain data, or is nested too deep to be marshalled."""
+    data = marshal.dumps(content)
+    return HEADER.pack(len(data), kind) + data
+
+
+class FrameReader:
+    """Cuts received bytes into frames."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        try:
+            while len(buffer) - at >= HEADER.size:
+                length, kind = HEADER.unpack_from(buffer, at)
+                end = at + HEADER.size + length
+                if len(buffer) < end:
+                    break
+                content = marshal.loads(memoryview(buffer)[at + HEADER.size : end])  # noqa: S302  (own bytes)
+                at = end
+                yield kind, content
+        finally:
+            if at:
+                del buffer[:at]
+
+
+def pack_body(body: Body) -> tuple[int, Any]:
+    """Raises ValueError for what is neither bytes, text nor JSON data."""
+    kind = type(body)
+    if kind is bytes:
+        return _BYTES, body
+    if kind is str:
+        return _TEXT, body
+    try:
+        return _JSON, orjson.dumps(body, option=_STRICT)
+    except TypeError:
+        return _MARSHAL, marshal.dumps(body)
+
+
+def unpack_body(packed: tuple[int, Any]) -> Body:
+    kind, data = packed
+    if kind == _JSON:
+        return orjson.loads(data)
+    if kind == _MARSHAL:
+        return marshal.loads(data)  # noqa: S302  (own bytes)
+    return data
+
+
+def pack_message(message: Message) -> tuple[Any, ...]:
+    return (
+        message.id,
+        pack_body(message.body),
+        message.headers,
+        _pack_vars(message.vars),
+        message.generation,
+    )
+
+
+def unpack_message(packed: tuple[Any, ...]) -> Message:
+    identity, body, headers, variables, generation = packed
+    return Message(
+        identity,
+        unpack_body(body),
+        headers,
+        marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
+        generation,
+    )
+
+
+def _pack_vars(variables: dict[str, Any]) -> bytes:
+    if not variables:
+        return b""
+    try:
+        return marshal.dumps(variables)
+    except ValueError:
+        return marshal.dumps(plain(variables))
+
+
+def pack_error(error: BridgeError) -> tuple[Any, ...]:
+    return (error.code, error.detail, str(error.verdict), plain(error.facts))
+
+
+def unpack_error(packed: tuple[Any, ...]) -> BridgeError:
+    code, detail, verdict, facts = packed
+    error = _class_of(code).__new__(_class_of(code))
+    BridgeError.__init__(error, detail, verdict=Verdict(verdict), **facts)
+    return error
+
+
+def _class_of(code: str) -> type[BridgeError]:
+    found: list[type[BridgeError]] = [BridgeError]
+    for cls in found:
+        if cls.code == code and cls is not BridgeError:
+            return cls
+        found += cls.__subclasses__()
+    return NodeError
+
+
+def pack_work(sequence: int, message: Message, entry: str | None, poison: Poison | None) -> tuple[Any, ...]:
+    return (
+        sequence,
+        pack_message(message),
+        entry,
+        [(key, pack_error(error)) for key, error in poison.items()] if poison else None,
+    )
+
+
+def unpack_work(packed: tuple[Any, ...]) -> Work:
+    sequence, message, entry, poison = packed
+    return (
+        sequence,
+        unpack_message(message),
+        entry,
+        {tuple(key): unpack_error(error) for key, error in poison} if poison else None,
+    )
+
+
+# -- outcomes ---------------------------------------------------------------------------------------------
+
+
+def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
+    """The walk's outputs in wire form. An output that exceeds a limit, or is no data, becomes a failure of its
+    message at the node that gave it; the outputs of one input that exceed a limit together become one."""
+    sealed: list[tuple[Any, ...]] = []
+    total = 0
+    for message, step, node_id, stage in walk.outputs:
+        walk.mark(step, message)
+        try:
+            body, size = _sealed_body(message.body, limits)
+        except BridgeError as error:
+            walk.refuse(step, message, error)
+            continue
+        except MemoryError:
+            walk.out_of_memory = True
+            walk.refuse(step, message, too_much_memory(limits.node_memory_limit_bytes))
+            continue
+        total += size
+        if total > limits.max_outcome_bytes:
+            walk.refuse(step, message, _too_much(limits))
+            return []
+        sealed.append(
+            (
+                message.id,
+                body,
+                message.headers,
+                _pack_vars(message.vars),
+                message.generation,
+                node_id,
+                stage,
+            )
+        )
+    return sealed
+
+
+def _too_much(limits: Limits) -> LimitExceeded:
+    return LimitExceeded(
+        f"what one message gave has more than {limits.max_outcome_bytes} bytes altogether "
+        "(eight times BRIDGE_MAX_MESSAGE_BYTES)",
+        limit="max_message_bytes",
+        allowed=limits.max_outcome_bytes,
+        found=f"more than {limits.max_outcome_bytes}",
+    )
+
+
+def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
+    try:
+        packed = pack_body(body)
+    except ValueError:
+        if nests_deeper(body, limits.max_nesting_depth):
+            raise too_deep(limits.max_nesting_depth) from None
+        raise NodeError(
+            "the node gave content that is neither bytes, text nor JSON data", type=type(body).__name__
+        ) from None
+    kind, data = packed
+    size = len(data)
+    if kind == _TEXT:
+        if size * 4 > limits.max_message_bytes:
+            size = len(data.encode(errors="surrogatepass"))
+    elif (
+        # The counts are an upper bound of the depth; the content is walked only beyond it.
+        kind != _BYTES
+        and (kind == _MARSHAL or data.count(b"{") + data.count(b"[") > limits.max_nesting_depth)
+        and nests_deeper(body, limits.max_nesting_depth)
+    ):
+        raise too_deep(limits.max_nesting_depth)
+    if size > limits.max_message_bytes:
+        raise too_large(size, limits.max_message_bytes)
+    return packed, size
+
+
+def pack_outcome(sequence: int, walk: Walk, limits: Limits) -> bytes:
+    """The frame of one finished walk."""
+    sealed = seal(walk, limits)
+    failures = _pack_failures(walk.failures, limits) if walk.failures else ()
+    content = (sequence, walk.out_of_memory, sealed, failures, walk.trace())
+    try:
+        return frame(OUTCOME, content)
+    except ValueError:
+        # Only what a node put into headers can be no data by now.
+        plain_sealed = [(item[0], item[1], _plain_headers(item[2]), *item[3:]) for item in sealed]
+        return frame(OUTCOME, (sequence, walk.out_of_memory, plain_sealed, failures, walk.trace()))
+
+
+def _plain_headers(headers: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in dict(headers).items()}
+
+
+def _pack_failures(failures: Sequence[Failure], limits: Limits) -> list[tuple[Any, ...]]:
+    room = limits.max_outcome_bytes
+    packed: list[tuple[Any, ...]] = []
+    for failure in failures:
+        body, size = pack_body(None), 0
+        with contextlib.suppress(BridgeError, MemoryError):
+            if not outgrows(failure.body, SNAPSHOT_ITEMS):
+                body, size = _sealed_body(failure.body, limits)
+        if size > room:
+            body, size = pack_body(None), 0
+        room -= size
+        packed.append(
+            (
+                failure.message_id,
+                failure.node_id,
+                failure.node_type,
+                failure.code,
+                failure.detail,
+                str(failure.verdict),
+                plain(failure.facts),
+                body,
+                failure.traceback,
+            )
+        )
+    return packed
+
+
+def unpack_outcome(
+    message_id: str,
+    nodes: Sequence[str],
+    sealed: Sequence[tuple[Any, ...]],
+    failures: Sequence[tuple[Any, ...]],
+    events: Sequence[Event],
+) -> Outcome:
+    return outcome_of(
+        message_id,
+        nodes,
+        unpack_outputs(sealed),
+        [
+            Failure(
+                item[0],
+                item[1],
+                item[2],
+                item[3],
+                item[4],
+                Verdict(item[5]),
+                item[6],
+                unpack_body(item[7]),
+                item[8],
+            )
+            for item in failures
+        ],
+        events,
+    )
+
+
+def unpack_outputs(sealed: Sequence[tuple[Any, ...]]) -> list[Output]:
+    return [Output(unpack_message(item[:5]), item[5], item[6]) for item in sealed]
+
+
+def outcome_of(
+    message_id: str,
+    nodes: Sequence[str],
+    outputs: list[Output],
+    failures: list[Failure],
+    events: Sequence[Event],
+) -> Outcome:
+    status: OutcomeStatus = "done"
+    if failures:
+        status = "failed"
+    elif any(output.stage is not None for output in outputs):
+        status = "handed_over"
+    return Outcome(
+        message_id,
+        status,
+        outputs,
+        failures,
+        [NodeTrace(nodes[index], *counts) for index, *counts in events],
+    )
