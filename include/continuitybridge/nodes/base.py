@@ -23,7 +23,13 @@ class NodeConfig(BaseModel):
     """Base of every node's configuration: unknown keys are refused, values are not coerced from the wrong
     type, and every field has a description (the reference page prints it)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        arbitrary_types_allowed=False,
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+    )
 
 
 Language = Literal["jq", "json", "xml", "xslt", "jinja", "cron"]
@@ -124,6 +130,8 @@ class RunContext:
     now: float = 0.0
     """Seconds since the epoch when the run began."""
     max_emitted: int = 10_000
+    max_nesting_depth: int = 200
+    """Deepest nesting a node may build from a payload."""
     flow: str = ""
     organization: str = ""
     environment: str = ""
@@ -162,6 +170,13 @@ class _Node(ABC, Generic[ConfigT]):
     def ports_of(cls, config: ConfigT) -> tuple[str, ...]:
         """The ports this configuration offers; `error` exists on every node and is not listed."""
         return cls.ports
+
+    @classmethod
+    def files_within(cls, name: str, text: str) -> tuple[str, ...]:
+        """The side files that the side file `name` names in turn (a mapping's or a stylesheet's includes, a
+        schema's references), as names relative to the flow. Loading a flow asks for every side file it has
+        brought along until no new name comes up; a text that cannot be read names none."""
+        return ()
 
     @classmethod
     def from_legacy(cls, config: Mapping[str, Any]) -> dict[str, Any]:
