@@ -83,6 +83,11 @@ class IntakeApp:
         self._refusals: Refusals
         self._commits: GroupCommit
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes messages now, as far as is known."""
+        return self._started and not self._stopping and self._directory.current
+
     async def start(self) -> None:
         """Begin to follow the endpoints and to commit; returns when they are known, or after 5 s without the
         database (requests get 503 until it answers). Harmless when running."""
@@ -116,7 +121,7 @@ class IntakeApp:
                     await self._idle.wait()
             except TimeoutError:
                 log.warning("intake: %d requests were still under way when it stopped", self._under_way)
-        await self._commits.close()
+        await self._commits.stop()
         await self._refusals.stop()
         await self._directory.stop()
 
@@ -197,22 +202,19 @@ class IntakeApp:
         content.check_readable(body, kind, charset)
         key = content.idempotency_key(request.headers, target.idempotency_header)
         self._admission.admit(target)
-        # Shielded: a request that is cancelled (a middleware's doing, a stop) leaves its batch whole.
-        accepted = await asyncio.shield(
-            self._commits.submit(
-                Acceptance(
-                    organization_id=target.organization_id,
-                    environment=target.environment,
-                    flow=target.flow,
-                    version=target.version,
-                    source="webhook",
-                    body=body,
-                    content_type=request.headers[b"content-type"].decode("latin-1")[:255],
-                    headers=content.kept_headers(request.headers),
-                    endpoint=target.slug,
-                    idempotency_key=key,
-                    trigger=target.trigger_id,
-                )
+        accepted = await self._commits.submit(
+            Acceptance(
+                organization_id=target.organization_id,
+                environment=target.environment,
+                flow=target.flow,
+                version=target.version,
+                source="webhook",
+                body=body,
+                content_type=request.headers[b"content-type"].decode("latin-1")[:255],
+                headers=content.kept_headers(request.headers),
+                endpoint=target.slug,
+                idempotency_key=key,
+                trigger=target.trigger_id,
             )
         )
         url = self._status_url + accepted.message_id

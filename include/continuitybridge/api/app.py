@@ -1,0 +1,123 @@
+"""The platform's HTTP API: assembles the capabilities' routes behind the gate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from continuitybridge import problems
+from continuitybridge.api import gate, openapi
+from continuitybridge.api.legacy import LegacyHealth
+from continuitybridge.api.routes import health, me, node_types
+from continuitybridge.deployments.routes import router as flows
+from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
+from continuitybridge.inbox.routes import router as messages
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.webhooks.intake import IntakeApp
+from continuitybridge.webhooks.routes import router as endpoints
+
+PREFIX = "/bridge"
+"""Where the API is mounted."""
+
+
+def create_app(
+    *, authenticate: gate.Authenticate, intake: IntakeApp | None = None, settings: Settings | None = None
+) -> FastAPI:
+    """The API, to be mounted at `/bridge`. Every address but `gate.PUBLIC` answers 401 unless `authenticate`
+    knows the user. Its lifespan starts and stops `intake`, which is mounted beside it (`mounts`)."""
+    settings = settings or get_settings()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if intake is not None:
+            await intake.start()
+        try:
+            yield
+        finally:
+            if intake is not None:
+                await intake.stop()
+
+    app = FastAPI(
+        title="ContinuityBridge",
+        version="1",
+        description=openapi.DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}".replace(" ", "_"),
+        # A 307 would answer for addresses that do not exist.
+        redirect_slashes=False,
+    )
+    app.state.intake = intake
+    for router in (me.router, flows, messages, endpoints, node_types.router, health.router):
+        app.include_router(router)
+
+    @app.get("/openapi.json", summary="This document", tags=["about"])
+    def document() -> dict[str, Any]:
+        return openapi.document(app, settings, PREFIX)
+
+    app.add_exception_handler(BridgeError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_middleware(gate.Gate, authenticate=authenticate)
+    return app
+
+
+def mounts(
+    authenticate: gate.Authenticate, settings: Settings | None = None
+) -> Sequence[tuple[str, str, ASGIApp]]:
+    """(name, prefix, application) of everything to mount in an api-server, in this order: the first prefix that
+    fits a path takes it."""
+    settings = settings or get_settings()
+    intake = IntakeApp(settings)
+    return (
+        ("ContinuityBridge intake", f"{PREFIX}/hooks", intake),
+        ("ContinuityBridge intake, old address", "/api/webhook", intake),
+        ("ContinuityBridge health, old address", "/api/health", LegacyHealth()),
+        ("ContinuityBridge", PREFIX, create_app(authenticate=authenticate, intake=intake, settings=settings)),
+    )
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    return _response(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    details = cast("RequestValidationError", error).errors()
+    # Neither the input nor its context: it may hold a secret.
+    found = [{"field": ".".join(map(str, item["loc"])), "message": item["msg"]} for item in details]
+    text = "; ".join(f"{item['field']}: {item['message']}" for item in found)
+    return _response(ConfigurationError(f"the request is not valid: {text}", problems=found))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    refused = cast("HTTPException", error)
+    if isinstance(error.__cause__, BridgeError):
+        # Raised while the framework read the body.
+        return _response(error.__cause__)
+    if refused.status_code == 405:
+        allow = tuple((refused.headers or {}).get("Allow", "").split(", "))
+        return _response(MethodNotAllowed("the address does not take this method", allow=allow))
+    if refused.status_code == 404:
+        return _response(NotFound("no such address"))
+    return _response(ConfigurationError("the request cannot be read"))
+
+
+def _response(error: Exception) -> Response:
+    problem = problems.of(error)
+    if problem.status >= 500:
+        gate.log.error("%s", problem.instance, exc_info=error)
+    return Response(
+        problem.body(),
+        problem.status,
+        {"cache-control": "no-store", **problem.headers},
+        media_type=problems.MEDIA_TYPE,
+    )

@@ -1,0 +1,142 @@
+"""The gate in front of every route: authenticates, bounds the body, and turns whatever goes wrong into a problem.
+
+It stands outside the framework's routing, so that an address which is forgotten, unknown or wrongly called is
+refused like any other, and nothing of a stranger's body is read. What is public says so by its path in `PUBLIC`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from psycopg import OperationalError
+from starlette.requests import Request
+
+from continuitybridge import problems
+from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
+from continuitybridge.organizations.access import Caller
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PUBLIC = frozenset({"/health/live"})
+"""Paths below the mount that need no user."""
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""Largest body of a request to the API (a flow with its side files)."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who a credential belongs to. `by_cookie`: the browser sent it by itself, so that a request which changes
+    something must come from our own pages."""
+
+    user_name: str
+    superadmin: bool = False
+    by_cookie: bool = False
+
+
+Authenticate = Callable[[Request], Awaitable[SignedIn | None]]
+"""Gives the request's user, or None: no credential, or none that holds."""
+
+
+class Gate:
+    """ASGI middleware around the API."""
+
+    def __init__(self, app: App, authenticate: Authenticate) -> None:
+        self._app = app
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            if _path(scope) not in PUBLIC:
+                await self._admit(scope, receive)
+            await self._app(scope, _bounded(scope, receive), watched)
+        except Exception as error:
+            if started:
+                raise
+            await answer(error, send)
+
+    async def _admit(self, scope: Scope, receive: Receive) -> None:
+        request = Request(scope, receive)
+        user = await self._authenticate(request)
+        if user is None:
+            raise NotAuthenticated("sign in first: a bearer token (POST /auth/token) or the session's cookie")
+        if user.by_cookie and scope["method"] not in _SAFE and not _from_here(request):
+            raise NotAllowed("a request by cookie that changes something must come from the platform's own pages")
+        scope.setdefault("state", {})["caller"] = Caller(user.user_name, superadmin=user.superadmin)
+
+
+async def answer(error: Exception, send: Send) -> None:
+    """Send the problem that an error is; the log gets its id and its cause when the platform is at fault."""
+    if isinstance(error, OperationalError):
+        error = Unavailable(f"the database does not answer: {error}")
+    problem = problems.of(error)
+    if problem.status >= 500:
+        log.error("%s", problem.instance, exc_info=error)
+    body = problem.body()
+    headers = {
+        "content-type": problems.MEDIA_TYPE,
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        **problem.headers,
+    }
+    await send(
+        {
+            "type": "http.response.start",
+            "status": problem.status,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _from_here(request: Request) -> bool:
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"a body has at most {MAX_BODY_BYTES} bytes here", allowed=MAX_BODY_BYTES)
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"a body has at most {MAX_BODY_BYTES} bytes here", allowed=MAX_BODY_BYTES)
+        return message
+
+    return bounded
