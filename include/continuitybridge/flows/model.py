@@ -9,6 +9,10 @@ from typing import Any
 
 END = "end"
 """As a route target: the message leaves the flow here."""
+OUT = "out"
+"""The port of a node that has only one."""
+ERROR = "error"
+"""Never a port: the word for the route of failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ class Step:
 
     `next` maps a port to the ids it leads to, always explicit after loading (linear defaults resolved):
     `{"out": ("map",)}`; `("end",)` ends there. `on_error` is the step that takes what this node fails on.
-    `isolate` makes it a stage of its own. `position` and `extra` are kept for canvas formats, so that
-    converting there and back loses nothing.
+    `isolate` makes it a stage of its own. `extra` is what other formats hold of the node and the flow does not
+    use (its position on the canvas, say), kept so that converting there and back loses nothing.
     """
 
     id: str
@@ -37,12 +41,14 @@ class Step:
     next: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     on_error: str | None = None
     isolate: bool = False
-    canvas: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One flow. `files` are its side files (relative name → text: XSLT, schemas, lookups)."""
+    """One flow. `files` are its side files (relative name → text: XSLT, schemas, lookups). `extra` is what other
+    formats hold and the flow does not use; in it `edges` keeps a canvas's edges as they were drawn and `nodes`
+    the order of its nodes where that is not the flow's."""
 
     name: str
     version: str

@@ -82,8 +82,7 @@ class Plan:
                     for node in data["nodes"]
                 },
                 stages=tuple(
-                    Stage(stage["id"], tuple(stage["nodes"]), tuple(stage["upstream"]))
-                    for stage in data["stages"]
+                    Stage(stage["id"], tuple(stage["nodes"]), tuple(stage["upstream"])) for stage in data["stages"]
                 ),
                 triggers=tuple(data["triggers"]),
                 files=data["files"],
