@@ -6,6 +6,7 @@ the organization's data key, bound to organization, environment, name and revisi
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -23,6 +24,8 @@ from continuitybridge.vault.keyring import Cipher, Keyring
 
 PURPOSE = "connection"
 """What the ciphertext's associated data says it is for."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 class _Model(BaseModel):
@@ -106,6 +109,13 @@ def put(
             ]
             text = "; ".join(f"{item['field']}: {item['message']}" for item in problems)
             raise ConfigurationError(f"connection {name!r} is not valid: {text}", problems=problems) from None
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"name {name!r} is not valid: lower-case letters, digits, _ and -, beginning with a letter, "
+            "at most 64 characters",
+            field="name",
+            value=name,
+        )
     keyring = keyring or Keyring.open()
     auth = {
         key: value.get_secret_value() if isinstance(value, SecretStr) else value

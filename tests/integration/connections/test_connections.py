@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import pytest
+
+from continuitybridge import connections, database
+from continuitybridge.errors import BridgeError, ConfigurationError, NotFound
+from continuitybridge.organizations import Organization
+from continuitybridge.vault.keyring import Keyring
+
+
+def definition(password: str = "") -> dict[str, object]:
+    return {
+        "base_url": "https://wms.example/api/",
+        "auth": {"type": "basic", "username": "bridge", "password": password or secrets.token_urlsafe()},
+    }
+
+
+def test_a_connection_resolves_with_its_credentials_and_lists_without(
+    organization: Organization, keyring: Keyring
+) -> None:
+    password = secrets.token_urlsafe()
+    connections.put(organization.organization_id, "dev", "wms", definition(password), "anna")
+    resolved = connections.resolve(organization.organization_id, "dev", "wms", keyring)
+    assert resolved.base_url == "https://wms.example/api/"
+    assert resolved.auth == {"type": "basic", "username": "bridge", "password": password}
+    listed = connections.list_connections(organization.organization_id)
+    assert [(c.environment, c.name, c.settings["auth"]) for c in listed] == [("dev", "wms", "basic")]
+    assert password not in repr(listed) + repr(resolved)
+
+
+def test_the_credential_is_not_readable_in_the_table(organization: Organization) -> None:
+    password = secrets.token_urlsafe()
+    connections.put(organization.organization_id, "dev", "wms", definition(password), "anna")
+    with database.tenant(organization.organization_id) as connection:
+        row = connection.execute("SELECT c::text FROM bridge.connections c").fetchone()
+    assert row is not None
+    assert password not in row[0]
+    assert password.encode().hex() not in row[0]
+
+
+def test_swapping_two_ciphertexts_opens_neither(organization: Organization, keyring: Keyring) -> None:
+    for name in ("one", "two"):
+        connections.put(organization.organization_id, "dev", name, definition(), "anna")
+    with database.tenant(organization.organization_id) as connection:
+        connection.execute(
+            "UPDATE bridge.connections c SET ciphertext = o.ciphertext FROM bridge.connections o"
+            " WHERE o.organization_id = c.organization_id AND o.name <> c.name"
+        )
+    for name in ("one", "two"):
+        with pytest.raises(BridgeError):
+            connections.resolve(organization.organization_id, "dev", name, keyring)
+
+
+def test_another_organizations_connection_does_not_exist(
+    make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    ours, theirs = make_organization(), make_organization()
+    connections.put(theirs.organization_id, "dev", "wms", definition(), "bert")
+    with pytest.raises(NotFound):
+        connections.resolve(ours.organization_id, "dev", "wms", keyring)
+    with pytest.raises(NotFound):
+        connections.remove(ours.organization_id, "dev", "wms")
+    assert connections.list_connections(ours.organization_id) == []
+
+
+def test_setting_it_anew_replaces_it_with_the_next_revision(organization: Organization, keyring: Keyring) -> None:
+    connections.put(organization.organization_id, "dev", "wms", definition(), "anna")
+    again = connections.put(organization.organization_id, "dev", "wms", {"base_url": "http://127.0.0.1:1"}, "bert")
+    assert (again.revision, again.updated_by) == (2, "bert")
+    assert connections.resolve(organization.organization_id, "dev", "wms", keyring).auth == {"type": "none"}
+
+
+def test_every_problem_of_a_definition_is_named_and_no_value_quoted(organization: Organization) -> None:
+    secret = secrets.token_urlsafe()
+    with pytest.raises(ConfigurationError) as refused:
+        connections.put(
+            organization.organization_id,
+            "dev",
+            "wms",
+            {"base_url": "no url", "auth": {"type": "bearer", "tokn": secret}},
+            "anna",
+        )
+    fields = {problem["field"] for problem in refused.value.facts["problems"]}
+    assert fields == {"base_url", "auth.bearer.token", "auth.bearer.tokn"}
+    assert secret not in str(refused.value) + repr(refused.value.facts)
+
+
+def test_an_unknown_environment_is_refused(organization: Organization) -> None:
+    with pytest.raises(NotFound):
+        connections.put(organization.organization_id, "moon", "wms", definition(), "anna")
+
+
+def test_a_bad_name_is_refused_by_name(organization: Organization) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        connections.put(organization.organization_id, "dev", "Bad Name", definition(), "anna")
+    assert refused.value.facts["field"] == "name"

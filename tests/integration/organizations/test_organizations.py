@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from continuitybridge import organizations
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.organizations import Organization, Role
+
+MakeOrganization = Callable[[], Organization]
+
+
+def test_an_organization_is_found_by_its_slug_with_a_data_key_of_its_own(organization, keyring) -> None:
+    assert organizations.by_slug(organization.slug) == organization
+    sealed = keyring.encrypt(organization.organization_id, "test", "1", b"order")
+    assert keyring.decrypt(organization.organization_id, "test", "1", sealed) == b"order"
+
+
+def test_a_taken_slug_is_refused_and_leaves_nothing_behind(organization: Organization) -> None:
+    before = organizations.list_all()
+    with pytest.raises(Conflict):
+        organizations.create(organization.slug, "Another")
+    assert organizations.list_all() == before
+
+
+@pytest.mark.parametrize("slug", ["", "Acme", "1acme", "a.b", "a_b", "a/b", "é", "a" * 41])
+def test_a_slug_that_could_not_stand_in_a_dag_id_is_refused(slug: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        organizations.create(slug, "Acme")
+    assert refused.value.facts["field"] == "slug"
+
+
+def test_an_unknown_environment_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigurationError, match="dev, test, staging, prod"):
+        organizations.create(f"org-{uuid4().hex[:8]}", "Acme", environments=["production"])
+
+
+def test_a_user_sees_his_own_memberships_only(make_organization: MakeOrganization) -> None:
+    ours, theirs = make_organization(), make_organization()
+    anna, bert = f"anna-{uuid4().hex[:8]}", f"bert-{uuid4().hex[:8]}"
+    organizations.add_member(ours.organization_id, anna, Role.CUSTOMER_ADMIN)
+    organizations.add_member(theirs.organization_id, bert, Role.CUSTOMER_USER)
+    assert [(m.slug, m.role) for m in organizations.memberships(anna)] == [(ours.slug, Role.CUSTOMER_ADMIN)]
+    assert [(m.slug, m.role) for m in organizations.memberships(bert)] == [(theirs.slug, Role.CUSTOMER_USER)]
+
+
+def test_a_changed_role_holds_at_once_and_an_ended_membership_is_gone(organization: Organization) -> None:
+    anna = f"anna-{uuid4().hex[:8]}"
+    organizations.add_member(organization.organization_id, anna, "customer_user")
+    organizations.add_member(organization.organization_id, anna, "customer_admin")
+    assert organizations.memberships(anna)[0].role is Role.CUSTOMER_ADMIN
+    organizations.remove_member(organization.organization_id, anna)
+    assert organizations.memberships(anna) == []
+    with pytest.raises(NotFound):
+        organizations.remove_member(organization.organization_id, anna)
+
+
+def test_an_unknown_role_is_refused_with_the_valid_ones(organization: Organization) -> None:
+    with pytest.raises(ConfigurationError, match="customer_admin"):
+        organizations.add_member(organization.organization_id, "anna", "admin")
