@@ -68,14 +68,11 @@ def check_readable(body: bytes, kind: str, charset: str | None) -> None:
         if not _CHARSETS.fullmatch(name):
             raise LookupError
         body.decode(name)
-    except (LookupError, ValueError) as error:
-        # ValueError: UnicodeDecodeError, and names with a null character.
-        known = isinstance(error, UnicodeDecodeError)
-        raise UnreadableContent(
-            f"byte {error.start} of the body is not {charset}"
-            if known
-            else f"charset {charset[:40]!r} is not known"
-        ) from None
+    except UnicodeDecodeError as error:
+        raise UnreadableContent(f"byte {error.start} of the body is not {charset}") from None
+    except (LookupError, ValueError):
+        # ValueError: a name with a null character.
+        raise UnreadableContent(f"charset {charset[:40]!r} is not known") from None
 
 
 def idempotency_key(headers: Headers, configured: bytes | None) -> str | None:

@@ -195,8 +195,8 @@ def _targets(
     rows: Collection[tuple[Any, ...]], secrets: Collection[tuple[Any, ...]], keyring: Cipher
 ) -> dict[str, Target]:
     kept: dict[tuple[UUID, str, str], list[tuple[UUID, bytes, datetime | None]]] = {}
-    for organization_id, environment, slug, *secret in secrets:
-        kept.setdefault((organization_id, environment, slug), []).append((secret[0], secret[1], secret[2]))
+    for organization_id, environment, slug, *stored in secrets:
+        kept.setdefault((organization_id, environment, slug), []).append((stored[0], stored[1], stored[2]))
     found: dict[str, Target] = {}
     for organization_id, organization, environment, slug, flow, version, trigger, revision, active, *rest in rows:
         verification, settings = rest

@@ -12,7 +12,7 @@ does not lock its senders out, and it ends by rotation only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -262,18 +262,16 @@ def _select(
         given,
     ):
         kept.setdefault((place, of), []).append(SecretInfo(*facts))
-    return [
-        Endpoint(*row, secrets=kept.get((row[0], row[1]), []))
-        for row in connection.execute(
-            "SELECT e.environment, e.slug, e.flow, e.trigger_id, e.verification, e.status, d.status, e.settings,"
-            " e.created_at FROM bridge.endpoints e"
-            " JOIN bridge.deployments d USING (organization_id, environment, flow)"
-            " WHERE e.organization_id = %(organization)s"
-            " AND (%(environment)s::text IS NULL OR e.environment = %(environment)s)"
-            " AND (%(slug)s::text IS NULL OR e.slug = %(slug)s) ORDER BY e.environment, e.slug",
-            given,
-        )
-    ]
+    rows = connection.execute(
+        "SELECT e.environment, e.slug, e.flow, e.trigger_id, e.verification, e.status, d.status, e.settings,"
+        " e.created_at FROM bridge.endpoints e"
+        " JOIN bridge.deployments d USING (organization_id, environment, flow)"
+        " WHERE e.organization_id = %(organization)s"
+        " AND (%(environment)s::text IS NULL OR e.environment = %(environment)s)"
+        " AND (%(slug)s::text IS NULL OR e.slug = %(slug)s) ORDER BY e.environment, e.slug",
+        given,
+    ).fetchall()
+    return [replace(Endpoint(*row), secrets=kept.get((row[0], row[1]), [])) for row in rows]
 
 
 def _taken(connection: Connection[Any], organization_id: UUID, environment: str, slug: str) -> Conflict:
