@@ -100,7 +100,7 @@ CREATE INDEX deployment_history_flow ON bridge.deployment_history (organization_
 CREATE TABLE bridge.endpoints (
     organization_id uuid NOT NULL,
     environment     text NOT NULL,
-    slug            text NOT NULL CHECK (slug ~ '^[a-z0-9][a-z0-9_-]{0,63}$'),
+    slug            text NOT NULL CHECK (slug ~ '^[a-z0-9][a-z0-9._-]{0,127}$'),
     flow            text NOT NULL,
     trigger_id      text NOT NULL,
     verification    text NOT NULL,
