@@ -186,7 +186,7 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
         "security": [{"standardWebhooks": []}, {"endpointKey": []}, {"endpointBearer": []}],
         "parameters": [
             *(
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}}
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 128}}
                 for name in names
             ),
             *(

@@ -30,9 +30,10 @@ _DROPPED = re.compile(
 
 def media_type(headers: Headers, valid: frozenset[str]) -> tuple[str, str | None]:
     """The declared media type and charset, both lower case. Raises `UnsupportedContent` when the type is not in
-    `valid` (`type/subtype`, `type/*`, `*/*`) or the body is encoded (`Content-Encoding`)."""
+    `valid` (`type/subtype`, which takes its `+subtype` relatives too, `type/*`, `*/*`) or the body is encoded
+    (`Content-Encoding`)."""
     kind, charset = _parsed(headers.get(b"content-type", b""))
-    if not (kind in valid or f"{kind.split('/')[0]}/*" in valid or ("*/*" in valid and kind)):
+    if not _takes(valid, kind):
         raise UnsupportedContent(
             f"content type {kind!r} is not taken here" if kind else "a Content-Type header is needed",
             valid=sorted(valid),
@@ -41,6 +42,16 @@ def media_type(headers: Headers, valid: frozenset[str]) -> tuple[str, str | None
     if coding not in (b"", b"identity"):
         raise UnsupportedContent("the body must not be encoded (Content-Encoding)", valid=["identity"])
     return kind, charset
+
+
+def _takes(valid: frozenset[str], kind: str) -> bool:
+    if kind in valid:
+        return True
+    group, slash, name = kind.partition("/")
+    if not (group and slash and name) or "*" in kind:
+        return False
+    suffix = name.rpartition("+")[2] if "+" in name else ""
+    return f"{group}/*" in valid or "*/*" in valid or (bool(suffix) and f"{group}/{suffix}" in valid)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,6 @@ CHECK_INTERVAL_S = 5.0
 QUERY_TIMEOUT_S = 10.0
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between two tries to reach the database; the last repeats."""
-DEFAULT_CONTENT_TYPES = ("application/json", "application/xml", "text/xml")
 
 log = logging.getLogger(__name__)
 
@@ -226,15 +225,11 @@ def _targets(
             verifier=verifier,
             keys=tuple(keys),
             sealed=sealed,
-            content_types=_content_types(settings),
-            idempotency_header=_header(settings.get("idempotency")),
-            max_body_bytes=settings.get("max_body_bytes"),
+            content_types=frozenset(given.lower() for given in settings["content_types"]),
+            idempotency_header=_header(settings["idempotency"]),
+            max_body_bytes=settings["max_body_bytes"],
         )
     return found
-
-
-def _content_types(settings: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(given.lower() for given in settings.get("content_types") or DEFAULT_CONTENT_TYPES)
 
 
 def _header(name: str | None) -> bytes | None:

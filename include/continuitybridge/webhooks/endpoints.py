@@ -24,6 +24,7 @@ from uuid6 import uuid7
 
 from continuitybridge import database
 from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.nodes.triggers.webhook_trigger import WebhookTriggerConfig
 from continuitybridge.vault.keyring import Cipher, Keyring
 from continuitybridge.webhooks.verification import VERIFIERS
 
@@ -97,9 +98,8 @@ def sync(
     ).fetchall()
     shown: dict[str, str] = {}
     for slug, trigger_id in slugs.items():
-        config = triggers[trigger_id]
-        verification = config.get("verification", "standard_webhooks")
-        settings = {key: config[key] for key in config if key not in ("slug", "verification")}
+        settings = WebhookTriggerConfig.model_validate(dict(triggers[trigger_id])).model_dump(exclude={"slug"})
+        verification = settings.pop("verification")
         taken = connection.execute(
             "INSERT INTO bridge.endpoints"
             " (organization_id, environment, slug, flow, trigger_id, verification, settings)"

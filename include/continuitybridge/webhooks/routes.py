@@ -17,7 +17,7 @@ router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 
 Organization = Annotated[str, Path(max_length=64, description="Slug of the organization")]
 Environment = Annotated[str, Path(max_length=16, description="dev, test, staging or prod")]
-Slug = Annotated[str, Path(max_length=64, description="Slug of the endpoint")]
+Slug = Annotated[str, Path(max_length=128, description="Slug of the endpoint")]
 
 
 class Secret(BaseModel):

@@ -16,6 +16,8 @@ JSON_AND_XML = frozenset({"application/json", "application/xml"})
         (b"application/json", JSON_AND_XML, ("application/json", None)),
         (b"Application/JSON; Charset=UTF-8", JSON_AND_XML, ("application/json", "utf-8")),
         (b'application/xml; charset="iso-8859-1"; x=y', JSON_AND_XML, ("application/xml", "iso-8859-1")),
+        (b"application/cloudevents+json", JSON_AND_XML, ("application/cloudevents+json", None)),
+        (b"application/atom+xml", JSON_AND_XML, ("application/atom+xml", None)),
         (b"text/csv", frozenset({"text/*"}), ("text/csv", None)),
         (b"image/png", frozenset({"*/*"}), ("image/png", None)),
     ],
@@ -24,7 +26,19 @@ def test_a_listed_content_type_is_taken(header: bytes, valid: frozenset[str], ex
     assert content.media_type({b"content-type": header}, valid) == expected
 
 
-@pytest.mark.parametrize("header", [b"text/plain", b"", b"application/jsonx", b"json", b"application/*", b"\xff"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"text/plain",
+        b"",
+        b"application/jsonx",
+        b"json",
+        b"application/*",
+        b"\xff",
+        b"image/svg+xml",
+        b"text/+json",
+    ],
+)
 def test_an_unlisted_content_type_is_refused_with_those_that_are_valid(header: bytes) -> None:
     with pytest.raises(UnsupportedContent) as refused:
         content.media_type({b"content-type": header}, JSON_AND_XML)
