@@ -52,6 +52,8 @@ def read(document: Document) -> Reading:
     drawn = [node.step.id for node in nodes]
     order = _order(reader, words, drawn) if ours else None
     routed = _ordered(_routed(reader, nodes, edges), order)
+    if not ours:
+        _remark_on_forks(reader, routed)
     flow = foreign.read_flow(
         reader,
         data,
@@ -233,6 +235,20 @@ def _routed(reader: Reader, nodes: list[_Node], edges: list[_Edge]) -> list[_Rou
         )
         routed.append(_Routed(found, place, node.trigger))
     return routed
+
+
+def _remark_on_forks(reader: Reader, nodes: list[_Routed]) -> None:
+    for node in nodes:
+        targets = node.step.next.get(OUT, ())
+        if len(targets) > 1:
+            reader.remark(
+                node.place.routes[OUT, targets[1]],
+                f"{node.step.id!r} leads to several steps: all of them get each message, where the predecessor "
+                "took the first edge only",
+                targets[1],
+                valid="one edge, if that was meant",
+                severity="warning",
+            )
 
 
 def _ends_undrawn(step: Step, offered: Sequence[str] | None, others: Mapping[str, Any]) -> bool:

@@ -113,6 +113,12 @@ def file_references(type_name: str, config: Mapping[str, Any]) -> Iterator[tuple
         yield from _follow(config, pattern, ())
 
 
+def files_within(type_name: str, name: str, text: str) -> tuple[str, ...]:
+    """The side files that a side file of such a node names in turn."""
+    found = node_class(type_name)
+    return () if found is None else found.files_within(name, text)
+
+
 def _follow(value: Any, pattern: Pattern, path: tuple[str | int, ...]) -> Iterator[tuple[Any, str]]:
     if not pattern:
         if isinstance(value, str):

@@ -135,7 +135,7 @@ def _inexpressible(step: Step) -> list[tuple[str, str, str, str]]:
             found += [(step.id, port, target, "a step goes on to one place only") for target in targets[1:]]
     if condition and step.on_error is not None:
         found.append((step.id, ERROR, step.on_error, "onError of a condition is its branch 'otherwise'"))
-    if ports[0] not in step.next:
+    if ports[0] not in step.next and not found:
         found.append((step.id, ports[0], "nothing", "a step without onSuccess goes on to the next one"))
     return found
 

@@ -121,18 +121,28 @@ def _read_source(path: pathlib.Path, name: str) -> str:
 def _side_files(
     reading: Reading, document: Document, base: pathlib.Path | None, given: Mapping[str, str] | None
 ) -> tuple[dict[str, str], list[Problem]]:
+    """The files that configurations name, and those which these files name in turn."""
     found: dict[str, str] = {}
     problems: list[Problem] = []
     budget = MAX_FILES_BYTES
     for step, place in zip(reading.flow.nodes(), reading.places, strict=True):
-        for path, name in catalog.file_references(step.type, step.config):
-            if name in found:
+        asked: set[str] = set()
+        waiting = [
+            ((*place.config, *path), name) for path, name in catalog.file_references(step.type, step.config)
+        ]
+        for path, name in waiting:
+            if name in asked:
                 continue
-            try:
-                found[name] = _side_file(name, base, given, budget)
-                budget -= len(found[name].encode("utf-8", "surrogatepass"))
-            except _NoFile as error:
-                problems.append(document.problem((*place.config, *path), str(error), name, valid=error.valid))
+            asked.add(name)
+            if name not in found:
+                try:
+                    found[name] = _side_file(name, base, given, budget)
+                except _NoFile as error:
+                    problems.append(document.problem(path, str(error), name, valid=error.valid))
+                    continue
+                # Even an empty file costs something: their number is bounded too.
+                budget -= max(len(found[name].encode("utf-8", "surrogatepass")), 1024)
+            waiting += [(path, inner) for inner in catalog.files_within(step.type, name, found[name])]
     return dict(sorted(found.items())), problems
 
 

@@ -32,7 +32,10 @@ class Problem:
     def __str__(self) -> str:
         text = f"{self.file}:{self.line}:{self.column}: {self.severity}: "
         if self.field:
-            text += f"{self.field}: "
+            text += self.field
+            if self.value is not None and shown(self.value) not in self.message:
+                text += f" = {shown(self.value)}"
+            text += ": "
         text += self.message
         if self.nearest is not None:
             text += f"; did you mean {self.nearest!r}?"
