@@ -75,7 +75,9 @@ def set_up(locks: list[Path], kind: str) -> None:
     step(f"installing {', '.join(lock.name for lock in locks)}")
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
     requirements = [argument for lock in locks for argument in ("-r", str(lock))]
-    subprocess.run([*uv, "--quiet", "--no-build", "--compile-bytecode", *requirements], env=environment, check=True)
+    subprocess.run(
+        [*uv, "--quiet", "--no-build", "--compile-bytecode", *requirements], env=environment, check=True
+    )
     step("installing this checkout (the command .venv/bin/bridge)")
     editable = ["--quiet", "--no-deps", "--no-build-isolation", "--reinstall", "--editable", str(ROOT)]
     subprocess.run([*uv, *editable], env=environment, check=True)
@@ -128,7 +130,9 @@ def fetch_pip() -> Path:
             base, files = answer.url, json.load(answer)["files"]
         wheels = [file for file in files if re.fullmatch(r"pip-[0-9.]+-py3-none-any\.whl", file["filename"])]
         newest = max(wheels, key=lambda file: [int(part) for part in re.findall(r"\d+", file["filename"])])
-        with urllib.request.urlopen(urllib.parse.urljoin(base, newest["url"]), timeout=60, context=tls()) as answer:
+        with urllib.request.urlopen(
+            urllib.parse.urljoin(base, newest["url"]), timeout=60, context=tls()
+        ) as answer:
             content = answer.read()
         if hashlib.sha256(content).hexdigest() != newest["hashes"]["sha256"]:
             raise SetupError(f"{newest['filename']} does not have the checksum that {index} states")
@@ -143,7 +147,12 @@ def pip_index() -> str:
     """The index pip would use, read without pip."""
     parser = configparser.RawConfigParser()
     home = Path.home()
-    files = ("/etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf", os.environ.get("PIP_CONFIG_FILE"))
+    files = (
+        "/etc/pip.conf",
+        home / ".pip/pip.conf",
+        home / ".config/pip/pip.conf",
+        os.environ.get("PIP_CONFIG_FILE"),
+    )
     parser.read([file for file in files if file])
     return os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback=PYPI)
 
@@ -173,7 +182,7 @@ def pip_settings(listing: str) -> dict[str, str]:
 
 
 def uv_settings(pip: Mapping[str, str]) -> dict[str, str]:
-    """uv's environment variables for pip's options. Like pip, all indexes are asked and the best match is taken."""
+    """uv's environment variables for pip's options. Like pip, it asks all indexes and takes the best match."""
     words = {option: " ".join(value.replace("\\n", " ").split()) for option, value in pip.items()}
     settings = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_HTTP_TIMEOUT": words.get("timeout", "120")}
     for option, variable in (

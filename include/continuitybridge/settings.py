@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None, description="Redis or Valkey server of your own. Unset: the embedded one is used."
     )
+    redis_embedded: bool = Field(
+        default=False,
+        description="Run the embedded Valkey. Nothing needs one yet; without effect when BRIDGE_REDIS_URL is set.",
+    )
     database_app_url: SecretStr | None = Field(
         default=None, description="Connection of the application role (bound by row-level security)."
     )

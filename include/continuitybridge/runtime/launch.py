@@ -1,0 +1,117 @@
+"""Becomes one of the platform's processes: `python -m continuitybridge.runtime.launch NAME`.
+
+The supervisor starts this rather than the process itself, so that secrets stand neither in its configuration nor
+on a command line, each (re)start reads the settings anew, and what a killed predecessor left behind is ended
+before its successor works.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import signal
+import sys
+import time
+
+import psutil
+import psycopg
+
+from continuitybridge.database.connections import role_url
+from continuitybridge.errors import BridgeError, Unavailable
+from continuitybridge.runtime import valkey
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.runtime.programs import embedded_postgres, programs
+from continuitybridge.runtime.supervisor import Supervisor
+from continuitybridge.settings import Settings, get_settings
+
+DATABASE_WAIT_S = 60.0
+"""How long a process waits for its database before it gives up and is started again."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(name: str) -> None:
+    """Replace this process by the program of that name; does not return."""
+    settings = get_settings()
+    program = next(program for program in programs(settings) if program.name == name)
+    end_orphans(Supervisor(settings))
+    argv = program.argv(settings)
+    if program.group == "store":
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE", "AIRFLOW"))
+        }
+    else:
+        environment = process_environment(settings)
+        if settings.redis_embedded and settings.redis_url is None:
+            environment["BRIDGE_REDIS_URL"] = valkey.url(settings)
+        wait_for_database(settings)
+    if name == "postgres":
+        _become(embedded_postgres(settings).user)
+    _die_with_supervisor(program.stop_signal)
+    os.execve(argv[0], argv, environment)  # noqa: S606  (our own command line)
+
+
+def end_orphans(supervisor: Supervisor) -> None:
+    """Kill what dead processes left behind: their children, which the supervisor inherits (it is their subreaper).
+
+    Without this the workers of a scheduler killed with -9 keep its database session and advisory lock, and its
+    successor queues nothing for minutes. Only children of the supervisor that it did not start are touched.
+    """
+    # In this order: a process that the supervisor starts in between is in the second set, not in the first.
+    children = psutil.Process(supervisor.pid()).children()
+    started = supervisor.pids()
+    for orphan in children:
+        if orphan.pid not in started:
+            end_tree(orphan)
+
+
+def end_tree(process: psutil.Process) -> None:
+    """Kill a process and everything it started."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def wait_for_database(settings: Settings) -> None:
+    """Return when the database takes connections; raises `Unavailable` after `DATABASE_WAIT_S`."""
+    deadline = time.monotonic() + DATABASE_WAIT_S
+    url = role_url("relay", settings)
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5).close()
+            return
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the database does not answer: {error}") from None
+            time.sleep(0.2)
+
+
+def _become(user: str | None) -> None:
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chdir("/")
+        os.setgroups([])
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+
+
+def _die_with_supervisor(number: signal.Signals) -> None:
+    """Nothing outlives a supervisor killed with -9: nobody would watch it, and it would hold its port."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() == 1:  # it died before the call
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except BridgeError as error:
+        sys.exit(f"{sys.argv[1]}: {error.detail}")
