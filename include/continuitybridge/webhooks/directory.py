@@ -1,14 +1,16 @@
 """Every endpoint in this process's memory, as intake needs it, kept alike with the database.
 
-A connection of its own LISTENs on `bridge_endpoints`, so that a change is known as soon as it is committed. As a
-notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with
-the tables every `CHECK_INTERVAL_S`; a difference loads everything again.
+A connection of its own LISTENs on `bridge_endpoints`: a change is known some milliseconds after its commit. As a
+notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with the
+tables every `CHECK_INTERVAL_S`; a difference loads everything again. Before a request is told that there is no such
+endpoint, the tables are asked (`confirm`), so that whoever deployed and sends at once is not refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,9 +27,14 @@ from continuitybridge.webhooks import endpoints
 from continuitybridge.webhooks.verification import VERIFIERS, Verifier
 
 CHECK_INTERVAL_S = 5.0
+CONFIRM_INTERVAL_S = 0.05
+"""Least time between two questions to the tables about missing endpoints, however many requests ask."""
+MAX_QUESTIONS = 1_000
 QUERY_TIMEOUT_S = 10.0
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between two tries to reach the database; the last repeats."""
+
+_PLACE = re.compile(r"[a-z][a-z0-9-]{0,39}/[a-z]{1,16}/[a-z0-9][a-z0-9._-]{0,127}")
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +78,20 @@ class Directory:
         self._organizations: dict[str, UUID] = {}
         self._loaded = asyncio.Event()
         self._connected = False
-        self._task: asyncio.Task[None] | None = None
+        self._questions: dict[str, asyncio.Future[None]] = {}
+        self._asked = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._follow(), name="endpoint-directory")
+        self._tasks = [
+            asyncio.create_task(self._follow(), name="endpoint-directory"),
+            asyncio.create_task(self._confirm(), name="endpoint-questions"),
+        ]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def current(self) -> bool:
@@ -98,6 +110,20 @@ class Directory:
     def find(self, place: str) -> Target | None:
         """The endpoint at `organization/environment/slug`."""
         return self._targets.get(place)
+
+    async def confirm(self, place: str) -> Target | None:
+        """As `find`, after the tables were asked. One statement answers whoever asks meanwhile. Raises
+        `Unavailable` when they cannot be asked."""
+        if not _PLACE.fullmatch(place):
+            return None
+        if not self._connected:
+            raise Unavailable("the endpoints are not known while the database does not answer")
+        if place not in self._questions and len(self._questions) >= MAX_QUESTIONS:
+            return self.find(place)
+        question = self._questions.setdefault(place, asyncio.get_running_loop().create_future())
+        self._asked.set()
+        await asyncio.shield(question)
+        return self.find(place)
 
     def organization_id(self, slug: str) -> UUID | None:
         """The id of an organization that has endpoints."""
@@ -123,6 +149,31 @@ class Directory:
                 self._connected = False
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
             failures += 1
+
+    async def _confirm(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            questions, self._questions = self._questions, {}
+            error: Exception | None = None
+            try:
+                async with asyncio.timeout(QUERY_TIMEOUT_S), aio.relay() as connection:
+                    cursor = await connection.execute(_IDENTITIES, (list(questions),))
+                    identities = [row[0] for row in await cursor.fetchall()]
+                    if identities:
+                        await self._load(connection, identities)
+            except Exception as failed:
+                error = Unavailable("the endpoints cannot be asked for")
+                error.__cause__ = failed
+            for question in questions.values():
+                if question.done():
+                    continue
+                if error is None:
+                    question.set_result(None)
+                else:
+                    question.set_exception(error)
+                    question.exception()  # Read here, as the one who asked may be gone.
+            await asyncio.sleep(CONFIRM_INTERVAL_S)
 
     async def _keep_up(self, connection: aio.AsyncConnection) -> None:
         checked = time.monotonic()
@@ -150,16 +201,22 @@ class Directory:
 
     async def _load(self, connection: aio.AsyncConnection, identities: Collection[str] | None) -> None:
         """Read all endpoints, or those of these identities (`organization_id/environment/slug`)."""
-        wanted = None if identities is None else list(identities)
-        async with asyncio.timeout(None if wanted is None else QUERY_TIMEOUT_S):
-            cursor = await connection.execute(_ENDPOINTS, {"wanted": wanted})
+        if identities is None:
+            cursor = await connection.execute(_ALL_ENDPOINTS)
             rows = await cursor.fetchall()
-            cursor = await connection.execute(_SECRETS, {"wanted": wanted})
+            cursor = await connection.execute(_ALL_SECRETS)
             secrets = await cursor.fetchall()
+        else:
+            parts = tuple(map(list, zip(*(identity.split("/", 2) for identity in identities), strict=True)))
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                cursor = await connection.execute(_SOME_ENDPOINTS, parts)
+                rows = await cursor.fetchall()
+                cursor = await connection.execute(_SOME_SECRETS, parts)
+                secrets = await cursor.fetchall()
         found = await asyncio.to_thread(_targets, rows, secrets, self._keyring)
-        if wanted is None:
+        if identities is None:
             self._targets, self._places, self._organizations = {}, {}, {}
-        for identity in wanted or ():
+        for identity in identities or ():
             self._targets.pop(self._places.pop(identity, ""), None)
         for identity, target in found.items():
             self._targets[target.place] = target
@@ -168,25 +225,36 @@ class Directory:
         self._loaded.set()
 
 
-_ENDPOINTS = """
+_ALL_ENDPOINTS = """
 SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, x.trigger_id, x.revision,
        x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
   FROM bridge.endpoints x
   JOIN bridge.organizations o USING (organization_id)
   JOIN bridge.deployments d USING (organization_id, environment, flow)
- WHERE %(wanted)s::text[] IS NULL
-    OR (x.organization_id, x.environment, x.slug) IN (
-       SELECT split_part(w, '/', 1)::uuid, split_part(w, '/', 2), split_part(w, '/', 3)
-         FROM unnest(%(wanted)s::text[]) AS w)
 """
-_SECRETS = """
+_SOME_ENDPOINTS = """
+SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, x.trigger_id, x.revision,
+       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
+  FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
+  JOIN bridge.endpoints x USING (organization_id, environment, slug)
+  JOIN bridge.organizations o USING (organization_id)
+  JOIN bridge.deployments d USING (organization_id, environment, flow)
+"""
+_ALL_SECRETS = """
 SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
   FROM bridge.endpoint_secrets x
- WHERE (x.expires_at IS NULL OR x.expires_at > now())
-   AND (%(wanted)s::text[] IS NULL
-    OR (x.organization_id, x.environment, x.slug) IN (
-       SELECT split_part(w, '/', 1)::uuid, split_part(w, '/', 2), split_part(w, '/', 3)
-         FROM unnest(%(wanted)s::text[]) AS w))
+ WHERE x.expires_at IS NULL OR x.expires_at > now()
+"""
+_SOME_SECRETS = """
+SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
+  FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
+  JOIN bridge.endpoint_secrets x USING (organization_id, environment, slug)
+ WHERE x.expires_at IS NULL OR x.expires_at > now()
+"""
+_IDENTITIES = """
+SELECT o.organization_id || '/' || substr(place, strpos(place, '/') + 1)
+  FROM unnest(%s::text[]) AS asked (place)
+  JOIN bridge.organizations o ON o.slug = split_part(place, '/', 1)
 """
 
 

@@ -188,7 +188,7 @@ class IntakeApp:
             raise NotFound("no endpoint has this address")
         if request.scope["method"] != "POST":
             raise MethodNotAllowed("messages are sent with POST", allow=("POST",))
-        target = self._find(place, request)
+        target = await self._find(place, request)
         kind, charset = content.media_type(request.headers, target.content_types)
         body = await self._read(request, target)
         now = time.time()
@@ -237,19 +237,19 @@ class IntakeApp:
             return f"{self._settings.legacy_organization}/{self._settings.legacy_environment}/{slug}"
         return None
 
-    def _find(self, place: str, request: _Request) -> Target:
+    async def _find(self, place: str, request: _Request) -> Target:
         target = self._directory.find(place)
-        request.target = target
-        if target is not None and target.active:
-            return target
-        if not self._directory.current:
-            raise Unavailable("the endpoints are not known while the database does not answer")
+        if target is None or not target.active:
+            target = await self._directory.confirm(place)
         if target is None:
             parts = place.split("/")
             if len(parts) == 3 and (owner := self._directory.organization_id(parts[0])):
                 request.stranger = (owner, parts[1])
             raise NotFound("no endpoint has this address")
-        raise Gone("the endpoint is disabled")
+        request.target = target
+        if not target.active:
+            raise Gone("the endpoint is disabled")
+        return target
 
     async def _read(self, request: _Request, target: Target) -> bytes:
         """The whole body; its limit holds for what is declared, and for what comes."""
