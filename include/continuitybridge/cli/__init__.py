@@ -69,8 +69,7 @@ def report(error: BridgeError) -> None:
     if not problems:
         click.echo(f"bridge: {error.detail}", err=True)
         return
-    headline = error.detail.split("\n", 1)[0] if len(problems) > 1 else error.title
-    click.echo(f"bridge: {headline}", err=True)
+    click.echo(f"bridge: {error.title}", err=True)
     for problem in problems:
         click.echo(f"  {_problem_line(problem)}", err=True)
 
@@ -115,6 +114,8 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
+        "endpoint": f"{_HERE}.endpoint",
+        "intake": f"{_HERE}.intake",
     },
 )
 @click.version_option(package_name="continuitybridge", prog_name="bridge")

@@ -164,7 +164,8 @@ class CsvParser(Node[CsvParserConfig]):
         rows = self._rows(text.removeprefix("\ufeff"))
         if self.config.output == "messages":
             return (Emit(row) for row in rows)
-        return message.derive(list(rows))
+        message.body = list(rows)
+        return message
 
     def _decoded(self, data: bytes) -> str:
         encoding = self.config.encoding

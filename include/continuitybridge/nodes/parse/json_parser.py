@@ -91,7 +91,8 @@ class JsonParser(Node[JsonParserConfig]):
         body = message.body
         if isinstance(body, dict | list):
             return message
-        return message.derive(self._parse(payload_bytes(body, "JSON"), context.max_nesting_depth))
+        message.body = self._parse(payload_bytes(body, "JSON"), context.max_nesting_depth)
+        return message
 
     def _parse(self, data: bytes, max_depth: int) -> Any:
         if data.startswith(_BOM):

@@ -174,7 +174,8 @@ class XmlParser(Node[XmlParserConfig]):
         value = reader.read(data, encoding)
         if self.config.declaration:
             value = {**_declaration(data, self.config), **value}
-        return message.derive(value)
+        message.body = value
+        return message
 
 
 class _Reader:

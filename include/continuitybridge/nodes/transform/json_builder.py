@@ -109,11 +109,14 @@ class JsonBuilder(Node[JsonBuilderConfig]):
         try:
             if self._drops:
                 value = self._without(value)
-            if self.config.output == "object":
-                return message.derive(_sorted(value) if self.config.sort_keys else value)
-            return message.derive(self._text(value))
+            if self.config.output != "object":
+                value = self._text(value)
+            elif self.config.sort_keys:
+                value = _sorted(value)
         except RecursionError:
             raise InvalidPayload("the value is nested too deeply to be written") from None
+        message.body = value
+        return message
 
     def _text(self, value: Any) -> str:
         if self._orjson_writes:

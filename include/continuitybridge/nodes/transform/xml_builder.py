@@ -182,7 +182,8 @@ class XmlBuilder(Node[XmlBuilderConfig]):
                 f"the value holds the character U+{ord(illegal[0]):04X}, which no XML document can hold",
                 character=f"U+{ord(illegal[0]):04X}",
             )
-        return message.derive(text)
+        message.body = text
+        return message
 
 
 _Scope = dict[str, str]
