@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 from continuitybridge.engine.limits import (
     Limits,
-    nests_deeper,
     too_deep,
     too_many,
     too_much_memory,
@@ -75,14 +74,12 @@ class Progress:
 
 
 class Route(NamedTuple):
-    """Where a port leads: a step of this chain, or a node of another stage, or (both None) out of the plan."""
+    """Where a port leads: a step of this chain; or node `node_id` of another stage; or out of the plan (neither
+    step nor stage), from `node_id`."""
 
     step: Step | None
     node_id: str
     stage: str | None
-
-
-LEAVES = Route(None, "", None)
 
 
 class Step:
@@ -90,15 +87,14 @@ class Step:
 
     __slots__ = (
         "context",
-        "follow",
         "id",
         "index",
         "is_async",
         "node",
         "on_error",
-        "parses",
         "process",
         "routes",
+        "single",
         "timeout_s",
         "type",
     )
@@ -108,7 +104,6 @@ class Step:
         self.id = planned.id
         self.type = planned.type
         self.node = node
-        self.parses = node.category == "parse"
         self.process: Callable[[Message, RunContext], Any] = node.process
         self.is_async = False
         self.timeout_s = 0.0
@@ -119,8 +114,8 @@ class Step:
                 self.is_async = True
                 self.timeout_s = node.timeout_s()
         self.routes: dict[str, tuple[Route, ...]] = {}
-        self.follow: Step | None = None
-        """The one step that port `out` leads to, when it leads to just one of this chain."""
+        self.single: dict[str, Route] = {}
+        """The routes of the ports that lead to one place only."""
         self.on_error: Route | None = None
         self.context: RunContext
 
@@ -171,13 +166,12 @@ class Chain:
         return registry.build(planned.type, planned.config, context)
 
     def _connect(self, step: Step, planned: PlanNode) -> None:
+        leaves = Route(None, step.id, None)
         for port, targets in planned.next.items():
-            step.routes[port] = tuple(self._route(target) for target in targets) or (LEAVES,)
+            step.routes[port] = tuple(self._route(target) for target in targets) or (leaves,)
         if not step.routes:
-            step.routes["out"] = (LEAVES,)
-        out = step.routes.get("out", ())
-        if len(out) == 1:
-            step.follow = out[0].step
+            step.routes["out"] = (leaves,)
+        step.single = {port: routes[0] for port, routes in step.routes.items() if len(routes) == 1}
         if planned.on_error is not None:
             step.on_error = self._route(planned.on_error)
 
@@ -206,6 +200,7 @@ class Chain:
                 emulate=self.emulate,
                 now=now,
                 max_emitted=self.limits.max_emitted_messages,
+                max_nesting_depth=self.limits.max_nesting_depth,
                 flow=self.plan.flow,
                 organization=organization,
                 environment=environment,
@@ -383,9 +378,11 @@ class Walk:
         ][::-1]
 
     def _advance(self, stack: list[_Item]) -> None:
-        """Process until nothing is left but messages that wait for an outside call."""
-        chain = self._chain
-        depth_limit = chain.limits.max_nesting_depth
+        """Process until nothing is left but messages that wait for an outside call.
+
+        The hot loop: a message that stays one message is followed here from step to step; everything else goes
+        by way of `_route`.
+        """
         root_id = self._root.id
         poison = self._poison
         events = self._events
@@ -406,25 +403,28 @@ class Walk:
                     if step.is_async:
                         self._waiting.append((step, message, taken))
                         break
-                    before = message.body
                     result = step.process(message, step.context)
                     kind = type(result)
-                    if step.parses:
-                        _check_parsed(before, result, depth_limit)
-                    if kind is Message or (kind is Emit and result.port == "out"):
-                        if kind is Emit:
-                            message.body = result.body
-                        else:
+                    if kind is Message:
+                        route = step.single.get("out")
+                        if route is not None:
                             message = result
-                        following = step.follow
+                    elif kind is Emit:
+                        route = step.single.get(result.port)
+                        if route is not None:
+                            message.body = result.body
+                    else:
+                        route = None
+                    ended = monotonic_ns()
+                    if route is not None:
+                        events.append((step.index, 1, 1, 0, (ended - started) // 1000))
+                        started = ended
+                        following, node_id, stage = route
                         if following is not None:
-                            ended = monotonic_ns()
-                            events.append((step.index, 1, 1, 0, (ended - started) // 1000))
-                            started = ended
                             step = following
                             continue
-                        result = message
-                    ended = monotonic_ns()
+                        self.outputs.append((message, step, node_id, stage))
+                        break
                     onward = self._route(step, message, taken, result, (ended - started) // 1000)
                 except BaseException as error:
                     if isinstance(error, _NOT_THE_NODES):
@@ -433,7 +433,7 @@ class Walk:
                     handler = self._fail(step, message, taken, error, (ended - started) // 1000)
                     onward = [] if handler is None else [handler]
                 started = ended
-                if len(onward) == 1:
+                if len(onward) == 1 and onward[0][1] is message:
                     step, message, taken = onward[0]
                     continue
                 stack += reversed(onward)
@@ -472,10 +472,8 @@ class Walk:
     ) -> None:
         if route.step is not None:
             onward.append((route.step, message, taken))
-        elif route.stage is not None:
-            self.outputs.append((message, step, route.node_id, route.stage))
         else:
-            self.outputs.append((message, step, step.id, None))
+            self.outputs.append((message, step, route.node_id, route.stage))
 
     def _routes(self, step: Step, port: str) -> tuple[Route, ...]:
         routes = step.routes.get(port)
@@ -643,19 +641,6 @@ def _copied(value: Any) -> Any:
         return marshal.loads(marshal.dumps(value))  # noqa: S302  (our own bytes; the fastest deep copy)
     except ValueError:
         return copy.deepcopy(value)
-
-
-def _check_parsed(raw: Body, result: Any, limit: int) -> None:
-    """Refuse a parsed payload that is nested too deep. Counting what opens a level gives an upper bound in
-    well under a microsecond; only beyond it the content is walked."""
-    if isinstance(raw, bytes):
-        opening = raw.count(b"{") + raw.count(b"[") + raw.count(b"<")
-    elif isinstance(raw, str):
-        opening = raw.count("{") + raw.count("[") + raw.count("<")
-    else:
-        return
-    if opening > limit and isinstance(result, (Message, Emit)) and nests_deeper(result.body, limit):
-        raise too_deep(limit)
 
 
 def plain(value: Any, depth: int = 8) -> Any:

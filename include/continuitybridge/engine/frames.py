@@ -30,6 +30,7 @@ from continuitybridge.engine.message import (
 from continuitybridge.errors import BridgeError, LimitExceeded, NodeError, Verdict
 
 HEADER = struct.Struct("<IB")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"{[")
 SNAPSHOT_ITEMS = 1_000_000
 """A failed message's content with more values than these is not kept with the failure."""
 READ_BYTES = 256 * 1024
@@ -231,9 +232,9 @@ def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
         if size * 4 > limits.max_message_bytes:
             size = len(data.encode(errors="surrogatepass"))
     elif (
-        # The counts are an upper bound of the depth; the content is walked only beyond it.
+        # What opens a level is counted: an upper bound of the depth; the content is walked only beyond it.
         kind != _BYTES
-        and (kind == _MARSHAL or data.count(b"{") + data.count(b"[") > limits.max_nesting_depth)
+        and (kind == _MARSHAL or len(data.translate(None, _NO_BRACKETS)) > limits.max_nesting_depth)
         and nests_deeper(body, limits.max_nesting_depth)
     ):
         raise too_deep(limits.max_nesting_depth)
@@ -316,7 +317,20 @@ def unpack_outcome(
 
 
 def unpack_outputs(sealed: Sequence[tuple[Any, ...]]) -> list[Output]:
-    return [Output(unpack_message(item[:5]), item[5], item[6]) for item in sealed]
+    return [
+        Output(
+            Message(
+                identity,
+                unpack_body(body),
+                headers,
+                marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
+                generation,
+            ),
+            node_id,
+            stage,
+        )
+        for identity, body, headers, variables, generation, node_id, stage in sealed
+    ]
 
 
 def outcome_of(
@@ -329,12 +343,13 @@ def outcome_of(
     status: OutcomeStatus = "done"
     if failures:
         status = "failed"
-    elif any(output.stage is not None for output in outputs):
-        status = "handed_over"
-    return Outcome(
-        message_id,
-        status,
-        outputs,
-        failures,
-        [NodeTrace(nodes[index], *counts) for index, *counts in events],
-    )
+    else:
+        for output in outputs:
+            if output.stage is not None:
+                status = "handed_over"
+                break
+    trace = [
+        NodeTrace(nodes[index], received, emitted, failed, micros)
+        for index, received, emitted, failed, micros in events
+    ]
+    return Outcome(message_id, status, outputs, failures, trace)

@@ -50,6 +50,8 @@ WINDOW_MESSAGES = 256
 WINDOW_BYTES = 8 * 1024 * 1024
 """How far ahead of its outcomes a node process is fed."""
 FRAME_MESSAGES = 32
+BUSY_MESSAGES = 32
+BUSY_PAUSE_S = 0.0005
 MAX_DEATHS = 3
 """So many processes may die of one message before it fails as a whole."""
 MIN_BUILD_LIMIT_S = 30.0
@@ -524,6 +526,9 @@ class _Session:
     # -- hearing ------------------------------------------------------------------------------------------
 
     def _hear(self, child: _Child) -> None:
+        if len(self._under_way) > BUSY_MESSAGES:
+            # Nobody waits for one answer: let some come together rather than be woken for each.
+            time.sleep(BUSY_PAUSE_S)
         data = child.receive()
         if data is None:
             self._died(child)
