@@ -39,6 +39,15 @@ class Started:
     password_file: Path
     new_password: str | None
 
+    def superadmin(self) -> list[str]:
+        """How to sign in, for the person who started it: the password is shown once."""
+        if self.new_password is None:
+            return [f"Superadmin: {SUPERADMIN}, password in {self.password_file}"]
+        return [
+            f"Superadmin: {SUPERADMIN}, password {self.new_password}",
+            f"  (shown this once; kept in {self.password_file})",
+        ]
+
 
 def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = False) -> Started:
     """Start what does not run yet and wait until all of it is ready.
