@@ -114,6 +114,11 @@ class Scheduler(TriggerNode[SchedulerConfig]):
                 raise _legacy.refused("initialPayload", payload, "must be JSON") from None
         return ours
 
+    def fires_at(self, time: datetime) -> bool:
+        """Whether this schedule names the minute of `time` (which bears a time zone)."""
+        local = time.astimezone(ZoneInfo(self.config.timezone))
+        return bool(croniter.match(PRESETS.get(self.config.cron, self.config.cron), local))
+
     def body_at(self, time: datetime) -> bytes:
         """The body, as JSON text, of the message for one scheduled time (which bears a time zone)."""
         now = time.astimezone(ZoneInfo(self.config.timezone)).isoformat(timespec="seconds")
