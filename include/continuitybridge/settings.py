@@ -102,6 +102,15 @@ class Settings(BaseSettings):
     idempotency_window_days: int = Field(
         default=7, ge=1, description="How long an idempotency key is remembered."
     )
+    retention_short_days: int = Field(
+        default=7, ge=1, description="How long settled messages of retention class `short` are kept."
+    )
+    retention_standard_days: int = Field(
+        default=90, ge=1, description="How long settled messages of class `standard`, and failures, are kept."
+    )
+    retention_long_days: int = Field(
+        default=3650, ge=1, description="How long settled messages of retention class `long` are kept."
+    )
 
     public_url: str | None = Field(
         default=None,

@@ -22,15 +22,16 @@ MINIMUM_VERSION = 15
 ROLES = ("bridge_owner", "bridge_app", "bridge_relay", "bridge_platform", "bridge_backup")
 AIRFLOW = "airflow"
 
+_OURS = {
+    "search_path": "",
+    "timezone": "UTC",
+    "lock_timeout": "30s",
+    # Whatever the server's default: a commit of ours is on disk when it returns.
+    "synchronous_commit": "on",
+}
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
-    **{role: {"search_path": "", "timezone": "UTC", "lock_timeout": "30s"} for role in ROLES},
-    "bridge_app": {
-        "search_path": "",
-        "timezone": "UTC",
-        "lock_timeout": "30s",
-        "statement_timeout": "60s",
-        "idle_in_transaction_session_timeout": "60s",
-    },
+    **dict.fromkeys(ROLES, _OURS),
+    "bridge_app": {**_OURS, "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"},
     # A killed scheduler's workers may hold its session and advisory lock open; this frees them.
     AIRFLOW: {"search_path": "public", "timezone": "UTC", "idle_in_transaction_session_timeout": "8s"},
 }

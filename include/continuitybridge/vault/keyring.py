@@ -138,6 +138,7 @@ class Keyring(_Ring):
     def create_key(self, connection: psycopg.Connection[Any], organization_id: UUID) -> int:
         """Give the organization a new current data key, in the caller's transaction (platform role); returns
         its version. Older versions go on decrypting what they encrypted."""
+        version: int
         [(version,)] = connection.execute(
             "SELECT coalesce(max(key_version), 0) + 1 FROM bridge.data_keys WHERE organization_id = %s",
             (organization_id,),

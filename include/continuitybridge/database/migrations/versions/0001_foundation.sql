@@ -413,6 +413,12 @@ BEGIN
             RETURN NEXT child.relname;
         END IF;
     END LOOP;
+    -- What came back from legal hold after its own partition was dropped.
+    IF pg_relation_size(format('bridge.settled_messages_%s_default', class)) > 0 THEN
+        EXECUTE format('ALTER TABLE bridge.settled_messages_%s_default NO FORCE ROW LEVEL SECURITY', class);
+        EXECUTE format('DELETE FROM bridge.settled_messages_%s_default WHERE settled_at < %L', class, before);
+        EXECUTE format('ALTER TABLE bridge.settled_messages_%s_default FORCE ROW LEVEL SECURITY', class);
+    END IF;
 END $$;
 
 -- This week's and the next partitions, so that a fresh installation has them before the first maintenance run.

@@ -1,0 +1,231 @@
+"""Group commit: many callers' messages in one transaction, for a process that takes messages over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from continuitybridge.database import aio
+from continuitybridge.errors import Conflict, Unavailable
+from continuitybridge.inbox.accept import rows as _rows
+from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+COMMIT_TIMEOUT_S = 10.0
+"""How long one commit may take before its callers are told to come again."""
+
+
+class GroupCommit:
+    """Writes whatever queued up while the last commit ran; no timer, so that a single message waits for nothing.
+
+    Guarantees as `accept.accept`, for each message by itself: `submit` returns after the commit that holds its
+    message. Runs as the relay role, because one commit may hold messages of several organizations. A message that
+    the database refuses does not spoil the others of its group: they are written one by one then.
+
+    The queue is bounded in messages and bytes: beyond that `submit` raises `Unavailable` at once, and so it does
+    for a whole group when the database does not answer. `stop` writes what is queued and ends. One event loop;
+    use as an async context manager, or `start` and `stop`.
+    """
+
+    def __init__(
+        self,
+        keys: Cipher,
+        *,
+        max_queued: int = 4_000,
+        max_queued_bytes: int = 256 * 1024 * 1024,
+        max_group: int = 512,
+        max_group_bytes: int = 16 * 1024 * 1024,
+        commit_timeout_s: float = COMMIT_TIMEOUT_S,
+    ) -> None:
+        self._keys = keys
+        self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self._max_group = max_group
+        self._max_group_bytes = max_group_bytes
+        self._commit_timeout_s = commit_timeout_s
+        self._queue: deque[tuple[Row, asyncio.Future[Accepted]]] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._connection: aio.AsyncConnection | None = None
+
+    async def start(self) -> None:
+        """Begin to write. Does not need the database to be up."""
+        self._stopping = False
+        self._task = asyncio.create_task(self._run(), name="bridge-group-commit")
+
+    async def stop(self) -> None:
+        """Take no more, write what is queued, end. Every submitted message has its answer afterwards."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        await self._drop_connection()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def queued(self) -> int:
+        """Messages waiting for a commit."""
+        return len(self._queue)
+
+    async def submit(self, acceptance: Acceptance) -> Accepted:
+        """Accept one message; returns when it is on disk. Raises as `accept.accept`, and `Unavailable`
+        (`retry_after_s`) when the queue is full or this is stopping. A caller that is cancelled before its
+        message's commit began leaves none; later, the message may have been accepted."""
+        if self._stopping or self._task is None:
+            raise Unavailable("this process is stopping and takes no more messages", retry_after_s=1)
+        if len(self._queue) >= self._max_queued or self._queued_bytes >= self._max_queued_bytes:
+            raise Unavailable("more messages wait to be written than may queue up", retry_after_s=1)
+        if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
+            await asyncio.to_thread(self._keys.export, acceptance.organization_id)
+        row = _rows.prepare(acceptance, self._keys)
+        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self._queue.append((row, future))
+        self._queued_bytes += len(row.payload)
+        self._wake.set()
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            await self._write_groups()
+        finally:
+            # Only a cancelled task gets here with something queued.
+            _fail(self._queue, Unavailable("this process is stopping", retry_after_s=1), None)
+
+    async def _write_groups(self) -> None:
+        while self._queue or not self._stopping:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = self._take()
+            if not group:
+                continue
+            try:
+                async with asyncio.timeout(self._commit_timeout_s):
+                    await self._commit(group)
+            except (Unavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                await self._drop_connection()
+                _fail(group, Unavailable("the database does not answer", retry_after_s=1), error)
+            except Exception as error:
+                await self._drop_connection()
+                await self._one_by_one(group, error)
+            await self._notify(group)
+
+    def _take(self) -> list[tuple[Row, asyncio.Future[Accepted]]]:
+        group: list[tuple[Row, asyncio.Future[Accepted]]] = []
+        size = 0
+        while self._queue and len(group) < self._max_group and size < self._max_group_bytes:
+            row, future = self._queue.popleft()
+            self._queued_bytes -= len(row.payload)
+            if not future.cancelled():
+                group.append((row, future))
+                size += len(row.payload)
+        return group
+
+    async def _commit(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await aio.connect("relay", application_name="bridge-group-commit")
+        connection = self._connection
+        rest = list(group)
+        for _ in range(_rows.TRIES):
+            leaders = _rows.leaders([row for row, _ in rest])
+            cursor = await connection.execute(_rows.INSERT, _rows.insert_parameters(leaders), binary=True)
+            new = {(organization_id, message_id) for organization_id, message_id in await cursor.fetchall()}
+            fresh = {id(row) for row in leaders if row.identity in new}
+            losers = []
+            for row, future in rest:
+                if id(row) in fresh:
+                    _answer(future, Accepted(row.message_id, duplicate=False))
+                else:
+                    losers.append((row, future))
+            if not losers:
+                return
+            cursor = await connection.execute(
+                _rows.LOOK_UP_KEYS, _rows.key_parameters(row for row, _ in losers), binary=True
+            )
+            known = {(o, e, p, h): (i, b) for o, e, p, h, i, b in await cursor.fetchall()}
+            rest = []
+            for row, future in losers:
+                if row.key in known:
+                    _answer(future, _rows.repeated(self._keys, row, *known[row.key]))
+                else:
+                    rest.append((row, future))
+            if not rest:
+                return
+        _fail(rest, Unavailable("the idempotency key expired while it was looked up", retry_after_s=1), None)
+
+    async def _one_by_one(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]], error: Exception) -> None:
+        if len(group) == 1:
+            _fail(group, error, None)
+            return
+        for row, future in group:
+            if future.done():
+                continue
+            try:
+                async with asyncio.timeout(self._commit_timeout_s):
+                    await self._commit([(row, future)])
+            except (Unavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError) as lost:
+                await self._drop_connection()
+                _fail([(row, future)], Unavailable("the database does not answer", retry_after_s=1), lost)
+            except Exception as refused:
+                _fail([(row, future)], refused, None)
+
+    async def _notify(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
+        # After the commit, not within: a transaction that notifies holds a lock of the whole server through its
+        # commit, so that several intakes would wait for each other's disk. Lost with a crash, it is only a hint.
+        accepted = [
+            row
+            for row, future in group
+            if future.done()
+            and not future.cancelled()
+            and future.exception() is None
+            and not future.result().duplicate
+        ]
+        if accepted and self._connection is not None and not self._connection.closed:
+            with contextlib.suppress(psycopg.Error, TimeoutError):
+                async with asyncio.timeout(self._commit_timeout_s):
+                    await self._connection.execute(_rows.NOTIFY, (_rows.CHANNEL, _rows.notifications(accepted)))
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.close()
+
+
+def _answer(future: asyncio.Future[Accepted], outcome: Accepted | Conflict) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Conflict):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _fail(
+    group: Iterable[tuple[Row, asyncio.Future[Accepted]]], error: Exception, cause: BaseException | None
+) -> None:
+    for _, future in group:
+        if not future.done():
+            # Each caller gets an instance of its own: a raised exception collects its raiser's traceback.
+            failure = copy.copy(error)
+            failure.__cause__ = cause
+            future.set_exception(failure)

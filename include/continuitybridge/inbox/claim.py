@@ -1,0 +1,300 @@
+"""Claiming: taking units of work under a lease, so that one worker at a time holds each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from continuitybridge import database
+from continuitybridge.engine.message import Message
+from continuitybridge.inbox import payloads, units
+from continuitybridge.inbox.batches import Batch
+from continuitybridge.settings import get_settings
+from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.keyring import Cipher
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One unit of work under lease.
+
+    `message` is what the engine runs: the accepted message, or what a hand-over holds of it (then its id may be a
+    child's). `message_id` is the accepted message's. `entry` is the node to start at (None: where the message's
+    trigger leads). `epoch` proves the lease; `attempts` counts this one.
+    """
+
+    organization_id: UUID
+    environment: str
+    flow: str
+    version: str
+    message_id: str
+    message: Message = field(repr=False)
+    epoch: int
+    attempts: int
+    entry: str | None
+    hand_over_id: UUID | None
+    batch_id: str | None
+    owner: str
+    lease_until: datetime
+    accepted_at: datetime
+
+
+# Concurrent claims pass each other's rows over instead of waiting.
+_MESSAGES = """
+WITH taken AS (
+    SELECT organization_id, message_id FROM bridge.messages
+    WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND state = 'accepted'
+      AND available_at <= now()
+    ORDER BY available_at, message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE bridge.messages m
+SET state = 'claimed', epoch = m.epoch + 1, attempts = m.attempts + 1, lease_owner = %(owner)s,
+    lease_until = now() + %(lease)s
+FROM taken WHERE m.organization_id = taken.organization_id AND m.message_id = taken.message_id
+RETURNING m.message_id, m.environment, m.flow, m.version, m.payload, m.headers, m.content_type, m.trigger_id,
+          m.generation, m.epoch, m.attempts, m.lease_until, m.accepted_at
+"""
+_HAND_OVERS = """
+WITH taken AS (
+    SELECT organization_id, hand_over_id FROM bridge.hand_overs
+    WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND state = 'available'
+      AND available_at <= now() AND (%(stage)s::text IS NULL OR stage = %(stage)s)
+    ORDER BY available_at, hand_over_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE bridge.hand_overs h
+SET state = 'claimed', epoch = h.epoch + 1, attempts = h.attempts + 1, lease_owner = %(owner)s,
+    lease_until = now() + %(lease)s
+FROM taken, bridge.messages m
+WHERE h.organization_id = taken.organization_id AND h.hand_over_id = taken.hand_over_id
+  AND m.organization_id = h.organization_id AND m.message_id = h.message_id
+RETURNING h.message_id, h.environment, h.flow, h.version, h.hand_over_id, h.node_id, h.payload, m.generation,
+          h.epoch, h.attempts, h.lease_until, m.accepted_at
+"""
+_ACTIVE = """
+UPDATE bridge.batches SET status = 'started', started_at = coalesce(started_at, now()), active_at = now()
+WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND status IN ('created', 'started')
+"""
+
+
+def claim(
+    batch: Batch,
+    owner: str,
+    lease_s: float,
+    limit: int,
+    stage: str | None = None,
+    *,
+    keys: Cipher,
+) -> list[Claimed]:
+    """Take up to `limit` units of a batch that are available: of one stage, or (`stage` None) of all.
+
+    New messages belong to the flow's first stage. When this returns, each unit is leased to `owner` for `lease_s`
+    seconds under an epoch that no former holder has: whatever a former holder still does, it cannot settle. Units
+    that others hold or are just claiming are passed over. An empty list means that nothing is available now; it
+    may be later, when a lease ends or a stage before this one hands over.
+
+    A crash after the claim costs the units one attempt and the rest of the lease. A unit that cannot be decrypted
+    becomes a dead letter here and does not hold up the others.
+    """
+    parameters = {
+        "organization": batch.organization_id,
+        "batch": batch.batch_id,
+        "stage": stage,
+        "owner": owner,
+        "lease": timedelta(seconds=lease_s),
+        "limit": limit,
+    }
+    with database.relay() as connection:
+        if connection.execute(_ACTIVE, parameters).rowcount == 0:
+            return []
+        rows: list[Any] = []
+        if stage is None or batch.first_stage is None or stage == batch.first_stage:
+            rows = connection.execute(_MESSAGES, parameters).fetchall()
+        parameters["limit"] = limit - len(rows)
+        parts = connection.execute(_HAND_OVERS, parameters).fetchall() if len(rows) < limit else []
+    claimed: list[Claimed] = []
+    # Decrypted after the commit, so that the transaction stays short.
+    for row in rows:
+        try:
+            claimed.append(_of_message(batch, owner, row, keys))
+        except DecryptionFailed as error:
+            _bury(batch, row[0], None, row[9], error)
+    for row in parts:
+        try:
+            claimed.append(_of_hand_over(batch, owner, row, keys))
+        except DecryptionFailed as error:
+            _bury(batch, row[0], row[4], row[8], error)
+    return claimed
+
+
+def renew(claimed: Sequence[Claimed], lease_s: float) -> list[Claimed]:
+    """Extend the leases, counted from now. Returns the units still held, with their new leases; what is missing
+    was lost to somebody else: stop working on it, its settlement would be refused."""
+    if not claimed:
+        return []
+    lease = timedelta(seconds=lease_s)
+    with database.relay() as connection:
+        kept: dict[tuple[UUID, str, UUID | None], datetime] = {}
+        for table, id_column, of in (
+            ("messages", "message_id", [unit for unit in claimed if unit.hand_over_id is None]),
+            ("hand_overs", "hand_over_id", [unit for unit in claimed if unit.hand_over_id is not None]),
+        ):
+            if not of:
+                continue
+            id_type = "text" if table == "messages" else "uuid"
+            rows = connection.execute(
+                f"UPDATE bridge.{table} u SET lease_until = now() + %s"  # noqa: S608  (names from above)
+                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[]) AS t (organization_id, id, epoch)"
+                f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
+                " AND u.state = 'claimed' RETURNING u.organization_id, u.message_id,"
+                f" {'NULL::uuid' if table == 'messages' else 'u.hand_over_id'}, u.lease_until",
+                (
+                    lease,
+                    [unit.organization_id for unit in of],
+                    [unit.message_id if table == "messages" else unit.hand_over_id for unit in of],
+                    [unit.epoch for unit in of],
+                ),
+            )
+            kept |= {(row[0], row[1], row[2]): row[3] for row in rows}
+        connection.execute(
+            "UPDATE bridge.batches b SET active_at = now() FROM unnest(%s::uuid[], %s::text[])"
+            " AS t (organization_id, batch_id) WHERE b.organization_id = t.organization_id"
+            " AND b.batch_id = t.batch_id AND b.status = 'started'",
+            _batches(claimed),
+        )
+    return [
+        replace(unit, lease_until=kept[key])
+        for unit in claimed
+        if (key := (unit.organization_id, unit.message_id, unit.hand_over_id)) in kept
+    ]
+
+
+def release(claimed: Sequence[Claimed]) -> int:
+    """Give back units that were not begun: they are available at once, and the attempt does not count. Returns
+    how many were still held."""
+    released = 0
+    with database.relay() as connection:
+        for table, id_column, id_type, state, of in (
+            ("messages", "message_id", "text", "accepted", [u for u in claimed if u.hand_over_id is None]),
+            ("hand_overs", "hand_over_id", "uuid", "available", [u for u in claimed if u.hand_over_id]),
+        ):
+            if not of:
+                continue
+            released += connection.execute(
+                f"UPDATE bridge.{table} u SET state = %s, attempts = u.attempts - 1,"  # noqa: S608
+                " lease_owner = NULL, lease_until = NULL"
+                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[]) AS t (organization_id, id, epoch)"
+                f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
+                " AND u.state = 'claimed'",
+                (
+                    state,
+                    [unit.organization_id for unit in of],
+                    [unit.message_id if table == "messages" else unit.hand_over_id for unit in of],
+                    [unit.epoch for unit in of],
+                ),
+            ).rowcount
+    return released
+
+
+def fence(batch: Batch, owner: str, stage: str | None = None) -> int:
+    """End every lease on the batch's units (of one stage) that is not `owner`'s; returns how many.
+
+    For a task that begins anew and knows that former tries of it are dead, or running as duplicates that Airflow
+    has given up: their units are available at once, and they cannot settle them any more. The lost try counts as
+    an attempt, so that a message that kills its worker ends as a dead letter.
+    """
+    with database.relay() as connection:
+        parameters = {
+            "organization": batch.organization_id,
+            "batch": batch.batch_id,
+            "owner": owner,
+            "stage": stage,
+        }
+        fenced = 0
+        if stage is None or batch.first_stage is None or stage == batch.first_stage:
+            fenced += connection.execute(
+                "UPDATE bridge.messages SET lease_until = now() WHERE organization_id = %(organization)s"
+                " AND batch_id = %(batch)s AND state = 'claimed' AND lease_owner <> %(owner)s",
+                parameters,
+            ).rowcount
+        fenced += connection.execute(
+            "UPDATE bridge.hand_overs SET lease_until = now() WHERE organization_id = %(organization)s"
+            " AND batch_id = %(batch)s AND state = 'claimed' AND lease_owner <> %(owner)s"
+            " AND (%(stage)s::text IS NULL OR stage = %(stage)s)",
+            parameters,
+        ).rowcount
+        if fenced:
+            units.expire(
+                connection,
+                max_attempts=get_settings().max_attempts,
+                organization_id=batch.organization_id,
+                batch_id=batch.batch_id,
+                limit=fenced,
+            )
+    return fenced
+
+
+def _of_message(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
+    message_id, environment, flow, version, payload, headers, content_type, trigger, generation, *lease = row
+    organization_id = batch.organization_id
+    message = Message(
+        message_id,
+        keys.decrypt(organization_id, payloads.PAYLOAD, message_id, payload),
+        {"content-type": content_type, **payloads.decrypt_headers(keys, organization_id, message_id, headers)},
+        {} if trigger is None else {"trigger": trigger},
+        generation,
+    )
+    epoch, attempts, lease_until, accepted_at = lease
+    return Claimed(
+        organization_id,
+        environment,
+        flow,
+        version,
+        message_id,
+        message,
+        epoch,
+        attempts,
+        entry=None,
+        hand_over_id=None,
+        batch_id=batch.batch_id,
+        owner=owner,
+        lease_until=lease_until,
+        accepted_at=accepted_at,
+    )
+
+
+def _of_hand_over(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
+    message_id, environment, flow, version, hand_over_id, node_id, payload, generation, *lease = row
+    organization_id = batch.organization_id
+    place = payloads.hand_over_place(message_id, hand_over_id)
+    message = payloads.decrypt_message(keys, organization_id, place, payload)
+    message.generation = generation
+    epoch, attempts, lease_until, accepted_at = lease
+    return Claimed(
+        organization_id,
+        environment,
+        flow,
+        version,
+        message_id,
+        message,
+        epoch,
+        attempts,
+        entry=node_id,
+        hand_over_id=hand_over_id,
+        batch_id=batch.batch_id,
+        owner=owner,
+        lease_until=lease_until,
+        accepted_at=accepted_at,
+    )
+
+
+def _bury(batch: Batch, message_id: str, hand_over_id: UUID | None, epoch: int, error: DecryptionFailed) -> None:
+    with database.relay() as connection:
+        units.bury(connection, batch.organization_id, message_id, hand_over_id, epoch, error.code)
+
+
+def _batches(claimed: Sequence[Claimed]) -> tuple[list[UUID], list[str]]:
+    keys = sorted({(unit.organization_id, unit.batch_id) for unit in claimed if unit.batch_id is not None})
+    return [key[0] for key in keys], [key[1] for key in keys]

@@ -1,0 +1,195 @@
+"""What happens to a message when one of its units of work ends. Shared by the verbs; each runs in the caller's
+transaction.
+
+Lock order, everywhere: a message's row before the rows of its hand-overs. So two transactions that end the last
+two hand-overs of a message see each other, and exactly one of them settles it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+import psycopg
+from uuid6 import uuid7
+
+Connection = psycopg.Connection[Any]
+Ending = Literal["handed_over", "done", "skipped", "dead"]
+
+LEASE_EXPIRED = "lease-expired"
+
+SETTLE_GONE = """
+INSERT INTO bridge.settled_messages
+    (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, result, payload,
+     headers, content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, attempts, batch_id,
+     trace, retention_class, placement, accepted_at)
+SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, {result}, payload,
+       headers, content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, attempts, batch_id,
+       {trace}, retention_class, CASE WHEN legal_hold THEN 'held' ELSE retention_class END, accepted_at
+FROM gone
+"""
+"""Settles what a DELETE in the same statement gave back: a message is settled when, and only when, it leaves the
+hot table."""
+
+_DELETE = """
+WITH gone AS (
+    DELETE FROM bridge.messages WHERE organization_id = %(organization)s AND message_id = %(message)s RETURNING *
+)"""
+_MOVE = _DELETE + SETTLE_GONE.format(result="%(result)s", trace="trace")
+
+
+def move_to_settled(connection: Connection, organization_id: UUID, message_id: str, result: str) -> None:
+    """The message leaves the hot table (its hand-overs with it) and is settled, in one statement."""
+    connection.execute(_MOVE, {"organization": organization_id, "message": message_id, "result": result})
+
+
+def lock(connection: Connection, organization_id: UUID, message_id: str) -> bool:
+    """Lock the message's row; false when there is none (settled meanwhile)."""
+    return (
+        connection.execute(
+            "SELECT 1 FROM bridge.messages WHERE organization_id = %s AND message_id = %s FOR UPDATE",
+            (organization_id, message_id),
+        ).fetchone()
+        is not None
+    )
+
+
+def conclude(connection: Connection, organization_id: UUID, message_id: str) -> Ending:
+    """Decide what a locked message in state handed_over has become, after one of its hand-overs changed: settled
+    when none is left to do (dead beats skipped, skipped beats done)."""
+    [(left, dead, skipped)] = connection.execute(
+        "SELECT count(*) FILTER (WHERE state IN ('available', 'claimed', 'waiting')),"
+        " count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'skipped')"
+        " FROM bridge.hand_overs WHERE organization_id = %s AND message_id = %s",
+        (organization_id, message_id),
+    )
+    if left:
+        return "handed_over"
+    if dead:
+        connection.execute(
+            "UPDATE bridge.messages SET state = 'dead', dead_at = now()"
+            " WHERE organization_id = %s AND message_id = %s",
+            (organization_id, message_id),
+        )
+        return "dead"
+    ending: Ending = "skipped" if skipped else "done"
+    move_to_settled(connection, organization_id, message_id, ending)
+    return ending
+
+
+def bury(
+    connection: Connection,
+    organization_id: UUID,
+    message_id: str,
+    hand_over_id: UUID | None,
+    epoch: int,
+    code: str,
+) -> None:
+    """Make a claimed unit a dead letter for a reason that leaves nothing to capture. Does nothing when the epoch
+    is no longer the unit's."""
+    lock(connection, organization_id, message_id)
+    if hand_over_id is None:
+        buried = connection.execute(
+            "UPDATE bridge.messages SET state = 'dead', dead_at = now(), lease_owner = NULL, lease_until = NULL"
+            " WHERE organization_id = %s AND message_id = %s AND state = 'claimed' AND epoch = %s",
+            (organization_id, message_id, epoch),
+        ).rowcount
+    else:
+        buried = connection.execute(
+            "UPDATE bridge.hand_overs SET state = 'dead', lease_owner = NULL, lease_until = NULL"
+            " WHERE organization_id = %s AND hand_over_id = %s AND state = 'claimed' AND epoch = %s",
+            (organization_id, hand_over_id, epoch),
+        ).rowcount
+    if not buried:
+        return
+    connection.execute(
+        "INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow,"
+        " version, code, verdict, final, attempt)"
+        " SELECT organization_id, %s, message_id, message_id, environment, flow, version, %s, 'terminal', true,"
+        " attempts FROM bridge.messages WHERE organization_id = %s AND message_id = %s",
+        (uuid7(), code, organization_id, message_id),
+    )
+    if hand_over_id is not None:
+        conclude(connection, organization_id, message_id)
+
+
+# A batch that is still open keeps its units: its next task takes them. Else they are dispatched again.
+_EXPIRED_MESSAGES = """
+WITH expired AS (
+    SELECT organization_id, message_id, lease_owner FROM bridge.messages
+    WHERE state = 'claimed' AND lease_until <= now()
+      AND (%(organization)s::uuid IS NULL OR organization_id = %(organization)s)
+      AND (%(batch)s::text IS NULL OR batch_id = %(batch)s)
+    ORDER BY lease_until LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE bridge.messages m
+    SET state = CASE WHEN m.attempts >= %(max_attempts)s THEN 'dead' ELSE 'accepted' END,
+        dead_at = CASE WHEN m.attempts >= %(max_attempts)s THEN now() END,
+        lease_owner = NULL, lease_until = NULL, available_at = now(),
+        batch_id = (SELECT b.batch_id FROM bridge.batches b WHERE b.organization_id = m.organization_id
+                    AND b.batch_id = m.batch_id AND b.status IN ('created', 'started'))
+    FROM expired e WHERE m.organization_id = e.organization_id AND m.message_id = e.message_id
+    RETURNING m.*
+)
+INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow, version, code,
+                             verdict, final, attempt)
+SELECT organization_id, gen_random_uuid(), message_id, message_id, environment, flow, version, %(code)s,
+       'transient', state = 'dead', attempts FROM ended
+RETURNING final
+"""
+_LOCK_EXPIRED_HAND_OVERS = """
+SELECT m.organization_id, m.message_id FROM bridge.messages m
+WHERE (m.organization_id, m.message_id) IN (
+    SELECT h.organization_id, h.message_id FROM bridge.hand_overs h
+    WHERE h.state = 'claimed' AND h.lease_until <= now()
+      AND (%(organization)s::uuid IS NULL OR h.organization_id = %(organization)s)
+      AND (%(batch)s::text IS NULL OR h.batch_id = %(batch)s)
+    ORDER BY h.lease_until LIMIT %(limit)s)
+ORDER BY m.organization_id, m.message_id FOR UPDATE SKIP LOCKED
+"""
+_EXPIRED_HAND_OVERS = """
+WITH ended AS (
+    UPDATE bridge.hand_overs h
+    SET state = CASE WHEN h.attempts >= %(max_attempts)s THEN 'dead' ELSE 'available' END,
+        lease_owner = NULL, lease_until = NULL, available_at = now(),
+        batch_id = (SELECT b.batch_id FROM bridge.batches b WHERE b.organization_id = h.organization_id
+                    AND b.batch_id = h.batch_id AND b.status IN ('created', 'started'))
+    FROM unnest(%(organizations)s::uuid[], %(messages)s::text[]) AS t (organization_id, message_id)
+    WHERE h.organization_id = t.organization_id AND h.message_id = t.message_id
+      AND h.state = 'claimed' AND h.lease_until <= now()
+    RETURNING h.*
+)
+INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow, version,
+                             node_id, code, verdict, final, attempt)
+SELECT organization_id, gen_random_uuid(), message_id, child_id, environment, flow, version, node_id, %(code)s,
+       'transient', state = 'dead', attempts FROM ended
+RETURNING organization_id, message_id, final
+"""
+
+
+def expire(
+    connection: Connection,
+    *,
+    max_attempts: int,
+    organization_id: UUID | None = None,
+    batch_id: str | None = None,
+    limit: int = 1_000,
+) -> tuple[int, int]:
+    """End leases that ran out: the units are available again, or dead letters when their attempts are used up.
+    Returns how many of each."""
+    parameters: dict[str, Any] = {
+        "organization": organization_id,
+        "batch": batch_id,
+        "limit": limit,
+        "max_attempts": max_attempts,
+        "code": LEASE_EXPIRED,
+    }
+    finals = [row[0] for row in connection.execute(_EXPIRED_MESSAGES, parameters)]
+    locked = connection.execute(_LOCK_EXPIRED_HAND_OVERS, parameters).fetchall()
+    if locked:
+        parameters |= {"organizations": [row[0] for row in locked], "messages": [row[1] for row in locked]}
+        ended = connection.execute(_EXPIRED_HAND_OVERS, parameters).fetchall()
+        finals += [row[2] for row in ended]
+        for organization, message_id in {(row[0], row[1]) for row in ended if row[2]}:
+            conclude(connection, organization, message_id)
+    return finals.count(False), finals.count(True)
