@@ -496,19 +496,14 @@ class _Session:
 
     def _packed(self, job: _Job) -> tuple[Any, ...] | None:
         """The message in wire form, or None when it is refused at the door."""
-        refused: BridgeError | None = refusal(job.message, self.limits)
-        if refused is None:
+        problem: BridgeError | None = refusal(job.message, self.limits)
+        if problem is None:
             try:
                 return frames.pack_work(job.sequence, job.message, job.entry, job.poison)
             except ValueError:
-                refused = InvalidPayload("the message's body is neither bytes, text nor JSON data")
-        failure = Failure.of(job.message, job.entry or self._door(job.message), "", refused)
-        failure.body = None
-        self._finished.append(frames.outcome_of(job.message.id, (), [], [failure], ()))
+                problem = InvalidPayload("the message's body is neither bytes, text nor JSON data")
+        self._finished.append(refused(self.plan, job.message, problem, job.entry))
         return None
-
-    def _door(self, message: Message) -> str:
-        return str(message.vars.get("trigger") or next(iter(self.plan.triggers), ""))
 
     def _send(self, batch: list[tuple[Any, ...]]) -> None:
         child = self._child
@@ -599,7 +594,7 @@ class _Session:
             for job in list(self._under_way.values())[:begun]:
                 job.deaths += 1
                 if job.deaths == MAX_DEATHS:
-                    node_id = job.entry or self._door(job.message)
+                    node_id = job.entry or _door(self.plan, job.message)
                     self._fail(job, job.message.id, node_id, _crashed(obituary), 0.0)
             return
         culprit.deaths += 1
@@ -639,6 +634,17 @@ def refusal(message: Message, limits: Limits) -> LimitExceeded | None:
     if isinstance(body, (bytes, str)) and len(body) > limits.max_message_bytes:
         return too_large(len(body), limits.max_message_bytes)
     return None
+
+
+def refused(plan: Plan, message: Message, error: BridgeError, entry: str | None = None) -> Outcome:
+    """The outcome of a message that may not begin. Its body is not kept: it is what was wrong."""
+    failure = Failure.of(message, entry or _door(plan, message), "", error)
+    failure.body = None
+    return frames.outcome_of(message.id, (), [], [failure], ())
+
+
+def _door(plan: Plan, message: Message) -> str:
+    return str(message.vars.get("trigger") or next(iter(plan.triggers), ""))
 
 
 def _from_outside(obituary: Obituary) -> bool:
@@ -780,13 +786,10 @@ class _Inline:
         return self._outcome(message, walk)
 
     def _begin(self, message: Message) -> Walk | Outcome:
-        refused = refusal(message, self._limits)
-        if refused is None:
-            return Walk(self._chain, 0, copy_of(message), self._progress)
-        node_id = self._entry.get(message.id) or next(iter(self._chain.plan.triggers), "")
-        failure = Failure.of(message, node_id, "", refused)
-        failure.body = None
-        return frames.outcome_of(message.id, (), [], [failure], ())
+        problem = refusal(message, self._limits)
+        if problem is not None:
+            return refused(self._chain.plan, message, problem, self._entry.get(message.id))
+        return Walk(self._chain, 0, copy_of(message), self._progress)
 
     def _outcome(self, message: Message, walk: Walk) -> Outcome:
         outputs = frames.unpack_outputs(frames.seal(walk, self._limits))
