@@ -14,18 +14,26 @@ from continuitybridge.settings import Settings
 
 def check_free(settings: Settings, wanted: Iterable[str]) -> None:
     """Raise `ConfigurationError` for the first of these port settings (`http_port`, ...) whose port cannot be
-    bound, naming port, holder and setting."""
+    bound, naming the port, who holds it and the setting that changes it."""
     for field in wanted:
         port: int = getattr(settings, field)
-        problem = _problem(settings.host, port)
-        if problem is not None:
-            name = f"BRIDGE_{field.upper()}"
+        name = f"BRIDGE_{field.upper()}"
+        try:
+            _bind(settings.host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigurationError(
+                    f"{settings.host} is not an address of this machine: set BRIDGE_HOST to one (default 127.0.0.1)",
+                    field="BRIDGE_HOST",
+                    value=settings.host,
+                ) from None
+            problem = f"is in use by {_holder(port)}" if error.errno == errno.EADDRINUSE else str(error.strerror)
             raise ConfigurationError(
-                f"port {port} on {settings.host} {problem}. Free it, or set {name} to another port "
+                f"port {port} on {settings.host}: {problem}. Free it, or set {name} to another port "
                 f"(for example: {name}={free_port(settings.host)} make run)",
                 field=name,
                 value=port,
-            )
+            ) from None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -36,17 +44,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _problem(host: str, port: int) -> str | None:
+def _bind(host: str, port: int) -> None:
     with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+        # Connections that linger after their server ended do not keep the next one from the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return f"is in use by {_holder(port)}"
-            return f"cannot be bound: {error.strerror}"
-    return None
+        probe.bind((host, port))
+        probe.listen(1)
 
 
 def _holder(port: int) -> str:
