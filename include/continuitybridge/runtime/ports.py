@@ -23,7 +23,7 @@ def check_free(settings: Settings, wanted: Iterable[str]) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise ConfigurationError(
-                    f"{settings.host} is not an address of this machine: set BRIDGE_HOST to one (default 127.0.0.1)",
+                    f"{settings.host} is not an address of this machine: set BRIDGE_HOST to one",
                     field="BRIDGE_HOST",
                     value=settings.host,
                 ) from None
