@@ -8,12 +8,10 @@ from fastapi import HTTPException
 from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
+from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.api import SignedIn
 
 _bearer = HTTPBearer(auto_error=False)
-
-SUPERADMIN_ROLE = "Admin"
-"""The role of FAB whose holders are superadmins."""
 
 
 async def authenticate(request: Request) -> SignedIn | None:

@@ -14,13 +14,19 @@ from airflow.providers.fab.auth_manager.cli_commands.utils import get_applicatio
 from airflow.utils import db
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from continuitybridge.airflow.roles import ensure_roles
+
+from continuitybridge.airflow.roles import ensure_roles
+
 
 @providers_configuration_loaded
 def main() -> None:
-    """Migrate Airflow's, FAB's and our tables, make FAB's roles, make the accounts that do not exist."""
+    """Migrate Airflow's, FAB's and our tables, make the roles, make the accounts that do not exist."""
     accounts: list[dict[str, Any]] = json.load(sys.stdin)
     db.initdb()
     with get_application_builder() as builder:
+        ensure_roles(builder.sm)
+        ensure_roles(builder.sm)
         for account in accounts:
             add_account(builder.sm, account)
 

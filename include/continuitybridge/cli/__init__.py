@@ -114,6 +114,7 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
+        "dispatch": f"{_HERE}.dispatch",
         "up": f"{_HERE}.service",
         "down": f"{_HERE}.service",
         "status": f"{_HERE}.service",

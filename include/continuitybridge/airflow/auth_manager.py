@@ -1,0 +1,170 @@
+"""Who may see and do what in Airflow's pages and REST API, decided by the DAG's name and the user's membership.
+
+A DAG `{organization}.{environment}.{flow}` belongs to its organization. FAB signs people in and keeps them; its
+per-DAG permissions are not used (they cost seconds at every parse). The class is not called after FAB's: Airflow
+would sync permissions by that name.
+
+What is not a DAG's (connections, variables, pools, assets, configuration) is the superadmin's. A change of
+membership holds within `CACHE_S`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
+from airflow.api_fastapi.common.types import MenuItem
+from airflow.models import DagModel
+from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
+from airflow.utils.session import NEW_SESSION, provide_session
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from continuitybridge import organizations
+from continuitybridge.airflow.roles import SUPERADMIN_ROLE
+from continuitybridge.organizations import Role
+
+CACHE_S = 1.0
+
+_READABLE = frozenset(DagAccessEntity) - {DagAccessEntity.AUDIT_LOG}
+_WRITABLE = frozenset({DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.HITL_DETAIL})
+_VIEWS = frozenset({AccessView.WEBSITE, AccessView.PLUGINS})
+_MENU = frozenset({MenuItem.DAGS, MenuItem.REQUIRED_ACTIONS})
+
+
+class Level(IntEnum):
+    """What a member may do with the DAGs of his organization."""
+
+    READ = 1
+    WRITE = 2
+    """Trigger, clear, mark and pause too."""
+
+
+_LEVEL_OF: Mapping[Role, Level] = {
+    Role.CUSTOMER_USER: Level.READ,
+    Role.CUSTOMER_ADMIN: Level.WRITE,
+    Role.CONSULTANT: Level.WRITE,
+}
+
+
+class OrganizationAuthManager(FabAuthManager):
+    """See the module. Everything that is not allowed here by name is refused."""
+
+    def is_authorized_dag(
+        self,
+        *,
+        method: Any,
+        user: Any,
+        access_entity: DagAccessEntity | None = None,
+        details: Any = None,
+    ) -> bool:
+        if _is_superadmin(user):
+            return True
+        levels = _levels(user)
+        dag_id = details.id if details else None
+        if dag_id is None:
+            # A list: its rows are filtered by `get_authorized_dag_ids`.
+            return method == "GET" and bool(levels) and (access_entity is None or access_entity in _READABLE)
+        level = levels.get(_organization_of(dag_id))
+        if level is None:
+            return False
+        if method == "GET":
+            return access_entity is None or access_entity in _READABLE
+        if level < Level.WRITE:
+            return False
+        # Of the DAG itself only its pause may be changed.
+        return method == "PUT" if access_entity is None else access_entity in _WRITABLE
+
+    def get_authorized_dag_ids(
+        self, *, user: Any, method: Any = "GET", session: Session | None = None
+    ) -> set[str]:
+        return _dag_ids(None if _is_superadmin(user) else self._slugs(user, method))
+
+    def filter_authorized_dag_ids(
+        self, *, dag_ids: set[str], user: Any, method: Any = "GET", team_name: str | None = None
+    ) -> set[str]:
+        if _is_superadmin(user):
+            return set(dag_ids)
+        slugs = self._slugs(user, method)
+        return {dag_id for dag_id in dag_ids if _organization_of(dag_id) in slugs}
+
+    def is_authorized_view(self, *, access_view: AccessView, user: Any, team_name: str | None = None) -> bool:
+        return _is_superadmin(user) or (access_view in _VIEWS and bool(_levels(user)))
+
+    def filter_authorized_menu_items(self, menu_items: list[MenuItem], user: Any) -> list[MenuItem]:
+        if _is_superadmin(user):
+            return list(menu_items)
+        return [item for item in menu_items if item in _MENU] if _levels(user) else []
+
+    def is_authorized_custom_view(self, *, method: Any, resource_name: str, user: Any) -> bool:
+        # FAB's own pages: a member's role holds his profile and password, and no more.
+        allowed: bool = super().is_authorized_custom_view(method=method, resource_name=resource_name, user=user)
+        return allowed
+
+    def is_authorized_backfill(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_asset(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_asset_alias(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_configuration(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_connection(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_pool(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    def is_authorized_variable(self, *, method: Any, user: Any, details: Any = None) -> bool:
+        return _is_superadmin(user)
+
+    @staticmethod
+    def _slugs(user: Any, method: Any) -> set[str]:
+        needed = Level.READ if method == "GET" else Level.WRITE
+        return {slug for slug, level in _levels(user).items() if level >= needed}
+
+
+@provide_session
+def _dag_ids(slugs: set[str] | None, *, session: Session = NEW_SESSION) -> set[str]:
+    statement = select(DagModel.dag_id)
+    if slugs is not None:
+        if not slugs:
+            return set()
+        statement = statement.where(or_(*(DagModel.dag_id.startswith(f"{slug}.") for slug in sorted(slugs))))
+    found = session.scalars(statement)
+    return {dag_id for dag_id in found if slugs is None or _organization_of(dag_id) in slugs}
+
+
+def _organization_of(dag_id: str) -> str:
+    """The organization that a DAG belongs to by its name; "" for a DAG of the platform."""
+    parts = dag_id.split(".")
+    return parts[0] if len(parts) == 3 else ""
+
+
+def _is_superadmin(user: Any) -> bool:
+    return any(role.name == SUPERADMIN_ROLE for role in getattr(user, "roles", ()))
+
+
+_cache: dict[str, tuple[float, dict[str, Level]]] = {}
+
+
+def _levels(user: Any) -> dict[str, Level]:
+    """The user's level by organization (slug)."""
+    name = getattr(user, "username", None)
+    if not name:
+        return {}
+    cached = _cache.get(name)
+    if cached is not None and time.monotonic() - cached[0] < CACHE_S:
+        return cached[1]
+    levels = {each.slug: _LEVEL_OF[each.role] for each in organizations.memberships(name)}
+    if len(_cache) > 10_000:
+        _cache.clear()
+    _cache[name] = (time.monotonic(), levels)
+    return levels

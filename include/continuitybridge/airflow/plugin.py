@@ -1,0 +1,36 @@
+"""What Airflow loads of ours. `plugins/continuitybridge_plugin.py` names it."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from continuitybridge.airflow.identity import TaskIdentityMiddleware
+from continuitybridge.airflow.listener import MarkListener
+
+
+class ContinuityBridgePlugin(AirflowPlugin):
+    """The API and the intake under `/bridge`, the identity of asking tasks, the marks of people."""
+
+    name = "continuitybridge"
+    listeners = [MarkListener()]  # noqa: RUF012  (as the base class declares it)
+    fastapi_root_middlewares = [  # noqa: RUF012
+        {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"}
+    ]
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Asked for by the api-server only, so that no other process pays for building them."""
+        from continuitybridge.airflow.http_auth import authenticate
+        from continuitybridge.api import mounts
+
+        return [{"app": app, "url_prefix": prefix, "name": name} for name, prefix, app in mounts(authenticate)]
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        """The scheduler's workers are forks of it: what a task imports is there already."""
+        if "scheduler" in sys.argv:
+            from continuitybridge.airflow import compiler, services, work  # noqa: F401

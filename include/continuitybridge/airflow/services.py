@@ -1,0 +1,82 @@
+"""What a plan that runs in a task gets from outside: its organization's keys and connections, asked of the
+api-server under the task's own token, and the task's log. Both are kept for the life of the task."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from continuitybridge.airflow.secrets import CONNECTION_PREFIX, KEYS
+from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.vault.keyring import DataKeys
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_flow_log = logging.getLogger("continuitybridge.flow")
+
+
+class TaskServices:
+    """`Services` of a task. `connection` raises `NotFound` for what the organization's environment does not have,
+    `Unavailable` when the api-server does not answer."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, ConnectionInfo] = {}
+
+    def connection(self, name: str) -> ConnectionInfo:
+        if name not in self._connections:
+            extra = _ask(CONNECTION_PREFIX + name)
+            if extra is None:
+                raise NotFound(
+                    f"there is no connection {name!r} in this environment; make it with `bridge connection set`",
+                    connection=name,
+                )
+            found = json.loads(extra)
+            info = ConnectionInfo(name, found["base_url"], found["headers"], found["auth"])
+            _hide(info)
+            self._connections[name] = info
+        return self._connections[name]
+
+    def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
+        more = "".join(f" {key}={value!r}" for key, value in fields.items())
+        _flow_log.log(_LEVELS.get(level, logging.INFO), "%s%s", text, more)
+
+
+def data_keys() -> DataKeys:
+    """The data keys of the task's organization. Raises `NotFound` when the api-server has none for this task,
+    `Unavailable` when it does not answer."""
+    extra = _ask(KEYS)
+    if extra is None:
+        raise NotFound("the api-server has no data keys for this task")
+    return DataKeys.from_json(extra)
+
+
+def _ask(conn_id: str) -> str | None:
+    """The extra of a connection, from the api-server and from nowhere else. Airflow's own look-up would go through
+    the worker's environment too, and tell an api-server that is down from a missing connection no more."""
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import ConnectionResult, GetConnection
+    from airflow.sdk.log import mask_secret
+
+    answer = task_runner.SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    if isinstance(answer, ConnectionResult):
+        extra = str(answer.extra)
+        mask_secret(extra)
+        return extra
+    error = getattr(answer, "error", None)
+    if error == ErrorType.CONNECTION_NOT_FOUND:
+        return None
+    raise Unavailable(f"the api-server did not give {conn_id} ({error})")
+
+
+def _hide(info: ConnectionInfo) -> None:
+    """Whatever prints a credential prints asterisks."""
+    from airflow.sdk.log import mask_secret
+
+    for name, value in info.auth.items():
+        if name not in ("type", "header", "username"):
+            mask_secret(value)
+    for value in info.headers.values():
+        mask_secret(value)
