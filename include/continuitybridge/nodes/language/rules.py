@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import Field
 
 from continuitybridge.errors import ConfigurationError
+from continuitybridge.nodes import _legacy
 from continuitybridge.nodes.base import NodeConfig
 from continuitybridge.nodes.language.problems import Problems
 from continuitybridge.nodes.language.schema import Schema
@@ -142,3 +143,24 @@ def _steps(path: str, field: str) -> list[str | None]:
             valid="names joined by dots, [*] for every element: customer.id, items[*].sku",
         )
     return steps
+
+
+def listed_rules(rules: Sequence[Any]) -> dict[str, Any]:
+    """Rules written as a list of mappings with `field`, by path; raises `ConfigurationError`."""
+    found: dict[str, Any] = {}
+    for rule in rules:
+        if not isinstance(rule, Mapping) or not isinstance(rule.get("field"), str):
+            raise ConfigurationError(
+                "a rule has a field", field="rules", value=rule, valid="field, type, required …"
+            )
+        found[rule["field"]] = in_our_words({key: value for key, value in rule.items() if key != "field"})
+    return found
+
+
+def in_our_words(rule: Any) -> Any:
+    """A rule of older files: a type alone, or with `minimum` and `maximum`, used there beside `min` and `max`."""
+    if isinstance(rule, str):
+        return {"type": rule}
+    if not isinstance(rule, Mapping):
+        return rule
+    return _legacy.renamed(rule, {"minimum": "min", "maximum": "max"})

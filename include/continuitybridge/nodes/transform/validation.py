@@ -14,7 +14,7 @@ from continuitybridge.errors import ConfigurationError, ValidationFailed
 from continuitybridge.nodes import _legacy
 from continuitybridge.nodes.base import BuildContext, Example, Node, NodeConfig, RunContext, hints
 from continuitybridge.nodes.language import side_file
-from continuitybridge.nodes.language.rules import FieldRule, rules_schema
+from continuitybridge.nodes.language.rules import FieldRule, in_our_words, listed_rules, rules_schema
 from continuitybridge.nodes.language.schema import MAX_VIOLATIONS, Schema, first_violations
 
 INVALID = "invalid"
@@ -155,9 +155,9 @@ class Validation(Node[ValidationConfig]):
             if isinstance(ours.get(key), str):
                 ours[key] = _data(ours[key], key)
         if isinstance(ours.get("rules"), list):
-            ours["rules"] = _listed(ours["rules"])
+            ours["rules"] = listed_rules(ours["rules"])
         if isinstance(ours.get("rules"), dict):
-            ours["rules"] = {path: _rule(rule) for path, rule in ours["rules"].items()}
+            ours["rules"] = {path: in_our_words(rule) for path, rule in ours["rules"].items()}
             if not ours["rules"]:
                 del ours["rules"]
         if ours.get("strict") is False:
@@ -205,24 +205,3 @@ def _data(text: str, key: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{key} is neither JSON nor YAML: {error}", field=key) from None
-
-
-def _listed(rules: list[Any]) -> dict[str, Any]:
-    """Rules as a list of mappings with `field`."""
-    found: dict[str, Any] = {}
-    for rule in rules:
-        if not isinstance(rule, Mapping) or not isinstance(rule.get("field"), str):
-            raise ConfigurationError(
-                "a rule has a field", field="rules", value=rule, valid="field, type, required …"
-            )
-        found[rule["field"]] = {key: value for key, value in rule.items() if key != "field"}
-    return found
-
-
-def _rule(rule: Any) -> Any:
-    """One rule in our words; `minimum` and `maximum` were used beside `min` and `max`."""
-    if isinstance(rule, str):
-        return {"type": rule}
-    if not isinstance(rule, Mapping):
-        return rule
-    return _legacy.renamed(rule, {"minimum": "min", "maximum": "max"})
