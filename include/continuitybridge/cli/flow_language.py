@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -109,7 +110,7 @@ def _load(file: Path) -> LoadedFlow:
     from continuitybridge.flows.load import load_flow
 
     if file == _STDIN:
-        return load_flow(click.get_text_stream("stdin").read(), name="-")
+        return load_flow(sys.stdin.read(), name="-")
     return load_flow(file)
 
 

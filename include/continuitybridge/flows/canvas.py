@@ -8,7 +8,7 @@ is the route of failures. Drawing no edge from the port `out` ends the flow ther
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ def read(document: Document) -> Reading:
         and (ends := _ends_of_edge(reader, ("edges", index), item))
     ]
     drawn = [node.step.id for node in nodes]
-    order = _order(reader, words, drawn) if ours else None
+    order = (_listed(reader, words, "order") or drawn) if ours else None
     routed = _ordered(_routed(reader, nodes, edges), order)
     if not ours:
         _remark_on_forks(reader, routed)
@@ -67,7 +67,7 @@ def read(document: Document) -> Reading:
         extra["nodes"] = drawn
     if [edge.raw for edge in edges] != _new_edges(flow):
         extra["edges"] = [edge.raw for edge in edges]
-    flow = _without_own_layout(replace(flow, extra=extra))
+    flow = _without_own_layout(replace(flow, extra=extra), _listed(reader, words, "placed"))
     return foreign.finish(reader, flow, [node.place for node in routed], triggers=("nodes",), steps=("nodes",))
 
 
@@ -260,10 +260,9 @@ def _ends_undrawn(step: Step, offered: Sequence[str] | None, others: Mapping[str
     return OUT in offered
 
 
-def _order(reader: Reader, words: Mapping[str, Any], drawn: list[str]) -> list[str]:
-    path = ("bridge", "order")
-    listed = reader.items(path, words.get("order"))
-    return [reader.text((*path, index), item) for index, item in enumerate(listed)] or drawn
+def _listed(reader: Reader, words: Mapping[str, Any], key: str) -> list[str]:
+    listed = reader.items(("bridge", key), words.get(key))
+    return [reader.text(("bridge", key, index), item) for index, item in enumerate(listed)]
 
 
 def _ordered(nodes: list[_Routed], order: list[str] | None) -> list[_Routed]:
@@ -278,15 +277,15 @@ def _ordered(nodes: list[_Routed], order: list[str] | None) -> list[_Routed]:
     return sorted(nodes, key=lambda node: (not node.trigger, rank.get(node.step.id, len(rank))))
 
 
-def _without_own_layout(flow: Flow) -> Flow:
-    """Positions that are all as this module would set them say nothing."""
+def _without_own_layout(flow: Flow, placed: Collection[str]) -> Flow:
+    """The flow without the positions that `write` gave nodes which had none and nobody changed since."""
     layout = _layout(flow)
-    if any(step.extra.get("position") != layout[step.id] for step in flow.nodes()):
-        return flow
 
     def stripped(steps: tuple[Step, ...]) -> tuple[Step, ...]:
         return tuple(
             replace(step, extra={key: value for key, value in step.extra.items() if key != "position"})
+            if step.id in placed and step.extra.get("position") == layout[step.id]
+            else step
             for step in steps
         )
 
@@ -310,7 +309,8 @@ def write(flow: Flow) -> str:
     nodes = sorted(flow.nodes(), key=lambda step: rank.get(step.id, len(rank)))
     order = listed if [step.id for step in nodes] != listed else None
     kept = replace(flow, extra={key: value for key, value in flow.extra.items() if key not in _FLOW_KEYS})
-    header, bridge = foreign.written_flow(kept, _FLOW_KEYS, order)
+    placed = [step.id for step in flow.nodes() if "position" not in step.extra] or None
+    header, bridge = foreign.written_flow(kept, _FLOW_KEYS, order=order, placed=placed)
     document = {
         **header,
         "nodes": [_written(step, layout[step.id], id(step) in triggers) for step in nodes],

@@ -27,7 +27,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 """A flow's name."""
 
 _HEADER_KEYS = frozenset({"name", "version", "description", "bridge"})
-_DOCUMENT_WORDS = ("language", "labels", "index", "capture", "onError", "order", "extra")
+_DOCUMENT_WORDS = ("language", "labels", "index", "capture", "onError", "order", "placed", "extra")
 _NODE_WORDS = ("trigger", "isolate", "ends", "extra")
 
 
@@ -174,10 +174,9 @@ def translated(reader: Reader, path: Path, step: Step, config: Mapping[str, Any]
     return replace(step, type=type_name, config=ours)
 
 
-def written_flow(
-    flow: Flow, reserved: Collection[str], order: list[str] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The flow's own fields as the older formats hold them, and what goes under `bridge`."""
+def written_flow(flow: Flow, reserved: Collection[str], **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flow's own fields as the older formats hold them, and what goes under `bridge` (`more`: the format's
+    own words there; None for what needs no saying)."""
     extra = dict(flow.extra)
     header: dict[str, Any] = {"name": flow.name, "version": flow.version}
     for key, meaning in (("name", slug), ("version", full_version)):
@@ -192,7 +191,7 @@ def written_flow(
         "index": dict(flow.index) or None,
         "capture": flow.capture if flow.capture != "errors" else None,
         "onError": flow.on_error,
-        "order": order,
+        **more,
         "extra": kept or None,
     }
     bridge = {"language": LANGUAGE, **{key: value for key, value in words.items() if value is not None}}

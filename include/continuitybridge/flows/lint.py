@@ -198,18 +198,15 @@ class _Lint:
             self.unknown_type(step, place)
             return
         if trigger != (found.category == "trigger"):
-            what, other = ("a trigger", "steps") if not trigger else ("no trigger", "triggers")
-            valid = ", ".join(n for n in registry.names() if catalog.is_trigger(n) == trigger)
-            self.tell(
-                (*place.path, "type"), f"{step.type} is {what}", step.type, valid=valid or f"move it to {other}"
-            )
+            what = "no trigger" if trigger else "a trigger"
+            valid = ", ".join(name for name in registry.names() if catalog.is_trigger(name) == trigger)
+            self.tell((*place.path, "type"), f"{step.type} is {what}", step.type, valid=valid)
         if trigger and step.on_error is not None:
-            self.tell(
-                place.on_error,
-                "a trigger has no error route: it only begins",
-                step.on_error,
-                valid="on_error on the step that may fail, or on the flow",
-            )
+            valid = "on_error on the step that may fail, or on the flow"
+            self.tell(place.on_error, "a trigger has no error route: it only begins", step.on_error, valid=valid)
+        if trigger and step.isolate:
+            where = (*place.path, "isolate")
+            self.tell(where, "a trigger is no stage: it only begins", True, valid="isolate on a step")
         self.configuration(step, place)
         if step.type == "webhook_trigger":
             self.slug(step, place)

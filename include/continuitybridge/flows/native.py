@@ -23,8 +23,7 @@ FLOW_KEYS = (
     "on_error",
     "extra",
 )
-TRIGGER_KEYS = ("id", "type", "label", "config", "next", "extra")
-STEP_KEYS = ("id", "type", "label", "config", "next", "on_error", "isolate", "extra")
+NODE_KEYS = ("id", "type", "label", "config", "next", "on_error", "isolate", "extra")
 
 
 def read(document: Document) -> Reading:
@@ -32,8 +31,8 @@ def read(document: Document) -> Reading:
     reader = Reader(document)
     data = reader.mapping((), document.data)
     reader.known_keys((), data, FLOW_KEYS)
-    triggers = [_node(reader, path, item, TRIGGER_KEYS) for path, item in _nodes(reader, data, "triggers")]
-    steps = [_node(reader, path, item, STEP_KEYS) for path, item in _nodes(reader, data, "steps")]
+    triggers = [_node(reader, path, item) for path, item in _nodes(reader, data, "triggers")]
+    steps = [_node(reader, path, item) for path, item in _nodes(reader, data, "steps")]
     following = [*(draft.step.id for draft in steps), END]
     nodes = [_routed(reader, draft, following[0]) for draft in triggers]
     nodes += [_routed(reader, draft, following[index + 1]) for index, draft in enumerate(steps)]
@@ -67,8 +66,8 @@ def _nodes(reader: Reader, data: Mapping[str, Any], key: str) -> list[tuple[Path
     return found
 
 
-def _node(reader: Reader, path: Path, item: dict[str, Any], known: tuple[str, ...]) -> Draft:
-    reader.known_keys(path, item, known)
+def _node(reader: Reader, path: Path, item: dict[str, Any]) -> Draft:
+    reader.known_keys(path, item, NODE_KEYS)
     step = Step(
         id=reader.node_id((*path, "id"), item.get("id")),
         type=reader.text((*path, "type"), item.get("type"), required=True),
@@ -136,16 +135,11 @@ def write(flow: Flow) -> str:
         header["index"] = dict(flow.index)
     if flow.capture != "errors":
         header["capture"] = flow.capture
-    ids = [step.id for step in flow.steps]
-    first = ids[0] if ids else END
+    following = [*(step.id for step in flow.steps), END]
     sections: list[dict[str, Any]] = [
         header,
-        {"triggers": [_written(trigger, first) for trigger in flow.triggers]},
-        {
-            "steps": [
-                _written(step, following) for step, following in zip(flow.steps, [*ids[1:], END], strict=True)
-            ]
-        },
+        {"triggers": [_written(trigger, following[0]) for trigger in flow.triggers]},
+        {"steps": [_written(step, following[index + 1]) for index, step in enumerate(flow.steps)]},
     ]
     if flow.on_error is not None:
         sections.append({"on_error": flow.on_error})
