@@ -16,8 +16,6 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 
 from continuitybridge.airflow.roles import ensure_roles
 
-from continuitybridge.airflow.roles import ensure_roles
-
 
 @providers_configuration_loaded
 def main() -> None:

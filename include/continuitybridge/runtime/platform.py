@@ -16,6 +16,7 @@ import orjson
 import psutil
 from pydantic import SecretStr
 
+from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.database.bootstrap import bootstrap
 from continuitybridge.errors import BridgeError
 from continuitybridge.runtime import keys, ports, readiness
@@ -79,7 +80,9 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
             bootstrap(_admin_url(settings), settings.state_dir)
             settings = _fresh_settings()
             write_airflow_configuration(settings)
-            superadmin = Account(SUPERADMIN, "Super", "Admin", "admin@localhost.localdomain", "Admin", password)
+            superadmin = Account(
+                SUPERADMIN, "Super", "Admin", "admin@localhost.localdomain", SUPERADMIN_ROLE, password
+            )
             if not provision(settings, [superadmin, *accounts]):
                 progress.note("(up to date)")
         keys.write_private(_fingerprint_file(settings), _fingerprint(settings))
