@@ -1,9 +1,9 @@
 """Every endpoint in this process's memory, as intake needs it, kept alike with the database.
 
 A connection of its own LISTENs on `bridge_endpoints`: a change is known some milliseconds after its commit. As a
-notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with the
-tables every `CHECK_INTERVAL_S`; a difference loads everything again. Before a request is told that there is no such
-endpoint, the tables are asked (`confirm`), so that whoever deployed and sends at once is not refused.
+notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with
+the tables every `CHECK_INTERVAL_S`; a difference loads everything again. Before a request is told that there is no
+such endpoint, the tables are asked (`confirm`), so that whoever deployed and sends at once is not refused.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ LEGACY_PREFIX = "/api/webhook/"
 
 LINGER_S = 2.0
 """How long a refused sender is listened to, so that it reads the answer instead of a reset connection."""
+SMALL_WAIT_S = 0.05
+"""How long a refusal waits for a small body, so that the connection can be kept."""
 LINGER_BYTES = 64 * 1024 * 1024
 START_TIMEOUT_S = 5.0
 WARN_INTERVAL_S = 5.0
@@ -296,13 +298,14 @@ class IntakeApp:
             (b"content-length", str(len(answer)).encode()),
             *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
         ]
-        unread = request.more_body and not request.awaits_continue and not isinstance(error, RequestTimeout)
+        if request.is_small:
+            await request.discard(SMALL_WAIT_S)
         if request.more_body and request.scope.get("http_version", "1.1").startswith("1"):
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        if unread:
+        if request.more_body and not request.awaits_continue and not isinstance(error, RequestTimeout):
             await send({"type": "http.response.body", "body": answer, "more_body": True})
-            await request.discard()
+            await request.discard(LINGER_S)
             answer = b""
         await send({"type": "http.response.body", "body": answer})
 
@@ -336,14 +339,22 @@ class _Request:
         chunk: bytes = event.get("body", b"")
         return chunk
 
-    async def discard(self) -> None:
+    @property
+    def is_small(self) -> bool:
+        """Whether what is left of the body is likely here already, so that the connection can be kept."""
+        declared = self.headers.get(b"content-length", b"")
+        return self.more_body and declared.isdigit() and len(declared) < 6 and not self.awaits_continue
+
+    async def discard(self, timeout_s: float) -> None:
         """Read what is left of the body for a while, keeping nothing."""
         left = LINGER_BYTES
         try:
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(timeout_s):
                 while self.more_body and left > 0:
                     left -= len(await self.read())
-        except (TimeoutError, _SenderGone):
+        except TimeoutError:
+            return
+        except _SenderGone:
             self.more_body = False
 
 

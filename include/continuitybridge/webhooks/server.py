@@ -20,19 +20,23 @@ from continuitybridge.webhooks.intake import IntakeApp, Receive, Scope, Send
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request line and headers; more ends the connection with 431."""
 KEEP_ALIVE_S = 15
+LAST_CHANCE_S = 0.5
+"""How long a stopping server waits on a connection without a request under way: one may be on the wire."""
 LIVE_PATH = "/bridge/health/live"
 _PR_SET_PDEATHSIG = 1
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with bounds on a request's head: `intake_body_timeout_s` from the connection's or the
-    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes."""
+    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes. And with a stop
+    that cuts no request which was sent before: uvicorn closes connections whose request it has not read yet."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout_s = get_settings().intake_body_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,6 +61,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_arrived()
         super().on_headers_complete()
+        if self._stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        self._stopping = True
+        if self._is_idle():
+            self.loop.call_later(LAST_CHANCE_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
         self._head_bytes = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import orjson
+import psutil
 import pytest
 from standardwebhooks.webhooks import Webhook
 
@@ -30,10 +33,15 @@ class Intake:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    client: httpx.Client
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def post(self, hook: Hook, body: bytes = b'{"po_number": "4711"}', **given: Any) -> httpx.Response:
+        """Send a body to a hook, signed unless `headers` are given; on a new connection with `fresh=True`."""
+        headers = given.pop("headers", None) or hook.signed(body, message_id=given.pop("message_id", None))
+        if given.pop("fresh", False):
+            headers = {**headers, "connection": "close"}
+        path = given.pop("path", hook.path)
+        return self.client.post(path, content=body, headers=headers, **given)
 
 
 @dataclass
@@ -62,22 +70,25 @@ class Hook:
 
 
 def free_port() -> int:
-    """A free port of the range that these tests use."""
-    for port in range(18300, 18400):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port between 18300 and 18399")
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def owns(process: psutil.Process, port: int) -> bool:
+    """Whether the process or one of its children listens there: another test run may have been quicker."""
+    family = [process, *process.children(recursive=True)]
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for member in family
+        for connection in member.net_connections("tcp")
+    )
 
 
 def run_intake(directory: Path, *arguments: str, **environment: str) -> Intake:
     """Start `bridge intake` on a free port and wait until it answers."""
-    import os
-
     port = free_port()
     log = directory / f"intake-{port}.log"
     with log.open("wb") as output:
@@ -87,13 +98,18 @@ def run_intake(directory: Path, *arguments: str, **environment: str) -> Intake:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    intake = Intake(process, port, log)
+    # One client for all threads: making one costs more than a hundred requests.
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_connections=200)
+    )
+    intake = Intake(process, port, log, client)
     deadline = time.monotonic() + 60
     while True:
         try:
-            if httpx.get(f"{intake.url}/bridge/health/live", timeout=1).status_code == 200:
+            if client.get("/bridge/health/live", timeout=1).status_code == 200:
+                assert owns(psutil.Process(process.pid), port)
                 return intake
-        except httpx.TransportError:
+        except (httpx.TransportError, psutil.Error):
             pass
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
@@ -102,6 +118,7 @@ def run_intake(directory: Path, *arguments: str, **environment: str) -> Intake:
 
 
 def end(intake: Intake) -> None:
+    intake.client.close()
     intake.process.terminate()
     try:
         intake.process.wait(30)
@@ -119,15 +136,12 @@ def intake(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def client(intake: Intake) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=intake.url, timeout=30) as client:
-        yield client
+def client(intake: Intake) -> httpx.Client:
+    return intake.client
 
 
 def flow_text(name: str, slug: str, version: str = "1.0.0", **config: Any) -> str:
     """A flow with one webhook trigger and one step."""
-    import orjson
-
     return orjson.dumps(
         {
             "flow": name,
@@ -163,3 +177,11 @@ def deploy(organization: Organization) -> Deploy:
         return Hook(owner, environment, slug, flow, done.new_secrets.get(slug, ""), path)
 
     return deploy
+
+
+def eventually(true: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until something is so; fail when it is not within the time, which is a bound and no target."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not become so"
+        time.sleep(0.02)

@@ -15,7 +15,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
-from .conftest import Deploy, Hook
+from .conftest import Deploy, Hook, eventually
 
 BODY = b'{"po_number": "4711", "country": "CH"}'
 
@@ -352,11 +352,3 @@ def test_organizations_with_the_same_slug_do_not_meet(
     assert accepted["id"] != other["id"]
     assert other["duplicate"] is False
     assert [message_id for message_id, _, _ in stored(mine, keyring)] == [accepted["id"]]
-
-
-def eventually(true: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Wait until something is so; fail when it is not within the time, which is a bound and no target."""
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not become so"
-        time.sleep(0.02)

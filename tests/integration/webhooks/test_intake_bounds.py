@@ -1,0 +1,298 @@
+"""What keeps one sender from harming the others: time, memory, rate; and senders that do not speak HTTP well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from continuitybridge import database
+from continuitybridge.settings import Settings
+
+from .conftest import Deploy, Hook, Intake, end, eventually, run_intake
+
+BODY = b'{"po_number": "4711"}'
+
+
+@pytest.fixture(scope="module")
+def strict(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
+    """An intake with tight bounds."""
+    running = run_intake(
+        tmp_path_factory.mktemp("strict"),
+        BRIDGE_INTAKE_BODY_TIMEOUT_S="1",
+        BRIDGE_INTAKE_MAX_REQUESTS="5",
+        BRIDGE_INTAKE_MAX_BUFFER_BYTES="300000",
+    )
+    yield running
+    end(running)
+
+
+def connect(intake: Intake) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", intake.port), timeout=15)
+
+
+def head(hook: Hook, *lines: str, signed: bytes = BODY) -> bytes:
+    """A request's head, with these further header lines."""
+    headers = [f"{name}: {value}" for name, value in hook.signed(signed).items()]
+    return "\r\n".join([f"POST {hook.path} HTTP/1.1", "host: x", *headers, *lines, "", ""]).encode()
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status(received: bytes) -> int:
+    return int(received.split(b" ", 2)[1])
+
+
+def still_takes_messages(intake: Intake, hook: Hook) -> None:
+    response = intake.post(hook)
+    assert response.status_code == 202, response.text
+
+
+def test_a_body_that_does_not_arrive_is_408_and_the_connection_ends(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, f"content-length: {len(BODY)}") + BODY[:5])
+        received = everything(connection)
+    assert status(received) == 408
+    assert b"application/problem+json" in received
+    still_takes_messages(strict, hook)
+
+
+def test_a_body_that_arrives_byte_by_byte_is_ended_by_the_time_allowed_for_all_of_it(
+    strict: Intake, deploy: Deploy
+) -> None:
+    hook = deploy()
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, "content-length: 1000"))
+        connection.settimeout(0.05)
+        received = b""
+        for _ in range(200):
+            try:
+                connection.sendall(b"x")
+                received += connection.recv(4096)
+            except TimeoutError:
+                continue
+            except (ConnectionResetError, BrokenPipeError):
+                break
+            if received:
+                break
+    assert status(received) == 408
+
+
+def test_a_head_that_does_not_arrive_ends_the_connection(strict: Intake, deploy: Deploy) -> None:
+    with closing(connect(strict)) as silent, closing(connect(strict)) as slow:
+        slow.sendall(b"POST /bridge/hooks/a/dev/b HTTP/1.1\r\nhost: x\r\nx-a: ")
+        assert status(everything(slow)) == 408
+        assert status(everything(silent)) == 408
+    with closing(connect(strict)) as reused:
+        hook = deploy()
+        reused.sendall(head(hook, f"content-length: {len(BODY)}") + BODY)
+        assert status(reused.recv(65536)) == 202
+        reused.sendall(b"POST /bridge")
+        assert status(everything(reused)) == 408
+
+
+def test_a_head_without_end_is_refused(strict: Intake, deploy: Deploy) -> None:
+    with closing(connect(strict)) as connection:
+        try:
+            connection.sendall(b"POST / HTTP/1.1\r\n")
+            for number in range(3000):
+                connection.sendall(f"x-{number}: {'v' * 100}\r\n".encode())
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        received = everything(connection)
+    assert not received or status(received) == 431
+    still_takes_messages(strict, deploy())
+
+
+def test_an_endless_chunked_body_is_413_and_cut(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy(max_body_bytes=10_000)
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, "transfer-encoding: chunked"))
+        sent = 0
+        try:
+            for _ in range(5000):
+                connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        received = everything(connection)
+    assert sent < 5000 * 65536, "it was read without end"
+    assert not received or status(received) == 413
+    still_takes_messages(strict, hook)
+
+
+def test_a_sender_that_waits_for_100_continue_is_refused_before_it_sends(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy(max_body_bytes=1000)
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, "content-length: 100000", "expect: 100-continue"))
+        assert status(everything(connection)) == 413
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, f"content-length: {len(BODY)}", "expect: 100-continue"))
+        assert status(connection.recv(65536)) == 100
+        connection.sendall(BODY)
+        assert status(connection.recv(65536)) == 202
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("content-length: 21", "content-length: 22"),
+        ("content-length: -1",),
+        ("content-length: +21",),
+        ("content-length: 99999999999999999999999",),
+        ("content-length: 21", "transfer-encoding: chunked"),
+        ("transfer-encoding: gzip, chunked, identity",),
+        ("transfer-encoding: chunked", "no colon here"),
+        ("content-length: 21", "x-\x01: y"),
+    ],
+)
+def test_ambiguous_or_broken_framing_is_never_accepted(
+    strict: Intake, deploy: Deploy, lines: tuple[str, ...]
+) -> None:
+    hook = deploy()
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, *lines) + BODY)
+        received = everything(connection)
+    assert 400 <= status(received) < 500
+    with database.tenant(hook.organization.organization_id) as tables:
+        assert tables.execute("SELECT count(*) FROM bridge.messages").fetchone() == (0,)
+    still_takes_messages(strict, hook)
+
+
+def test_garbage_is_refused_and_harms_nobody(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    chance = random.Random(4711)
+    for size in (1, 10, 1000, 100_000):
+        with closing(connect(strict)) as connection:
+            try:
+                connection.sendall(chance.randbytes(size) + b"\r\n\r\n")
+            except (ConnectionResetError, BrokenPipeError):
+                continue
+            received = everything(connection)
+        assert not received or 400 <= status(received) < 500
+    for name in (b"webhook-signature", b"content-type", b"idempotency-key", b"content-length", b"x-a"):
+        with closing(connect(strict)) as connection:
+            value = bytes(byte for byte in chance.randbytes(300) if byte not in b"\r\n\0")
+            connection.sendall(b"POST " + hook.path.encode() + b" HTTP/1.1\r\nhost: x\r\n" + name + b": " + value)
+            with contextlib.suppress(OSError):
+                connection.sendall(b"\r\ncontent-length: 0\r\n\r\n")
+                connection.shutdown(socket.SHUT_WR)
+            received = everything(connection)
+        assert not received or 400 <= status(received) < 500
+    still_takes_messages(strict, hook)
+
+
+def test_a_sender_that_leaves_in_the_middle_leaves_no_message(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    for _ in range(20):
+        with closing(connect(strict)) as connection:
+            connection.sendall(head(hook, f"content-length: {len(BODY)}") + BODY[:5])
+    eventually(lambda: strict.post(hook).status_code == 202)
+    with database.tenant(hook.organization.organization_id) as tables:
+        assert tables.execute("SELECT count(*) FROM bridge.messages").fetchone() == (1,)
+
+
+def test_pipelined_requests_are_answered_in_their_order(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    with closing(connect(strict)) as connection:
+        one = head(hook, f"content-length: {len(BODY)}") + BODY
+        missing = one.replace(hook.path.encode(), hook.path.encode() + b"x")
+        connection.sendall(one + missing + one)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 3 and (piece := connection.recv(65536)):
+            received += piece
+    assert [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]] == [202, 404, 202]
+
+
+def test_more_requests_than_may_be_under_way_are_503_with_retry_after(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    stuck = [connect(strict) for _ in range(5)]
+    try:
+        for connection in stuck:
+            connection.sendall(head(hook, f"content-length: {len(BODY)}") + BODY[:5])
+        time.sleep(0.2)
+        response = strict.post(hook)
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.headers["content-type"] == "application/problem+json"
+    finally:
+        for connection in stuck:
+            connection.close()
+    eventually(lambda: strict.post(hook).status_code == 202)
+
+
+def test_more_bytes_of_bodies_than_may_be_held_are_503(strict: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    stuck = [connect(strict) for _ in range(2)]
+    try:
+        for connection in stuck:
+            connection.sendall(head(hook, "content-length: 200000") + b"x" * 140_000)
+        time.sleep(0.2)
+        body = b'"' + b"x" * 50_000 + b'"'
+        assert strict.post(hook, body).status_code == 503
+        assert strict.post(hook).status_code == 202
+    finally:
+        for connection in stuck:
+            connection.close()
+    eventually(lambda: strict.post(hook, body).status_code == 202)
+
+
+def test_a_sender_above_the_rate_is_429_and_admitted_after_retry_after(
+    settings: Settings, deploy: Deploy, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hook, other = deploy(), deploy()
+    intake = run_intake(tmp_path_factory.mktemp("rate"), BRIDGE_INTAKE_RATE_PER_S="2")
+    try:
+        answers = [intake.post(hook) for _ in range(6)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert [answer.status_code for answer in answers[:2]] == [202, 202]
+        assert refused
+        wrong = intake.post(hook, headers={**hook.signed(BODY), "webhook-id": "other"})
+        assert wrong.status_code == 401, "who is not believed uses up nobody's rate"
+        assert intake.post(other).status_code == 202
+        time.sleep(int(refused[-1].headers["retry-after"]))
+        assert intake.post(hook).status_code == 202
+    finally:
+        end(intake)
+
+
+def test_a_flood_of_refusals_is_one_row_a_minute(intake: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+
+    def forge(_: int) -> int:
+        headers = {**hook.signed(BODY), "webhook-signature": f"v1,{os.urandom(24).hex()}"}
+        return intake.post(hook, headers=headers).status_code
+
+    with ThreadPoolExecutor(8) as senders:
+        assert set(senders.map(forge, range(200))) == {401}
+    made_up = hook.path.removesuffix(hook.slug)
+    for number in range(20):
+        assert intake.post(hook, path=f"{made_up}made-up-{number}").status_code == 404
+
+    def counted() -> dict[tuple[str, str], tuple[int, int]]:
+        with database.tenant(hook.organization.organization_id) as tables:
+            rows = tables.execute(
+                "SELECT endpoint, code, count(*), sum(count) FROM bridge.refusals GROUP BY endpoint, code"
+            ).fetchall()
+        return {(row[0], row[1]): (row[2], int(row[3])) for row in rows}
+
+    wanted = {(hook.slug, "not-authenticated"): 200, ("-", "not-found"): 20}
+    eventually(lambda: {key: found[1] for key, found in counted().items()} == wanted, within_s=15)
+    assert all(rows <= 2 for rows, _ in counted().values()), "a minute may have ended meanwhile"
