@@ -124,6 +124,7 @@ flow = LazyGroup(
         "service": f"{_HERE}.service",
         "endpoint": f"{_HERE}.endpoint",
         "intake": f"{_HERE}.intake",
+        "settings": f"{_HERE}.settings",
     },
 )
 @click.version_option(package_name="continuitybridge", prog_name="bridge")

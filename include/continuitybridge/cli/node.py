@@ -56,7 +56,7 @@ def docs(directory: Path, check: bool) -> None:
     from continuitybridge.nodes import describe, registry
 
     pages = describe.pages(registry.node_types())
-    present = {path.name: path.read_text() for path in directory.glob("*.md")} if directory.is_dir() else {}
+    present = {path.name: path.read_text("utf-8") for path in directory.glob("*.md")} if directory.is_dir() else {}
     stale = sorted(name for name in pages.keys() | present.keys() if pages.get(name) != present.get(name))
     if check:
         for name in stale:
@@ -65,7 +65,7 @@ def docs(directory: Path, check: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in stale:
         if name in pages:
-            (directory / name).write_text(pages[name])
+            (directory / name).write_text(pages[name], "utf-8", newline="\n")
         else:
             (directory / name).unlink()
     click.echo(f"{len(pages)} pages in {directory}, {len(stale)} changed")

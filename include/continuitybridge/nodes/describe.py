@@ -288,6 +288,7 @@ def _fenced(value: Any) -> str:
         text, language = value, ""
     else:
         text, language = _json(value, indent=True), "json"
+    text = text.replace("\r\n", "\n")
     fence = "```" if "```" not in text else "~~~~"
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 

@@ -29,7 +29,7 @@ _DECLARATION = re.compile(
     rb"""(?:\s+standalone\s*=\s*["'](?P<standalone>yes|no)["'])?\s*\?>"""
 )
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([\w.:-]+)"?""", re.IGNORECASE)
-_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _EXPAT_READS = frozenset({"utf-8", "utf8", "utf-16", "iso-8859-1", "latin1", "us-ascii", "ascii"})
 _PYTHON_READS = re.compile(
     r"(?:windows-|cp)125\d|cp\d{3}|iso-8859-\d{1,2}|latin\d|koi8-[ru]|gb2312|gbk|gb18030|big5|shift[_-]jis|"
@@ -100,7 +100,7 @@ class XmlParser(Node[XmlParserConfig]):
     to expand and no files or addresses to fetch. Only the five entities of XML and character references exist.
     Nesting deeper than `BRIDGE_MAX_NESTING_DEPTH` fails the message.
 
-    **Encodings.** A `charset` in the content type wins, then a byte order mark, then the XML declaration, then
+    **Encodings.** A byte order mark wins, then the `charset` of the content type, then the XML declaration, then
     UTF-8 (RFC 7303). UTF-8, UTF-16, ISO-8859, Windows and the common East Asian sets are read.
 
     Older flows' keys are read on import: `attributeNamePrefix`, `textNodeName`, `ignoreAttributes`,
@@ -179,7 +179,26 @@ class XmlParser(Node[XmlParserConfig]):
 
 
 class _Reader:
-    """Builds the value of one document from Expat's events."""
+    """Builds the value of one document from Expat's events.
+
+    `_value` is the element being read; `_texts` its text since the last tag, filled by Expat directly; `_above`
+    the elements around it, each with the pieces of text before (in a list: gluing text to text for each child
+    would take time by the square of their number).
+    """
+
+    __slots__ = (
+        "_above",
+        "_config",
+        "_declared",
+        "_keep",
+        "_list_names",
+        "_list_paths",
+        "_max_depth",
+        "_path",
+        "_pieces",
+        "_texts",
+        "_value",
+    )
 
     def __init__(
         self, config: XmlParserConfig, list_names: frozenset[str], list_paths: frozenset[str], max_depth: int
@@ -190,7 +209,8 @@ class _Reader:
         self._max_depth = max_depth
         self._keep = config.namespaces == "keep"
         self._value: dict[str, Any] = {}
-        self._text: list[str] = []
+        self._pieces: list[str] = []
+        self._texts: list[str] = []
         self._above: list[tuple[dict[str, Any], list[str]]] = []
         self._path: list[str] = []
         self._declared: dict[str, str] = {}
@@ -201,32 +221,30 @@ class _Reader:
         parser.StartDoctypeDeclHandler = _refuse_doctype
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._text.append
+        parser.CharacterDataHandler = self._texts.append
         if self._keep:
             parser.namespace_prefixes = True
             parser.StartNamespaceDeclHandler = self._declare
-        self._parser = parser
         try:
             parser.Parse(data, True)
         except expat.ExpatError as error:
             raise _refusal(error) from None
         except (ValueError, LookupError) as error:  # an encoding that Expat does not read
             raise InvalidPayload(f"the document's encoding is not readable: {error}") from None
-        finally:
-            del self._parser  # ends the circle of parser and handlers, so that memory is free at once
         return self._value
 
     def _name(self, reported: str) -> str:
-        if self._keep:
-            parts = reported.split(_SEPARATOR)
-            if len(parts) == 3:
-                return f"{parts[2]}:{parts[1]}"
-            return parts[-1]
-        return reported.rpartition(_SEPARATOR)[2]
+        if not self._keep:
+            return reported.rpartition(_SEPARATOR)[2]
+        parts = reported.split(_SEPARATOR)
+        return f"{parts[2]}:{parts[1]}" if len(parts) == 3 else parts[-1]
 
     def _start(self, reported: str, attributes: dict[str, str]) -> None:
+        if self._texts:
+            self._pieces += self._texts
+            self._texts.clear()
         above = self._above
-        above.append((self._value, self._text))
+        above.append((self._value, self._pieces))
         if len(above) > self._max_depth:
             raise LimitExceeded(
                 f"the document is nested more than {self._max_depth} levels deep",
@@ -235,41 +253,50 @@ class _Reader:
                 found=len(above),
             )
         self._value = value = {}
-        self._text = []
-        self._parser.CharacterDataHandler = self._text.append
+        self._pieces = []
         if self._list_paths:
             self._path.append(self._name(reported))
-        if self._config.attributes == "keep":
-            prefix = self._config.attribute_prefix
-            if self._declared:
-                for name, uri in self._declared.items():
-                    value[prefix + name] = uri
-                self._declared = {}
-            for name, content in attributes.items():
-                key = prefix + self._name(name)
-                if key in value:
-                    _add(value, key, content)
-                else:
-                    value[key] = content
+        if self._declared or attributes:
+            self._read_attributes(value, attributes)
+
+    def _read_attributes(self, value: dict[str, Any], attributes: dict[str, str]) -> None:
+        if self._config.attributes == "ignore":
+            return
+        prefix = self._config.attribute_prefix
+        for name, uri in self._declared.items():
+            value[prefix + name] = uri
+        self._declared.clear()
+        for name, content in attributes.items():
+            key = prefix + self._name(name)
+            if key in value:
+                _add(value, key, content)
+            else:
+                value[key] = content
 
     def _end(self, reported: str) -> None:
-        config = self._config
-        text: Any = "".join(self._text)
+        texts = self._texts
+        if self._pieces:
+            self._pieces += texts
+            text: Any = "".join(self._pieces)
+        else:
+            text = "".join(texts)
+        texts.clear()
         value: Any = self._value
-        if config.trim:
-            text = text.strip()
-        elif value and not text.strip():
-            text = ""
-        if text and config.typed_values:
-            text = _typed(text)
+        if text:
+            config = self._config
+            if config.trim:
+                text = text.strip()
+            elif value and not text.strip():
+                text = ""
+            if config.typed_values:
+                text = _typed(text)
+            if value and text != "":
+                value[config.text_key] = text
         if not value:
             value = text
-        elif text != "":
-            value[config.text_key] = text
-        parent, self._text = self._above.pop()
-        self._parser.CharacterDataHandler = self._text.append
+        parent, self._pieces = self._above.pop()
         self._value = parent
-        name = self._name(reported)
+        name = self._name(reported) if self._keep else reported.rpartition(_SEPARATOR)[2]
         if name in parent:
             _add(parent, name, value)
         elif name in self._list_names or (self._list_paths and "/".join(self._path) in self._list_paths):
@@ -302,15 +329,15 @@ def _typed(text: str) -> Any:
 
 
 def _encoding(data: bytes, content_type: str) -> tuple[bytes, str | None]:
-    """The document and the encoding to tell Expat: None lets it look itself."""
+    """The document and the encoding to tell Expat, None where the declaration tells it (RFC 7303, 3)."""
+    for mark, marked in _BOMS.items():
+        if data.startswith(mark):
+            return data, marked
     charset = _CHARSET.search(content_type)
-    has_mark = data.startswith(_BOMS)
-    if has_mark and not charset:
-        return data, None
     declared = None if charset else _DECLARATION.match(data)
     name = charset[1] if charset else (declared["encoding"] or b"").decode() if declared else ""
-    if not name or has_mark or name.lower() in _EXPAT_READS:
-        return data, name.lower() if charset and not has_mark else None
+    if not name or name.lower() in _EXPAT_READS:
+        return data, name.lower() if charset else None
     if not _PYTHON_READS.fullmatch(name):
         raise InvalidPayload(f"the encoding {name!r} is not one that is read here", encoding=name)
     try:

@@ -21,10 +21,23 @@ _START = (
 _NC_NAME = f"[{_START}][{_START}0-9.\xb7\u0300-\u036f\u203f-\u2040-]*"
 _QNAME = re.compile(f"(?:({_NC_NAME}):)?({_NC_NAME})")
 _PREFIX = re.compile(_NC_NAME)
+_C = r"(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9A-Fa-f]{2})"
+_URI = re.compile(
+    rf"""
+    (?: [A-Za-z][A-Za-z0-9+.-]*: | (?!{_C}*:) )  # without a scheme no colon before the first slash
+    (?: //[A-Za-z0-9._~-]+(?::[0-9]{{1,5}})?(?=[/?\#]|$) | (?!//) )  # host and port
+    (?: {_C}|[/:] )*
+    (?: \?(?:{_C}|[/:?])* )?
+    (?: \#(?:{_C}|[/:?])* )?
+    """,
+    re.VERBOSE,
+)
+"""RFC 3986, without user names and literal addresses. Relative ones are deprecated as namespaces, and in use."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no XML 1.0 document may hold, not even escaped."""
 
 _TEXT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
+_TO_ESCAPE = re.compile("[&<>\r]")
 _ATTRIBUTE_ESCAPES = str.maketrans(
     {
         "&": "&amp;",
@@ -101,8 +114,8 @@ def _check_binding(prefix: str, uri: str) -> None:
         raise ValueError(f"the prefix {prefix!r} cannot stand for {uri!r}")
     if prefix and not uri:
         raise ValueError(f"the prefix {prefix!r} needs a namespace")
-    if _NOT_XML.search(uri):
-        raise ValueError(f"the namespace of {prefix!r} holds a character that XML does not have")
+    if uri and not _URI.fullmatch(uri):
+        raise ValueError(f"the namespace of {prefix!r} is not a URI: {uri[:200]!r}")
 
 
 class XmlBuilder(Node[XmlBuilderConfig]):
@@ -186,6 +199,10 @@ class XmlBuilder(Node[XmlBuilderConfig]):
         return message
 
 
+def _escaped(text: str) -> str:
+    return text.translate(_TEXT_ESCAPES) if _TO_ESCAPE.search(text) else text
+
+
 _Scope = dict[str, str]
 """Prefix → namespace, where one is in force."""
 
@@ -234,51 +251,39 @@ class _Writer:
         return elements[0]
 
     def _element(self, name: str, value: Any, scope: _Scope, declare: _Scope, level: int) -> None:
-        config = self._config
-        prefix_length = len(config.attribute_prefix)
+        if isinstance(value, dict):
+            self._branch(name, value, scope, declare, level)
+            return
+        attributes: list[tuple[str, str]] = []
+        if value is None and self._config.nulls == "nil":
+            attributes.append((f"{self._nil}:nil", "true"))
+        scope = self._open(name, attributes, scope, declare)
+        text = value if isinstance(value, str) else self._scalar(value, name)
+        self._out.append(f">{_escaped(text)}</{name}>" if text else "/>")
+
+    def _branch(self, name: str, value: dict[str, Any], scope: _Scope, declare: _Scope, level: int) -> None:
+        config, out = self._config, self._out
+        attribute_prefix = config.attribute_prefix
         attributes: list[tuple[str, str]] = []
         children: list[tuple[str, Any]] = []
         text = ""
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if key == config.text_key:
-                    text = self._scalar(item, key)
-                elif key.startswith(config.attribute_prefix):
-                    if item is None:
-                        continue
-                    attribute, content = key[prefix_length:], self._scalar(item, key)
-                    if attribute == "xmlns" or attribute.startswith("xmlns:"):
-                        declare = {**declare, attribute[6:]: content}
-                    else:
-                        attributes.append((attribute, content))
+        for key, item in value.items():
+            if key == config.text_key:
+                text = self._scalar(item, key)
+            elif not key.startswith(attribute_prefix):
+                children += self._spread(key, item)
+            elif item is not None:
+                attribute, content = key[len(attribute_prefix) :], self._scalar(item, key)
+                if attribute == "xmlns" or attribute.startswith("xmlns:"):
+                    declare = {**declare, attribute[6:]: content}
                 else:
-                    children += self._spread(key, item)
-        elif value is None:
-            if config.nulls == "nil":
-                attributes.append((f"{self._nil}:nil", "true"))
-        else:
-            text = self._scalar(value, name)
-        if declare:
-            for prefix, uri in declare.items():
-                try:
-                    _check_binding(prefix, uri)
-                except ValueError as error:
-                    raise InvalidPayload(f"<{name[:100]}>: {error}") from None
-            scope = {**scope, **declare}
-        self._check_name(name, scope)
-        out = self._out
-        out.append(f"<{name}")
-        for prefix, uri in declare.items():
-            shown = f"xmlns:{prefix}" if prefix else "xmlns"
-            out.append(f' {shown}="{uri.translate(_ATTRIBUTE_ESCAPES)}"')
-        if attributes:
-            self._check_attributes(name, attributes, scope)
-            out += [f' {key}="{content.translate(_ATTRIBUTE_ESCAPES)}"' for key, content in attributes]
+                    attributes.append((attribute, content))
+        scope = self._open(name, attributes, scope, declare)
         if not children and not text:
             out.append("/>")
             return
         out.append(">")
-        out.append(text.translate(_TEXT_ESCAPES))
+        out.append(_escaped(text))
         # White space beside text would become part of it.
         spread = config.pretty and children and not text
         for child, item in children:
@@ -288,6 +293,26 @@ class _Writer:
         if spread:
             out.append("\n" + " " * (config.indent * level))
         out.append(f"</{name}>")
+
+    def _open(self, name: str, attributes: list[tuple[str, str]], scope: _Scope, declare: _Scope) -> _Scope:
+        """Write the start tag but for its end; gives the declarations in force inside."""
+        out = self._out
+        for prefix, uri in declare.items():
+            try:
+                _check_binding(prefix, uri)
+            except ValueError as error:
+                raise InvalidPayload(f"<{name[:100]}>: {error}") from None
+        if declare:
+            scope = {**scope, **declare}
+        self._check_name(name, scope)
+        out.append(f"<{name}")
+        for prefix, uri in declare.items():
+            shown = f"xmlns:{prefix}" if prefix else "xmlns"
+            out.append(f' {shown}="{uri.translate(_ATTRIBUTE_ESCAPES)}"')
+        if attributes:
+            self._check_attributes(name, attributes, scope)
+            out += [f' {key}="{content.translate(_ATTRIBUTE_ESCAPES)}"' for key, content in attributes]
+        return scope
 
     def _spread(self, name: str, value: Any) -> list[tuple[str, Any]]:
         """The elements a key stands for: one, one per item of a list, or none for an omitted null."""

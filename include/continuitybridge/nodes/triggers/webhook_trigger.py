@@ -31,7 +31,8 @@ class WebhookTriggerConfig(NodeConfig):
     content_types: list[str] = Field(
         default=["application/json", "application/xml", "text/xml"],
         min_length=1,
-        description="Media types that are taken; others are answered with 415. `text/*` and `*/*` work too.",
+        description="Media types that are taken; others are answered with 415. `text/*` and `*/*` work, and "
+        "`application/json` takes `+json` types as well, `application/xml` `+xml` ones.",
     )
     idempotency: str | None = Field(
         default=None,
