@@ -252,7 +252,8 @@ class _Reader:
                 allowed=self._max_depth,
                 found=len(above),
             )
-        self._value = value = {}
+        value: dict[str, Any] = {}
+        self._value = value
         self._pieces = []
         if self._list_paths:
             self._path.append(self._name(reported))
