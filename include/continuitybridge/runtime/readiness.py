@@ -19,7 +19,7 @@ from continuitybridge.settings import Settings
 READY_WAIT_S = 180.0
 """How long the processes may take to become ready on a slow machine."""
 
-DEATHS_TOLERATED = 2
+DEATHS_TOLERATED = 1
 """How often a process may end while it starts before the start is given up."""
 
 _AIRFLOW_HEALTH = {"scheduler": "scheduler", "triggerer": "triggerer", "dag-processor": "dag_processor"}
