@@ -53,6 +53,8 @@ class _Lint:
         self.nodes = list(zip(self.flow.nodes(), loaded.places, strict=True))
         self.by_id = {step.id: (step, place) for step, place in reversed(self.nodes)}
         self.looked_up = 0
+        self.meant: set[str] = set()
+        """Steps that a misspelt route probably meant: that nothing leads to them needs no telling."""
 
     def problems(self) -> list[Problem]:
         self.header()
@@ -149,13 +151,10 @@ class _Lint:
                 message = f"{what} leads to {target!r}, which is a trigger: messages begin there"
                 self.tell(where, message, target, valid=_listed(choices))
                 return
-            self.tell(
-                where,
-                f"{what} leads to {target!r}, which does not exist",
-                target,
-                valid=_listed(choices),
-                nearest=self.nearest(target, choices),
-            )
+            message = f"{what} leads to {target!r}, which does not exist"
+            close = self.nearest(target, choices)
+            self.tell(where, message, target, valid=_listed(choices), nearest=close)
+            self.meant.update([close] if close else [])
 
         for step, place in self.nodes:
             for port, targets in step.next.items():
@@ -250,7 +249,7 @@ class _Lint:
             }
             for problem in error.facts.get("problems") or [{"field": "", "message": error.detail}]:
                 field = str(problem.get("field") or "")
-                if field not in missing:
+                if not any(name == field or name.startswith(f"{field}.") for name in missing):
                     self.configuration_problem(step, place, field, problem)
 
     def configuration_problem(self, step: Step, place: NodePlace, field: str, problem: Mapping[str, Any]) -> None:
@@ -317,7 +316,11 @@ class _Lint:
         if not flow.steps and not self.at_fault("steps"):
             self.tell(self.field("steps"), "a flow needs a step", valid="at least one")
         errors = graph.error_routes(flow)
-        edges = graph.edges(flow.nodes(), errors)
+        triggers = {trigger.id for trigger in flow.triggers}
+        edges = {
+            source: [target for target in targets if target not in triggers]
+            for source, targets in graph.edges(flow.nodes(), errors).items()
+        }
         for way in graph.circles(edges):
             way_round = " → ".join([*way, way[0]])
             if len(way) > 8:
@@ -329,11 +332,8 @@ class _Lint:
                 first,
                 valid="routes that lead forward",
             )
-        if flow.triggers:
-            begin = [trigger.id for trigger in flow.triggers]
-        else:
-            begin = [step.id for step in flow.steps[:1]]
-        reached = graph.reachable(edges, begin)
+        begin = triggers or {step.id for step in flow.steps[:1]}
+        reached = graph.reachable(edges, [*begin, *self.meant])
         for step, place in self.nodes:
             if step.id and step.id not in reached:
                 self.tell(

@@ -16,7 +16,7 @@ from continuitybridge.flows.model import Flow
 from continuitybridge.flows.source import parse
 from continuitybridge.flows.yaml_writer import dump
 
-thorough = settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def reloaded(text: str) -> Flow:
