@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from continuitybridge.engine.message import Body
-from continuitybridge.errors import InvalidPayload
+from continuitybridge.errors import InvalidPayload, LimitExceeded
 
 _WIDE_INTEGER = re.compile(r"[0-9]{19}")
 """orjson reads integers beyond 64 bits as floats; only texts that may hold one take the slower reader."""
@@ -48,3 +48,24 @@ def loads(text: str) -> Any:
         return orjson.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def check_depth(value: Any, allowed: int) -> None:
+    """Raises `LimitExceeded` for data that is nested deeper than `allowed` levels."""
+    depth, level = 0, [value]
+    while level:
+        if depth > allowed:
+            raise LimitExceeded(
+                f"the content is nested deeper than {allowed} levels (BRIDGE_MAX_NESTING_DEPTH)",
+                limit="max_nesting_depth",
+                allowed=allowed,
+                found=f"more than {allowed}",
+            )
+        depth += 1
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]

@@ -10,7 +10,7 @@ from typing import Any
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.nodes.language.template import NAMES
 
-_PLACEHOLDER = re.compile(r"\{\{\{?\s*(.*?)\s*\}\}\}?", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\{\{\{\s*([^{}]*?)\s*\}\}\}|\{\{\s*([^{}]*?)\s*\}\}")
 _DOTTED = re.compile(r"(?:\$\.?)?(?:[\w$-]+|\[[^\]]+\])(?:\.[\w$-]+|\[[^\]]+\])*")
 _STEP = re.compile(r"\[(?:'([^']*)'|\"([^\"]*)\"|(\d+))\]|([^.\[\]]+)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -46,7 +46,7 @@ def template(text: str, *, key: str) -> str:
     block helpers (`{{#each}}`, `{{>partial}}`) raise `ConfigurationError` naming `key`."""
 
     def translate(match: re.Match[str]) -> str:
-        inner = match[1]
+        inner = match[1] or match[2] or ""
         if inner[:1] in ("#", "/", ">", "^", "&") or inner == "else":
             raise ConfigurationError(
                 f"{key}: the block {match[0]!r} has no counterpart; a jq or object_mapper step before this one "

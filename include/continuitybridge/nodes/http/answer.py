@@ -1,0 +1,175 @@
+"""Reads answers: never more than allowed, compressed or not, and what they say about trying again."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import Message as HeaderParser
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from continuitybridge.errors import DeliveryFailed, LimitExceeded, Verdict
+from continuitybridge.nodes.http.request import Request
+from continuitybridge.nodes.language import json_text
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429})
+"""4xx that may pass; all 5xx may, all other 4xx and unfollowed redirects will not."""
+
+EXCERPT_CHARACTERS = 500
+_EXCERPT_BYTES = 8 * 1024
+_DRAIN_BYTES = 64 * 1024
+_LONGEST_RETRY_AFTER_S = 86_400.0
+_KEPT_HEADERS = 50
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as read. `headers` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = b""
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """`Retry-After` (RFC 9110, 10.2.3) in seconds from now."""
+        text = self.headers.get("retry-after", "").strip()
+        if not text:
+            return None
+        if text.isascii() and text.isdigit():
+            return min(float(text[:9]), _LONGEST_RETRY_AFTER_S)
+        try:
+            moment = parsedate_to_datetime(text)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER_S)
+
+    def told(self) -> dict[str, str]:
+        """The headers that later nodes may see: no cookies."""
+        kept = [(name, value) for name, value in self.headers.items() if not name.startswith("set-cookie")]
+        return {name: value[:1000] for name, value in kept[:_KEPT_HEADERS]}
+
+    def body(self) -> Any:
+        """The content as its type says: JSON data, text, or bytes; None when there is none."""
+        if not self.content:
+            return None
+        kind, charset = _content_type(self.headers.get("content-type", ""))
+        if kind == "application/json" or kind.endswith("+json"):
+            try:
+                return json_text.loads(self.content.decode())
+            except ValueError:
+                return self.content.decode(errors="replace")
+        if kind.startswith("text/") or kind.endswith(("/xml", "+xml", "/x-www-form-urlencoded")):
+            try:
+                return self.content.decode(charset or "utf-8", errors="replace")
+            except LookupError:
+                return self.content.decode(errors="replace")
+        return self.content
+
+    def as_data(self) -> dict[str, Any]:
+        """The answer as JSON data: `status`, `headers`, `body`; a body that is bytes as base64 text."""
+        body = self.body()
+        if isinstance(body, bytes):
+            body = base64.b64encode(body).decode()
+        return {"status": self.status, "headers": self.told(), "body": body}
+
+
+async def read(response: httpx.Response, *, limit: int, wanted: bool) -> Answer:
+    """An answer with its content, if that is `wanted`: then exceeding `limit` bytes raises `LimitExceeded`. Else
+    only so much is read that the connection can be used again, or an excerpt shown."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if wanted:
+        content = await _content(response, headers, limit)
+        if len(content) > limit:
+            raise LimitExceeded(
+                f"the destination's answer (status {response.status_code}) is larger than {limit} bytes",
+                limit="max_response_bytes",
+                allowed=limit,
+                found=f"more than {limit}",
+                status=response.status_code,
+            )
+    elif response.is_success:
+        content = b""
+        await _drain(response)
+    else:
+        content = (await _content(response, headers, _EXCERPT_BYTES))[:_EXCERPT_BYTES]
+    return Answer(response.status_code, headers, content)
+
+
+async def _drain(response: httpx.Response) -> None:
+    seen = 0
+    async for chunk in response.aiter_raw():
+        seen += len(chunk)
+        if seen > _DRAIN_BYTES:
+            return
+
+
+async def _content(response: httpx.Response, headers: Mapping[str, str], limit: int) -> bytes:
+    """Up to a little more than `limit` decoded bytes. Decoding is ours, since the library's would inflate a whole
+    piece of a bomb at once."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    pieces: AsyncIterator[bytes] = response.aiter_raw()
+    if coding in ("gzip", "x-gzip", "deflate"):
+        pieces = _inflated(pieces, limit)
+    elif coding not in ("identity", ""):
+        raise DeliveryFailed(
+            f"the destination answered in the coding {coding[:40]!r}, which was not asked for",
+            verdict=Verdict.TERMINAL,
+            status=response.status_code,
+        )
+    content = bytearray()
+    async for piece in pieces:
+        content += piece
+        if len(content) > limit:
+            break
+    return bytes(content)
+
+
+async def _inflated(pieces: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    inflate = zlib.decompressobj(wbits=47)
+    room = limit + 1
+    try:
+        async for piece in pieces:
+            found = inflate.decompress(piece, room)
+            room -= len(found)
+            yield found
+            if room <= 0:
+                return
+    except zlib.error as error:
+        raise DeliveryFailed(f"the destination's answer cannot be inflated: {error}") from None
+
+
+def refusal(request: Request, answer: Answer) -> DeliveryFailed:
+    """Why a message was not taken, with the verdict that the status stands for."""
+    status = answer.status
+    transient = status in TRANSIENT_STATUSES or status >= 500
+    what = f"{request.method} {request.shown} answered {status}"
+    if 300 <= status < 400:
+        what += ", a redirect that is not followed"
+    facts: dict[str, Any] = {"status": status, "method": request.method, "url": request.shown}
+    if answer.retry_after_s is not None:
+        facts["retry_after_s"] = answer.retry_after_s
+    excerpt = scrubbed(answer.content.decode(errors="replace"), request.secrets)[:EXCERPT_CHARACTERS]
+    if excerpt:
+        facts["response"] = excerpt
+    return DeliveryFailed(what, verdict=Verdict.TRANSIENT if transient else Verdict.TERMINAL, **facts)
+
+
+def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
+    """A text in which a destination may have sent our own credentials back."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def _content_type(header: str) -> tuple[str, str | None]:
+    parser = HeaderParser()
+    parser["content-type"] = header or "application/octet-stream"
+    charset = parser.get_param("charset")
+    return parser.get_content_type(), charset if isinstance(charset, str) else None
