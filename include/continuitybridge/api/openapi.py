@@ -18,7 +18,7 @@ DESCRIPTION = (
     "Errors are problem details (RFC 9457)."
 )
 
-_USER = [{"bearer": []}, {"cookie": []}]
+_USER: list[dict[str, list[str]]] = [{"bearer": []}, {"cookie": []}]
 
 _SECURITY_SCHEMES = {
     "bearer": {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from continuitybridge.nodes import registry
+from continuitybridge.nodes import describe, registry
 from continuitybridge.organizations.access import CallerDep
 
 router = APIRouter(prefix="/node-types", tags=["node types"])
@@ -57,8 +56,8 @@ def show_type(_: CallerDep, type: str) -> NodeTypeDetail:
         category=node.category,
         label=node.label,
         summary=node.summary,
-        documentation=inspect.getdoc(node) or "",
-        config_schema=node.Config.model_json_schema(),
+        documentation=describe.documentation(node),
+        config_schema=describe.schema(node),
         examples=[
             NodeExample(
                 title=e.title, config=dict(e.config), input=_plain(e.input), output=_plain(e.output), fails=e.fails
@@ -70,8 +69,7 @@ def show_type(_: CallerDep, type: str) -> NodeTypeDetail:
 
 @router.get("/{type}/schema", summary="The JSON Schema (2020-12) of a node type's configuration")
 def show_schema(_: CallerDep, type: str) -> dict[str, Any]:
-    schema: dict[str, Any] = registry.get(type).Config.model_json_schema()
-    return schema
+    return describe.schema(registry.get(type))
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,243 @@
+"""Messages over HTTP, for the people they belong to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.inbox import listing, replay, status
+from continuitybridge.organizations.access import Caller, CallerDep, Place
+
+router = APIRouter(prefix="/messages", tags=["messages"])
+
+MessageId = Annotated[str, Path(max_length=200, pattern=r"^[!-~]+$", description="Id of the message")]
+OrganizationQuery = Annotated[
+    str | None, Query(max_length=64, description="Slug; where the caller belongs to several, it saves looking")
+]
+State = Literal["accepted", "claimed", "handed_over", "waiting", "dead", "done", "skipped", "discarded"]
+Source = Literal["webhook", "api", "schedule", "manual", "poller", "flow"]
+
+
+class _Summary(BaseModel):
+    id: str
+    organization: str
+    environment: str
+    flow: str
+    version: str
+    source: str
+    endpoint: str | None
+    state: str
+    attempts: int
+    size_bytes: int
+    keys: dict[str, Any]
+    accepted_at: datetime
+    ended_at: datetime | None
+
+
+class ListedMessage(_Summary):
+    """A message in a listing. `state`: accepted, claimed, handed_over and waiting are under way, dead stands in
+    triage, done, skipped and discarded are settled."""
+
+
+class MessagePage(BaseModel):
+    """Newest first. `cursor` asks for the next page; null on the last."""
+
+    messages: list[ListedMessage]
+    cursor: str | None
+
+
+class OpenPart(BaseModel):
+    """A part of the message that is not done: the node it goes on at, and when it may."""
+
+    id: str
+    node: str
+    state: str
+    attempts: int
+    available_at: datetime
+
+
+class FailedTry(BaseModel):
+    """One failure. `final` when it was not tried again by itself."""
+
+    failure_id: UUID
+    id: str
+    node: str | None
+    node_type: str | None
+    code: str
+    verdict: str
+    final: bool
+    attempt: int
+    at: datetime
+
+
+class Message(_Summary):
+    """Where a message is and what happened to it. `trace` holds each node's counts and microseconds."""
+
+    generation: int
+    replays: int
+    run_id: str | None
+    available_at: datetime | None
+    trace: list[dict[str, Any]]
+    parts: list[OpenPart]
+    failures: list[FailedTry]
+
+
+class ReplayRequest(BaseModel):
+    """`start`: from the `beginning`, or where it failed (`failure`, of a dead letter). `version`: the `original`
+    one, the `newest` deployed, or one by number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: Literal["beginning", "failure"] = "beginning"
+    version: str = Field(default=replay.ORIGINAL, min_length=1, max_length=256)
+
+
+class Replayed(BaseModel):
+    """The message will run again under its own id."""
+
+    id: str
+    version: str
+    generation: int
+
+
+@router.get("", summary="Messages of an organization")
+def list_messages(
+    caller: CallerDep,
+    organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
+    environment: Annotated[str | None, Query(max_length=16)] = None,
+    flow: Annotated[str | None, Query(max_length=64)] = None,
+    state: State | None = None,
+    source: Source | None = None,
+    since: Annotated[datetime | None, Query(description="Accepted at or after (RFC 3339)")] = None,
+    until: Annotated[datetime | None, Query(description="Accepted before (RFC 3339)")] = None,
+    key: Annotated[
+        list[str] | None, Query(max_length=8, description="`name:value` of a search key; all must be equal")
+    ] = None,
+    cursor: Annotated[str | None, Query(max_length=400, description="From the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=listing.MAX_LIMIT)] = 50,
+) -> MessagePage:
+    place = caller.chosen(organization)
+    page = listing.list_messages(
+        place.organization_id,
+        environment=environment,
+        flow=flow,
+        state=state,
+        source=source,
+        since=since,
+        until=until,
+        keys=dict(map(_key, key or ())),
+        cursor=cursor,
+        limit=limit,
+    )
+    return MessagePage(
+        messages=[
+            ListedMessage(
+                id=m.message_id,
+                organization=place.slug,
+                environment=m.environment,
+                flow=m.flow,
+                version=m.version,
+                source=m.source,
+                endpoint=m.endpoint,
+                state=m.state,
+                attempts=m.attempts,
+                size_bytes=m.size_bytes,
+                keys=m.keys,
+                accepted_at=m.accepted_at,
+                ended_at=m.ended_at,
+            )
+            for m in page.messages
+        ],
+        cursor=page.cursor,
+    )
+
+
+@router.get("/{id}", summary="Where a message is")
+def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQuery = None) -> Message:
+    place, m = _find(caller, id, organization)
+    return Message(
+        id=m.message_id,
+        organization=place.slug,
+        environment=m.environment,
+        flow=m.flow,
+        version=m.version,
+        source=m.source,
+        endpoint=m.endpoint,
+        state=m.state,
+        attempts=m.attempts,
+        size_bytes=m.size_bytes,
+        keys=m.keys,
+        accepted_at=m.accepted_at,
+        ended_at=m.ended_at,
+        generation=m.generation,
+        replays=m.replays,
+        run_id=m.run_id,
+        available_at=m.available_at,
+        trace=m.trace,
+        parts=[
+            OpenPart(
+                id=part.child_id,
+                node=part.node_id,
+                state=part.state,
+                attempts=part.attempts,
+                available_at=part.available_at,
+            )
+            for part in m.parts
+        ],
+        failures=[
+            FailedTry(
+                failure_id=f.failure_id,
+                id=f.child_id,
+                node=f.node_id,
+                node_type=f.node_type,
+                code=f.code,
+                verdict=f.verdict,
+                final=f.final,
+                attempt=f.attempt,
+                at=f.at,
+            )
+            for f in m.failures
+        ],
+    )
+
+
+@router.post("/{id}/replay", summary="Run a dead letter or a settled message again", status_code=202)
+def replay_message(
+    caller: CallerDep,
+    id: MessageId,
+    request: ReplayRequest | None = None,
+    organization: OrganizationQuery = None,
+) -> Replayed:
+    request = request or ReplayRequest()
+    place, _ = _find(caller, id, organization)
+    caller.writable(place.slug)
+    [done] = replay.replay(
+        place.organization_id, [id], by=caller.user_name, start=request.start, version=request.version
+    )
+    if done.refused is not None:
+        raise done.refused
+    return Replayed(id=id, version=done.version or "", generation=done.generation or 0)
+
+
+def _find(caller: Caller, message_id: str, organization: str | None) -> tuple[Place, status.MessageStatus]:
+    """The message and whose it is. Each of the caller's organizations is asked by itself: the database shows one
+    at a time."""
+    places = [caller.organization(organization)] if organization is not None else caller.organizations()
+    for place in places:
+        try:
+            return place, status.status(place.organization_id, message_id)
+        except NotFound:
+            continue
+    raise NotFound(f"no message {message_id}", field="id", value=message_id)
+
+
+def _key(text: str) -> tuple[str, Any]:
+    name, colon, value = text.partition(":")
+    if not (name and colon) or "\0" in text:
+        raise ConfigurationError(f"{text!r} is not name:value", field="key", value=text)
+    return name, value
