@@ -3,7 +3,9 @@ state in a directory of its own. Every test makes its own organization, so that 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -23,9 +25,12 @@ from continuitybridge.vault.keyring import Keyring
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, below those that outgoing connections take by themselves."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")
