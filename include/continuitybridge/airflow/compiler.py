@@ -73,10 +73,12 @@ def compile_dag(source: DagSource) -> DAG:
     tasks = {}
     downstream = {upstream for stage in plan.stages for upstream in stage.upstream}
     for stage in plan.stages:
-        tasks[stage.id] = RunStageOperator(
+        # Joined to the DAG afterwards: handed to the constructor, each would copy the DAG's params for itself,
+        # a quarter of the whole compilation.
+        task = tasks[stage.id] = RunStageOperator(
             task_id=stage.id,
             task_display_name=stage_title(plan, stage.nodes),
-            dag=dag,
+            owner=source.organization,
             organization_id=source.organization_id,
             organization=source.organization,
             environment=source.environment,
@@ -91,6 +93,7 @@ def compile_dag(source: DagSource) -> DAG:
             retry_delay=timedelta(seconds=1),
             weight_rule="absolute",
         )
+        task.dag = dag
     for stage in plan.stages:
         for upstream in stage.upstream:
             tasks[upstream].set_downstream(tasks[stage.id])
