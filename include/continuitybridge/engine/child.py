@@ -39,6 +39,7 @@ from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import ConnectionInfo
 
 _M_ARENA_MAX = -8
+_M_MMAP_THRESHOLD = -3
 _SHUTDOWN_S = 1.0
 
 
@@ -63,7 +64,10 @@ def _limit_memory(limit_bytes: int) -> None:
     """Allow `limit_bytes` above what is taken now. Data is what counts (private, writable); address space, where
     libraries also reserve what they never use, is bounded more widely."""
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        # Fixed, so that a large block goes back to the system when it is freed, and leaves no holes.
+        libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
     with open("/proc/self/statm") as statm:
         pages = [int(word) for word in statm.read().split()]
     page = os.sysconf("SC_PAGE_SIZE")

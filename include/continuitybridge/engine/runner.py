@@ -47,7 +47,7 @@ from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
 
 WINDOW_MESSAGES = 256
-WINDOW_BYTES = 8 * 1024 * 1024
+WINDOW_BYTES = 2 * 1024 * 1024
 """How far ahead of its outcomes a node process is fed."""
 FRAME_MESSAGES = 32
 BUSY_MESSAGES = 32
@@ -315,6 +315,7 @@ class _Child:
         self.obituary = obituary
         self.fresh = True
         self.retired = False
+        self.ready = False
         self.calls_outside = False
         self.reader = frames.FrameReader()
         self.unsent = bytearray()
@@ -467,13 +468,17 @@ class _Session:
                 job = self._again.popleft()
                 # It was there at so many deaths that it goes alone, to see whether it is their cause.
                 self._alone = suspect
-            elif more and len(self._under_way) < WINDOW_MESSAGES and self._bytes_under_way < WINDOW_BYTES:
+            elif more and len(self._under_way) < WINDOW_MESSAGES:
                 message = next(source, None)
                 if message is None:
                     more = False
                     break
                 job = self._job(message)
             else:
+                break
+            if self._under_way and self._bytes_under_way + job.size > WINDOW_BYTES:
+                # What waits in the node process takes of the memory its nodes have.
+                self._again.appendleft(job)
                 break
             packed = self._packed(job)
             if packed is None:
@@ -534,7 +539,7 @@ class _Session:
                 job = self._leave(sequence)
                 self._finished.append(frames.unpack_outcome(job.message.id, self._nodes, *outcome))
             elif kind == frames.READY:
-                child.calls_outside = content
+                child.ready, child.calls_outside = True, content
             elif kind == frames.REFUSED:
                 raise frames.unpack_error(content)
             elif kind == frames.CALL:
@@ -567,7 +572,7 @@ class _Session:
         child.release()
         if obituary.cause == "not-forked":
             raise Unavailable(f"no node process can be started: {obituary.text}")
-        if obituary.building:
+        if obituary.building or not child.ready:
             self._died_building(obituary)
         elif not child.retired:
             self._blame(child, obituary)
@@ -584,7 +589,7 @@ class _Session:
             raise ConfigurationError(f"node {node_id!r} cannot be built: {why}", node_id=node_id)
         self._lost_while_building += 1
         if self._lost_while_building == MAX_DEATHS:
-            raise Unavailable(f"node processes are ended from outside: {_end(obituary)}")
+            raise Unavailable(f"no node process can be started: {_end(obituary)}")
 
     def _blame(self, child: _Child, obituary: Obituary) -> None:
         culprit = self._under_way.get(obituary.message) if obituary.message is not None else None
@@ -714,6 +719,11 @@ def run(
         environment=environment,
         concurrency=concurrency,
     )
+
+
+def close() -> None:
+    """End the node processes that `run` keeps for the next run. A later `run` starts afresh."""
+    _default.close()
 
 
 def run_inline(

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from continuitybridge.engine import runner
+
+
+@pytest.fixture(params=["fork", "exec"])
+def fresh(request: pytest.FixtureRequest) -> Iterator[runner.Runner]:
+    """A runner of the test's own, with either kind of nursery."""
+    with runner.Runner(start=request.param) as own:
+        yield own
+
+
+@pytest.fixture(params=["child", "inline"])
+def way(request: pytest.FixtureRequest) -> object:
+    """Both ways to run a plan: in a process of its own, and in this one."""
+    return runner.run if request.param == "child" else runner.run_inline
