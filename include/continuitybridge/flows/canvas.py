@@ -130,16 +130,24 @@ def _node(reader: Reader, path: Path, item: dict[str, Any], ours: bool) -> _Node
         extra={key: value for key, value in item.items() if key not in known} | dict(words.extra or {}),
     )
     beside = {key: value for key, value in data.items() if key not in _DATA_KEYS}
+    foreign_still = False
     if not ours and catalog.is_ours(step.type):
-        step, beside = _translated(reader, path, step, beside)
+        translated = _translated(reader, path, step, beside)
+        foreign_still = translated is None
+        step, beside = translated or (step, beside)
     if beside:
         step = replace(step, extra={**step.extra, "data": beside})
-    return _Node(Draft(item, path, step), words)
+    return _Node(Draft(item, path, step, foreign_still), words)
 
 
-def _translated(reader: Reader, path: Path, step: Step, beside: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
-    """The node in our words. The predecessor configured it in three places: `data.config`, other keys of `data`,
-    and `config` of the node itself; empty values beside `data.config` are a form's leftovers."""
+def _translated(
+    reader: Reader, path: Path, step: Step, beside: dict[str, Any]
+) -> tuple[Step, dict[str, Any]] | None:
+    """The node in our words and what remains of its `data`; None when it cannot be said.
+
+    The predecessor configured a node in three places: `data.config`, other keys of `data`, and `config` of the
+    node itself; empty values beside `data.config` are a form's leftovers.
+    """
     moved = {
         key: value
         for key, value in beside.items()
@@ -149,7 +157,7 @@ def _translated(reader: Reader, path: Path, step: Step, beside: dict[str, Any]) 
     given = {**moved, **(own if isinstance(own, dict) else {}), **step.config}
     translated = foreign.translated(reader, (*path, "data", "config"), step, given)
     if translated is None:
-        return step, beside
+        return None
     if isinstance(own, dict):
         translated = replace(
             translated, extra={key: value for key, value in step.extra.items() if key != "config"}

@@ -68,9 +68,10 @@ def _node(reader: Reader, path: Path, item: dict[str, Any], ours: bool, default_
         isolate=words.isolate,
         extra={key: value for key, value in item.items() if key not in known} | dict(words.extra or {}),
     )
-    if not ours and catalog.is_ours(step.type):
-        step = foreign.translated(reader, (*path, "config"), step, step.config) or step
-    return Draft(item, path, step)
+    if ours or not catalog.is_ours(step.type):
+        return Draft(item, path, step)
+    translated = foreign.translated(reader, (*path, "config"), step, step.config)
+    return Draft(item, path, translated or step, foreign=translated is None)
 
 
 def _routed(reader: Reader, draft: Draft, following: str) -> tuple[Step, NodePlace]:

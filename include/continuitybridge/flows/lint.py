@@ -28,8 +28,8 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _ID_VALID = "letters, digits, - and _, at most 64, not beginning with -"
 _INDEX_KEY = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LISTED = 30
-_MAX_NEAREST = 200
-"""How many misspelt names are looked up: each costs a comparison with every known one."""
+_MAX_COMPARISONS = 50_000
+"""How many known names are compared with misspelt ones before lint gives up proposing."""
 
 
 def check(loaded: LoadedFlow) -> None:
@@ -52,7 +52,7 @@ class _Lint:
         self.found: list[Problem] = [*loaded.unreadable, *loaded.remarks]
         self.nodes = list(zip(self.flow.nodes(), loaded.places, strict=True))
         self.by_id = {step.id: (step, place) for step, place in reversed(self.nodes)}
-        self.looked_up = 0
+        self.compared = 0
         self.meant: set[str] = set()
         """Steps that a misspelt route probably meant: that nothing leads to them needs no telling."""
 
@@ -76,8 +76,8 @@ class _Lint:
         return (*self.loaded.fields.get(name, (name,)), *rest)
 
     def nearest(self, name: object, known: Collection[str]) -> str | None:
-        self.looked_up += 1
-        return nearest(name, known) if self.looked_up <= _MAX_NEAREST else None
+        self.compared += len(known)
+        return nearest(name, known) if self.compared <= _MAX_COMPARISONS else None
 
     # ------------------------------------------------------------ the flow itself
     def header(self) -> None:
@@ -190,7 +190,7 @@ class _Lint:
 
     # ------------------------------------------------------------ one node
     def node(self, step: Step, place: NodePlace, *, trigger: bool) -> None:
-        if not step.type:
+        if not step.type or place.foreign:
             return
         found = catalog.node_class(step.type)
         if found is None:

@@ -14,12 +14,13 @@ from continuitybridge.flows.source import Document, Path
 @dataclass(frozen=True)
 class NodePlace:
     """Where one node stands in its source: the node, its configuration, its error route and each route as
-    (port, target)."""
+    (port, target). `foreign` when its configuration could not be carried over and is still the predecessor's."""
 
     path: Path
     config: Path
     on_error: Path
     routes: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    foreign: bool = False
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Draft:
     raw: Mapping[str, Any]
     path: Path
     step: Step
+    foreign: bool = False
 
     def routed(
         self,
@@ -59,7 +61,7 @@ class Draft:
         known = offered or (OUT,)
         order = sorted(routes, key=lambda port: (known.index(port) if port in known else len(known), port))
         step = replace(self.step, next={port: routes[port] for port in order})
-        return step, NodePlace(self.path, config, on_error, places)
+        return step, NodePlace(self.path, config, on_error, places, self.foreign)
 
 
 class Reader:
