@@ -43,15 +43,17 @@ class Schema:
     ) -> None:
         """Raises `ConfigurationError` for what is no schema, a reference to nowhere and a wrong pattern."""
         known = [(_FILES + file, content) for file, content in (resources or {}).items()]
+        if known and not isinstance(schema, bool):
+            known.append((_FILES + name, dict(schema)))  # side files may refer back to it
         known += [(content["$id"], content) for _, content in known if isinstance(content.get("$id"), str)]
         options: dict[str, Any] = {
             "validate_formats": formats,
             "offline": True,
             "base_uri": _FILES + name,
-            "registry": jsonschema_rs.Registry(resources=known) if known else None,
         }
         source = schema if isinstance(schema, bool) else dict(schema)
         try:
+            options["registry"] = jsonschema_rs.Registry(resources=known) if known else None
             try:
                 self._validator = jsonschema_rs.validator_for(
                     source, pattern_options=jsonschema_rs.RegexOptions(), **options
