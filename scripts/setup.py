@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import argparse
 import compileall
-import configparser
 import fcntl
 import hashlib
 import importlib.util
-import json
 import os
-import re
 import shutil
 import ssl
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import venv
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BOOTSTRAP = ROOT / "requirements-bootstrap.txt"
-PYPI = "https://pypi.org/simple"
 
 
 class SetupError(Exception):
@@ -113,52 +106,8 @@ def make_venv() -> None:
         subprocess.run([str(PYTHON), "-m", "ensurepip", "--default-pip"], check=True, stdout=subprocess.DEVNULL)
         return
     # Debian keeps ensurepip in the package python3.x-venv. Pip's wheel runs straight from the archive.
-    wheel = fetch_pip()
-    subprocess.run([str(PYTHON), str(wheel / "pip"), "install", "-qq", str(wheel)], check=True)
-    wheel.unlink()
-
-
-def fetch_pip() -> Path:
-    """Pip's newest wheel, from the index pip would use, with the checksum that the index states."""
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    advice = f"On Debian or Ubuntu: sudo apt install python{version}-venv"
-    index = pip_index().rstrip("/") + "/pip/"
-    step(f"this Python has no ensurepip; fetching pip from {urllib.parse.urlsplit(index).hostname}")
-    try:
-        request = urllib.request.Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-        with urllib.request.urlopen(request, timeout=60, context=tls()) as answer:
-            base, files = answer.url, json.load(answer)["files"]
-        wheels = [file for file in files if re.fullmatch(r"pip-[0-9.]+-py3-none-any\.whl", file["filename"])]
-        newest = max(wheels, key=lambda file: [int(part) for part in re.findall(r"\d+", file["filename"])])
-        with urllib.request.urlopen(
-            urllib.parse.urljoin(base, newest["url"]), timeout=60, context=tls()
-        ) as answer:
-            content = answer.read()
-        if hashlib.sha256(content).hexdigest() != newest["hashes"]["sha256"]:
-            raise SetupError(f"{newest['filename']} does not have the checksum that {index} states")
-    except (urllib.error.URLError, ValueError, KeyError) as error:
-        raise SetupError(f"no ensurepip, and pip could not be fetched from {index} ({error}). {advice}") from None
-    wheel = VENV / newest["filename"]
-    wheel.write_bytes(content)
-    return wheel
-
-
-def pip_index() -> str:
-    """The index pip would use, read without pip."""
-    parser = configparser.RawConfigParser()
-    home = Path.home()
-    files = (
-        "/etc/pip.conf",
-        home / ".pip/pip.conf",
-        home / ".config/pip/pip.conf",
-        os.environ.get("PIP_CONFIG_FILE"),
-    )
-    parser.read([file for file in files if file])
-    return os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback=PYPI)
-
-
-def tls() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"))
+    wheel = next((ROOT / "scripts" / "wheels").glob("pip-*.whl"))
+    subprocess.run([str(PYTHON), str(wheel / "pip"), "install", "-qq", "--no-index", str(wheel)], check=True)
 
 
 def uv_environment() -> dict[str, str]:
