@@ -10,6 +10,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
+from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
 
 
 class ContinuityBridgePlugin(AirflowPlugin):
@@ -18,7 +19,8 @@ class ContinuityBridgePlugin(AirflowPlugin):
     name = "continuitybridge"
     listeners = [MarkListener()]  # noqa: RUF012  (as the base class declares it)
     fastapi_root_middlewares = [  # noqa: RUF012
-        {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"}
+        {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"},
+        {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},
     ]
 
     @cached_property

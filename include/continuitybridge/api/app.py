@@ -14,7 +14,6 @@ from starlette.types import ASGIApp
 
 from continuitybridge import problems
 from continuitybridge.api import gate, openapi
-from continuitybridge.api.legacy import LegacyHealth
 from continuitybridge.api.routes import health, me, node_types
 from continuitybridge.deployments.routes import router as flows
 from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
@@ -81,7 +80,6 @@ def mounts(
     return (
         ("ContinuityBridge intake", f"{PREFIX}/hooks", intake),
         ("ContinuityBridge intake, old address", "/api/webhook", intake),
-        ("ContinuityBridge health, old address", "/api/health", LegacyHealth()),
         ("ContinuityBridge", PREFIX, create_app(authenticate=authenticate, intake=intake, settings=settings)),
     )
 

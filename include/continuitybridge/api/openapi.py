@@ -130,7 +130,7 @@ def _complete(operation: dict[str, Any], method: str, *, public: bool) -> None:
     responses.pop("422", None)
     statuses = ["500"] if public else ["401", "500", "503"]
     parameters = operation.get("parameters", [])
-    if any(parameter["in"] == "path" for parameter in parameters) or method != "get":
+    if parameters:
         statuses.append("404")
     if parameters or "requestBody" in operation:
         statuses.append("422")

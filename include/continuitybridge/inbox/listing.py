@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
+import itertools
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -61,7 +64,7 @@ WITH hot AS (
       AND (%(source)s::text IS NULL OR source = %(source)s)
       AND (%(since)s::timestamptz IS NULL OR accepted_at >= %(since)s)
       AND (%(until)s::timestamptz IS NULL OR accepted_at < %(until)s)
-      AND (%(keys)s::jsonb IS NULL OR keys @> %(keys)s)
+      AND (%(keys)s::jsonb[] IS NULL OR keys @> ANY (%(keys)s))
       AND (%(state)s::text IS NULL OR state = %(state)s)
     ORDER BY message_id DESC LIMIT %(limit)s
 ), settled AS (
@@ -76,7 +79,7 @@ WITH hot AS (
       AND (%(source)s::text IS NULL OR source = %(source)s)
       AND (%(since)s::timestamptz IS NULL OR accepted_at >= %(since)s)
       AND (%(until)s::timestamptz IS NULL OR accepted_at < %(until)s)
-      AND (%(keys)s::jsonb IS NULL OR keys @> %(keys)s)
+      AND (%(keys)s::jsonb[] IS NULL OR keys @> ANY (%(keys)s))
       AND NOT EXISTS (SELECT FROM bridge.messages m
                       WHERE m.organization_id = s.organization_id AND m.message_id = s.message_id)
     ORDER BY message_id DESC, settled_at DESC, replays DESC
@@ -100,13 +103,13 @@ def list_messages(
     source: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-    keys: Mapping[str, Any] | None = None,
+    keys: Mapping[str, str] | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page:
     """Messages by descending id, which for the ids that the platform makes (UUIDv7) is newest first; as the
     application role. `since` and `until` bound the time of acceptance, `keys` are search keys that must all be
-    equal. A replayed message is listed once, as it is now.
+    equal, a number or truth value by its JSON text. A replayed message is listed once, as it is now.
 
     Pages neither repeat nor omit a message that keeps matching. Raises `ConfigurationError` for a cursor that is
     none, or a limit beyond `MAX_LIMIT`.
@@ -127,7 +130,7 @@ def list_messages(
                 "source": source,
                 "since": since,
                 "until": until,
-                "keys": Jsonb(dict(keys)) if keys else None,
+                "keys": _alternatives(keys) if keys else None,
                 "below": None if cursor is None else _read_cursor(cursor),
                 "limit": limit + 1,
             },
@@ -136,6 +139,20 @@ def list_messages(
     if len(found) <= limit:
         return Page(found, None)
     return Page(found[:limit], urlsafe_b64encode(found[limit - 1].message_id.encode()).decode().rstrip("="))
+
+
+def _alternatives(keys: Mapping[str, str]) -> list[Jsonb]:
+    """Every reading of the given texts: `4711` is the text and the number. Few keys are expected: each that is a
+    number or a truth value doubles the list."""
+    readings = []
+    for text in keys.values():
+        found: list[Any] = [text]
+        with contextlib.suppress(ValueError):
+            value = orjson.loads(text)
+            if isinstance(value, bool | int | float):
+                found.append(value)
+        readings.append(found)
+    return [Jsonb(dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*readings)]
 
 
 def _read_cursor(cursor: str) -> str:

@@ -116,7 +116,7 @@ def list_messages(
     since: Annotated[datetime | None, Query(description="Accepted at or after (RFC 3339)")] = None,
     until: Annotated[datetime | None, Query(description="Accepted before (RFC 3339)")] = None,
     key: Annotated[
-        list[str] | None, Query(max_length=8, description="`name:value` of a search key; all must be equal")
+        list[str] | None, Query(max_length=4, description="`name:value` of a search key; all must be equal")
     ] = None,
     cursor: Annotated[str | None, Query(max_length=400, description="From the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=listing.MAX_LIMIT)] = 50,
@@ -236,7 +236,7 @@ def _find(caller: Caller, message_id: str, organization: str | None) -> tuple[Pl
     raise NotFound(f"no message {message_id}", field="id", value=message_id)
 
 
-def _key(text: str) -> tuple[str, Any]:
+def _key(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not (name and colon) or "\0" in text:
         raise ConfigurationError(f"{text!r} is not name:value", field="key", value=text)
