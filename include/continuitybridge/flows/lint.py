@@ -310,6 +310,8 @@ class _Lint:
     # ------------------------------------------------------------ the graph
     def shape(self) -> None:
         flow = self.flow
+        if not flow.name and not flow.nodes():
+            return  # what is no flow has no shape
         if not flow.triggers and not self.at_fault("triggers"):
             valid = ", ".join(name for name in registry.names() if catalog.is_trigger(name))
             self.tell(self.field("triggers"), "a flow needs a trigger", valid=valid)

@@ -30,6 +30,9 @@ def read(document: Document) -> Reading:
     """Read a flow; what is wrong with its shape is reported in the result."""
     reader = Reader(document)
     data = reader.mapping((), document.data)
+    if data.keys().isdisjoint(("flow", "triggers", "steps")):
+        reader.refuse((), "this is no flow", valid=", ".join(FLOW_KEYS))
+        return Reading(Flow(name="", version=""), (), {}, reader.unreadable, reader.remarks)
     reader.known_keys((), data, FLOW_KEYS)
     triggers = [_node(reader, path, item) for path, item in _nodes(reader, data, "triggers")]
     steps = [_node(reader, path, item) for path, item in _nodes(reader, data, "steps")]

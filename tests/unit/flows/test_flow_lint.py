@@ -105,9 +105,10 @@ def test_a_part_of_the_wrong_shape_is_named_whatever_else_is_wrong(text: str, fi
     assert any(problem.field == field and said in problem.message for problem in found), found
 
 
-@pytest.mark.parametrize("text", ["5", "[]", "a text", "null"])
-def test_what_is_no_mapping_is_no_flow(text: str) -> None:
-    assert problems(text)
+@pytest.mark.parametrize("text", ["5", "[]", "a text", "null", "mapping: {a: $.a}\nlookups: {}", "{}"])
+def test_what_is_no_flow_at_all_is_told_so(text: str) -> None:
+    assert "this is no flow" in [problem.message for problem in problems(text)]
+    assert len(problems(text)) <= 2
 
 
 # ---------------------------------------------------------------- nodes and their configuration
