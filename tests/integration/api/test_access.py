@@ -71,7 +71,6 @@ def test_every_route_but_intake_and_liveness_refuses_a_stranger(
 def test_an_address_that_does_not_exist_is_refused_to_a_stranger_like_any_other(stranger: httpx.Client) -> None:
     for method in ("GET", "POST", "PATCH", "OPTIONS", "HEAD", "TRACE"):
         for path in (
-            "/bridge",
             "/bridge/",
             "/bridge/nothing",
             "/bridge/health",
