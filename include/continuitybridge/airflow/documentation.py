@@ -31,7 +31,6 @@ def render(source: DagSource) -> str:
         "## Steps",
         _steps(plan),
         _BUTTONS,
-        f"<!-- {source.fingerprint} -->",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -70,7 +70,7 @@ def refusal(name: str) -> Exception:
     from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
     from fastapi import HTTPException
 
-    class Refused(AirflowSecretsBackendAccessDenied, HTTPException):  # type: ignore[misc]
+    class Refused(AirflowSecretsBackendAccessDenied, HTTPException):
         def __init__(self) -> None:
             HTTPException.__init__(
                 self, 404, detail={"reason": "not_found", "message": f"{name} is not there for this task"}

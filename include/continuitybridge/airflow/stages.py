@@ -218,12 +218,14 @@ def _fired(plan: Plan, run: Any) -> list[tuple[str, bytes]]:
     """The schedulers whose time it is, with their messages' bodies; by hand, the first one."""
     from continuitybridge.nodes.base import BuildContext
     from continuitybridge.nodes.registry import build
+    from continuitybridge.nodes.triggers.scheduler import Scheduler
 
-    nodes = [plan.nodes[name] for name in plan.triggers if plan.nodes[name].type == "scheduler"]
+    nodes = [plan.nodes[name] for name in plan.triggers if plan.nodes[name].type == Scheduler.type]
     built = [(node.id, build(node.type, node.config, BuildContext(plan.flow, node.id))) for node in nodes]
+    schedulers = [(id, node) for id, node in built if isinstance(node, Scheduler)]
     time = run.logical_date or run.run_after
-    due = [(id, node) for id, node in built if str(run.run_type) != "manual" and node.fires_at(time)]
-    return [(id, node.body_at(time)) for id, node in due or built[:1]]
+    due = [(id, node) for id, node in schedulers if str(run.run_type) != "manual" and node.fires_at(time)]
+    return [(id, node.body_at(time)) for id, node in due or schedulers[:1]]
 
 
 def _die_with_parent() -> None:

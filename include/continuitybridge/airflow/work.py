@@ -54,8 +54,17 @@ class StageWork:
         """Counts by ending, and `claimed`; `lost` are those that ended but could not be written.
 
         `fence`: first end the leases of this task's former tries. Raises `Unavailable` when the database stays
-        away for longer than a lease.
+        away for longer than a lease. Ended from outside, it gives back what it held: whoever comes next has it
+        at once, and the attempt counts.
         """
+        try:
+            return self._run(fence)
+        except SystemExit:
+            _log.warning("ended from outside; what was under way goes back")
+            claims.fence(self.batch, "", self.stage)
+            raise
+
+    def _run(self, fence: bool) -> Counter[str]:
         settings = get_settings()
         limits = Limits.from_settings(settings)
         if fence:
