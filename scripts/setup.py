@@ -11,7 +11,6 @@ import argparse
 import compileall
 import fcntl
 import hashlib
-import importlib.util
 import os
 import shutil
 import ssl
@@ -28,10 +27,6 @@ PYTHON = VENV / "bin" / "python"
 BOOTSTRAP = ROOT / "requirements-bootstrap.txt"
 
 
-class SetupError(Exception):
-    """What stops the set-up, in words for the person who ran it."""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv from the lock.")
     parser.add_argument("--dev", action="store_true", help="with what tests and linters need")
@@ -41,9 +36,6 @@ def main() -> int:
     fcntl.flock(checkout, fcntl.LOCK_EX)
     try:
         set_up(locks, "dev" if dev else "run")
-    except SetupError as error:
-        print(f"setup: {error}", file=sys.stderr)
-        return 1
     except subprocess.CalledProcessError as error:
         print(f"setup: {' '.join(map(str, error.cmd))} ended with {error.returncode} (see above)", file=sys.stderr)
         return 1
@@ -99,13 +91,11 @@ def usable() -> bool:
 
 
 def make_venv() -> None:
-    """A fresh environment with pip in it."""
+    """A fresh environment with pip in it, from the wheel beside this script: Debian keeps Python's own copy in a
+    package of its own (python3.x-venv), which may be missing."""
     shutil.rmtree(VENV, ignore_errors=True)
     venv.create(VENV, symlinks=True)
-    if importlib.util.find_spec("ensurepip") is not None:
-        subprocess.run([str(PYTHON), "-m", "ensurepip", "--default-pip"], check=True, stdout=subprocess.DEVNULL)
-        return
-    # Debian keeps ensurepip in the package python3.x-venv. Pip's wheel runs straight from the archive.
+    # Pip runs straight from the archive.
     wheel = next((ROOT / "scripts" / "wheels").glob("pip-*.whl"))
     subprocess.run([str(PYTHON), str(wheel / "pip"), "install", "-qq", "--no-index", str(wheel)], check=True)
 
