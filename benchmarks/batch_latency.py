@@ -1,7 +1,7 @@
 """From webhook to delivery in batch mode, beside a bare no-op DAG run triggered in the same minute.
 
-`python benchmarks/batch_latency.py [--rounds 15]` starts a platform of its own and prints the medians of interleaved
-rounds and their ratio. The no-op is one EmptyOperator-like Python task in a DAG of one task, started by
+`python benchmarks/batch_latency.py [--rounds 15]` starts a platform of its own and prints the medians of
+interleaved rounds and of their ratios. The no-op is a DAG of one Python task that does nothing, started by
 `POST /api/v2/dags/{dag_id}/dagRuns`, timed from the request to the run's `end_date`. Ours is timed from the
 webhook's request to the moment the destination got the message (parse → jq → map → HTTP).
 """

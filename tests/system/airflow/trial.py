@@ -12,10 +12,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 from uuid import uuid4
 
@@ -134,6 +135,44 @@ class Trial:
             raise AssertionError(f"bridge {' '.join(arguments)}:\n{result.stdout}\n{result.stderr}")
         return result
 
+    def python(self, code: str) -> str:
+        """Run Python in the installation's environment; returns what it printed."""
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def accounts(self, names: Iterable[str]) -> dict[str, str]:
+        """Make accounts of members; returns their passwords."""
+        passwords = {name: token_urlsafe(12) for name in names}
+        accounts = [
+            {
+                "username": name,
+                "first_name": "A",
+                "last_name": "Member",
+                "email": f"{name}@example.com",
+                "role": "Member",
+                "password": password,
+            }
+            for name, password in passwords.items()
+        ]
+        self.python(
+            "import io, os, sys\n"
+            "from continuitybridge.runtime.environment import process_environment\n"
+            "from continuitybridge.settings import get_settings\n"
+            "os.environ.update(process_environment(get_settings()))\n"
+            f"sys.stdin = io.StringIO({json.dumps(json.dumps(accounts))})\n"
+            "from continuitybridge.airflow.provision import main\n"
+            "main()\n"
+        )
+        return passwords
+
     def log(self, process: str) -> str:
         return (self.state_dir / "logs" / f"{process}.log").read_text(errors="replace")
 
@@ -238,9 +277,7 @@ class Tenant:
 
         def shown() -> bool:
             answer = self.trial.api("GET", f"/dags/{dag_id}")
-            return answer.is_success and any(
-                tag["name"] == f"version:{version}" for tag in answer.json()["tags"]
-            )
+            return answer.is_success and any(tag["name"] == f"version:{version}" for tag in answer.json()["tags"])
 
         wait_until(shown, within_s=within_s, what=f"{dag_id} in version {version}")
 

@@ -1,0 +1,53 @@
+"""One platform for all tests of this directory: its start takes longer than any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from trial import Delivery, Tenant, Trial
+
+FLOW = """\
+flow: order
+version: {version}
+description: Orders to the destination
+labels: {{team: logistics}}
+triggers:
+  - {{id: order-in, type: webhook_trigger, config: {{slug: order, verification: api_key}}}}
+  - id: by-hand
+    type: manual_trigger
+    config:
+      schema:
+        type: object
+        required: [po]
+        properties: {{po: {{type: string}}}}
+steps:
+  - {{id: parse, type: json_parser}}
+  - {{id: shape, type: jq, config: {{program: '{{po, made_by: "{version}"}}'}}}}
+  - {{id: deliver, type: http_request, config: {{connection: target, path: "/{path}", retries: 0}}}}
+"""
+
+
+@pytest.fixture(scope="package")
+def trial() -> Iterator[Trial]:
+    """The running platform. A lease is short, so that what a killed task held is free soon."""
+    with Trial.running(BRIDGE_LEASE_S="8", BRIDGE_RETRY_BASE_S="0.5", BRIDGE_MAX_ATTEMPTS="3") as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def acme(trial: Trial) -> Tenant:
+    """An organization with flow `order`, which most tests send through."""
+    tenant = trial.organization()
+    tenant.deploy("order", FLOW.format(version="1.0.0", path=tenant.slug))
+    return tenant
+
+
+@pytest.fixture(autouse=True)
+def _destination_takes_all(trial: Trial) -> Iterator[None]:
+    yield
+
+    def take(delivery: Delivery) -> int:
+        return 202
+
+    trial.destination.answer = take

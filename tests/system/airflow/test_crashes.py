@@ -1,0 +1,88 @@
+"""kill -9 of whoever works on a message: delivered at least once, settled once."""
+
+from __future__ import annotations
+
+import httpx
+import psutil
+from test_runs import Gate, delivered, only_run, settled
+from trial import Tenant, Trial, wait_until
+
+
+def task_processes(trial: Trial) -> list[psutil.Process]:
+    """The processes that run tasks now: those that hold node processes."""
+    scheduler = trial.processes()["scheduler"]
+    found = []
+    for process in scheduler.children(recursive=True):
+        try:
+            if process.name() == "bridge-nursery":
+                found.append(psutil.Process(process.ppid()))
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial, acme: Tenant) -> None:
+    gate = Gate(trial, "PO-killed")
+    before = len(trial.runs(acme.dag_id("order")))
+    message_id = acme.send("order", {"po": "PO-killed"})
+    assert gate.reached.wait(60)
+    [task] = task_processes(trial)
+    task.kill()
+    gate.open.set()
+    keys = {each.headers["Idempotency-Key"] for each in delivered(acme, "PO-killed", times=2, within_s=120)}
+    assert keys == {f"{message_id}:deliver:1"}
+    settled(acme, message_id)
+    run_id = only_run(trial, acme.dag_id("order"), before)
+    assert trial.await_run(acme.dag_id("order"), run_id, within_s=120) == "success"
+    assert "taken over" in trial.task_log(acme.dag_id("order"), run_id, "parse", 2)
+
+
+def test_a_killed_supervisor_takes_its_task_along(trial: Trial, acme: Tenant) -> None:
+    gate = Gate(trial, "PO-orphan")
+    message_id = acme.send("order", {"po": "PO-orphan"})
+    assert gate.reached.wait(60)
+    [task] = task_processes(trial)
+    supervisor = psutil.Process(task.ppid())
+    supervisor.kill()
+    task.wait(30)
+    gate.open.set()
+    settled(acme, message_id, within_s=120)
+
+
+def test_a_batch_whose_dispatcher_died_before_making_the_run_gets_its_run(trial: Trial, acme: Tenant) -> None:
+    dispatcher = trial.processes()["dispatch"]
+    dispatcher.suspend()
+    try:
+        message_id = acme.send("order", {"po": "PO-dispatcher"})
+        # What the dispatcher does first, and then it dies.
+        trial.python(
+            "from continuitybridge.inbox.batches import dispatch_ready\n"
+            "assert len(dispatch_ready()) == 1, 'no batch was made'\n"
+        )
+    finally:
+        dispatcher.kill()
+    delivered(acme, "PO-dispatcher", within_s=120)
+    settled(acme, message_id)
+
+
+def test_messages_accepted_while_no_dispatcher_runs_are_delivered_when_one_does(
+    trial: Trial, acme: Tenant
+) -> None:
+    trial.processes()["dispatch"].kill()
+    message_id = acme.send("order", {"po": "PO-no-dispatcher"})
+    delivered(acme, "PO-no-dispatcher", within_s=120)
+    settled(acme, message_id)
+
+
+def test_after_a_restart_of_postgresql_messages_go_on(trial: Trial, acme: Tenant) -> None:
+    trial.processes()["postgres"].kill()
+
+    def accepted() -> str | None:
+        try:
+            return acme.send("order", {"po": "PO-restart"}, **{"webhook-id": "restart"})
+        except (AssertionError, httpx.HTTPError):
+            return None
+
+    message_id = wait_until(accepted, within_s=90, what="the webhook answering again")
+    settled(acme, message_id, within_s=120)
+    delivered(acme, "PO-restart")
