@@ -7,26 +7,6 @@ from collections.abc import Iterator
 import pytest
 from trial import Delivery, Tenant, Trial
 
-FLOW = """\
-flow: order
-version: {version}
-description: Orders to the destination
-labels: {{team: logistics}}
-triggers:
-  - {{id: order-in, type: webhook_trigger, config: {{slug: order, verification: api_key}}}}
-  - id: by-hand
-    type: manual_trigger
-    config:
-      schema:
-        type: object
-        required: [po]
-        properties: {{po: {{type: string}}}}
-steps:
-  - {{id: parse, type: json_parser}}
-  - {{id: shape, type: jq, config: {{program: '{{po, made_by: "{version}"}}'}}}}
-  - {{id: deliver, type: http_request, config: {{connection: target, path: "/{path}", retries: 0}}}}
-"""
-
 
 @pytest.fixture(scope="package")
 def trial() -> Iterator[Trial]:

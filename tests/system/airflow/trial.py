@@ -314,3 +314,65 @@ def wait_until(condition: Callable[[], Any], *, within_s: float, what: str) -> A
         if time.monotonic() > deadline:
             raise AssertionError(f"after {within_s} s still not so: {what}")
         time.sleep(0.1)
+
+
+FLOW = """\
+flow: order
+version: {version}
+description: Orders to the destination
+labels: {{team: logistics}}
+triggers:
+  - {{id: order-in, type: webhook_trigger, config: {{slug: order, verification: api_key}}}}
+  - id: by-hand
+    type: manual_trigger
+    config:
+      schema:
+        type: object
+        required: [po]
+        properties: {{po: {{type: string}}}}
+steps:
+  - {{id: parse, type: json_parser}}
+  - {{id: shape, type: jq, config: {{program: '{{po, made_by: "{version}"}}'}}}}
+  - {{id: deliver, type: http_request, config: {{connection: target, path: "/{path}", retries: 0}}}}
+"""
+"""A flow that delivers orders; `{version}` shows in what it sends, `{path}` is where."""
+
+
+def delivered(tenant: Tenant, po: str, *, times: int = 1, within_s: float = 60) -> list[Delivery]:
+    """What the destination got for this order, once it got it so many times."""
+
+    def found() -> list[Delivery]:
+        return [each for each in tenant.trial.destination.deliveries if each.data.get("po") == po]
+
+    wait_until(lambda: len(found()) >= times, within_s=within_s, what=f"{times} deliveries of {po}")
+    return found()
+
+
+def settled(tenant: Tenant, message_id: str, state: str = "done", within_s: float = 60) -> None:
+    wait_until(
+        lambda: tenant.state_of(message_id) == state,
+        within_s=within_s,
+        what=f"message {message_id} {state} (is {tenant.state_of(message_id)})",
+    )
+
+
+class Gate:
+    """A destination's answer that waits until it is let go, for deliveries of one order."""
+
+    def __init__(self, trial: Trial, po: str) -> None:
+        self.po = po
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        trial.destination.answer = self
+
+    def __call__(self, delivery: Delivery) -> int:
+        if delivery.data.get("po") == self.po:
+            self.reached.set()
+            self.open.wait(60)
+        return 202
+
+
+def only_run(trial: Trial, dag_id: str, before: int) -> str:
+    """The id of the run that was added to those before."""
+    runs = wait_until(lambda: trial.runs(dag_id)[before:], within_s=60, what=f"a run of {dag_id}")
+    return str(runs[0]["dag_run_id"])

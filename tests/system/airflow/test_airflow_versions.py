@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import FLOW
-from test_runs import Gate, delivered, settled
-from trial import Trial, wait_until
+from trial import FLOW, Gate, Trial, delivered, settled, wait_until
 
 FIRST = """\
 flow: relay

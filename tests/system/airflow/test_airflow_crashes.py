@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import httpx
 import psutil
-from test_runs import Gate, delivered, only_run, settled
-from trial import Tenant, Trial, wait_until
+from trial import Gate, Tenant, Trial, delivered, only_run, settled, wait_until
 
 
 def task_processes(trial: Trial) -> list[psutil.Process]:

@@ -2,51 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-from conftest import FLOW
-from trial import Delivery, Tenant, Trial, wait_until
-
-
-def delivered(tenant: Tenant, po: str, *, times: int = 1, within_s: float = 60) -> list[Delivery]:
-    """What the destination got for this order, once it got it so many times."""
-
-    def found() -> list[Delivery]:
-        return [each for each in tenant.trial.destination.deliveries if each.data.get("po") == po]
-
-    wait_until(lambda: len(found()) >= times, within_s=within_s, what=f"{times} deliveries of {po}")
-    return found()
-
-
-def settled(tenant: Tenant, message_id: str, state: str = "done", within_s: float = 60) -> None:
-    wait_until(
-        lambda: tenant.state_of(message_id) == state,
-        within_s=within_s,
-        what=f"message {message_id} {state} (is {tenant.state_of(message_id)})",
-    )
-
-
-class Gate:
-    """A destination's answer that waits until it is let go, for deliveries of one order."""
-
-    def __init__(self, trial: Trial, po: str) -> None:
-        self.po = po
-        self.reached = threading.Event()
-        self.open = threading.Event()
-        trial.destination.answer = self
-
-    def __call__(self, delivery: Delivery) -> int:
-        if delivery.data.get("po") == self.po:
-            self.reached.set()
-            self.open.wait(60)
-        return 202
-
-
-def only_run(trial: Trial, dag_id: str, before: int) -> str:
-    """The id of the run that was added to those before."""
-    runs = wait_until(lambda: trial.runs(dag_id)[before:], within_s=60, what=f"a run of {dag_id}")
-    return str(runs[0]["dag_run_id"])
+from trial import FLOW, Gate, Tenant, Trial, delivered, only_run, settled, wait_until
 
 
 def test_a_webhooks_message_becomes_a_run_and_is_delivered_once(trial: Trial, acme: Tenant) -> None:

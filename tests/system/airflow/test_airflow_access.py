@@ -7,9 +7,7 @@ import secrets as random_secrets
 
 import httpx
 import pytest
-from conftest import FLOW
-from test_runs import Gate, delivered, settled
-from trial import Tenant, Trial
+from trial import FLOW, Gate, Tenant, Trial, delivered, settled
 
 TOKEN = """
 import json, os, sys
