@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from trial import Delivery, Tenant, Trial
+from trial import FLOW, Delivery, Tenant, Trial
 
 
 @pytest.fixture(scope="package")
