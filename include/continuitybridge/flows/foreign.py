@@ -109,6 +109,7 @@ def read_flow(
     }
     for key in ("nodes", "edges"):
         if key in extra:
+            del extra[key]
             reader.refuse((key,), f"{key!r} does not belong beside triggers and steps", valid="no such key")
     extra |= reader.kept(("bridge", "extra"), words.get("extra"))
     title = reader.text(("name",), data.get("name"))

@@ -132,11 +132,16 @@ class Reader:
 
     def kept(self, path: Path, value: Any) -> dict[str, Any]:
         """What other formats hold of a flow; `edges` and `nodes` in it have a meaning of their own."""
-        found = self.mapping(path, value)
+        found = dict(self.mapping(path, value))
         for key, kind, valid in (("edges", dict, "an edge as a canvas has it"), ("nodes", str, "a node's id")):
-            for index, item in enumerate(self.items((*path, key), found.get(key))):
-                if not isinstance(item, kind):
+            kept = []
+            for index, item in enumerate(self.items((*path, key), found.pop(key, None))):
+                if isinstance(item, kind):
+                    kept.append(item)
+                else:
                     self.refuse((*path, key, index), "does not belong here", item, valid=valid)
+            if kept:
+                found[key] = kept
         return found
 
     def flag(self, path: Path, value: Any) -> bool:

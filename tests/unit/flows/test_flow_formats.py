@@ -377,6 +377,17 @@ def test_numbers_where_texts_belong_are_taken_as_they_are_written() -> None:
     assert (loaded.flow.version, loaded.flow.steps[0].id, loaded.flow.steps[0].label) == ("1.10", "007", "1e3")
 
 
+def test_what_would_not_read_back_the_same_is_refused() -> None:
+    twice = "steps: [{id: a, type: logger}, {id: a, type: logger, next: b}, {id: b, type: logger}]"
+    with pytest.raises(ConfigurationError, match="without loss"):
+        convert(load_flow(f"flow: a\nversion: 1.0.0\ntriggers: []\n{twice}\n"), "canvas")
+    deep: Any = "x"
+    for _ in range(99):
+        deep = [deep]
+    with pytest.raises(ConfigurationError):
+        convert(canvas([], [], tags=deep), "yaml")
+
+
 def test_an_unknown_target_format_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no format 'xml'"):
         convert(load_flow("flow: a"), "xml")  # type: ignore[arg-type]

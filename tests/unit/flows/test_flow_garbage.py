@@ -53,7 +53,7 @@ documents = st.fixed_dictionaries(
 
 
 @given(documents)
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_document_is_linted_converted_and_compiled_or_refused(document: dict[str, Any]) -> None:
     loaded = load_flow(json.dumps(document))
     problems = lint.lint(loaded)
@@ -64,8 +64,7 @@ def test_any_document_is_linted_converted_and_compiled_or_refused(document: dict
             text = convert(loaded, target)
         except ConfigurationError:
             continue
-        if target != loaded.format:
-            assert not load_flow(text).unreadable
+        assert target == loaded.format or not load_flow(text).unreadable
     try:
         compile_flow(loaded.flow)
     except ConfigurationError:
