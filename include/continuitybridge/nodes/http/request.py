@@ -203,9 +203,7 @@ def _header_value(name: str, value: Any) -> str:
     return text
 
 
-def _body_of(
-    body: Any, method: str
-) -> Callable[[Message, Mapping[str, Any]], tuple[bytes | None, str]]:
+def _body_of(body: Any, method: str) -> Callable[[Message, Mapping[str, Any]], tuple[bytes | None, str]]:
     """What makes content and content type: nothing, the message's body, a text template or templated data."""
     if body is None:
         if method in WITHOUT_BODY:

@@ -29,8 +29,7 @@ a body that names an undefined variable turns every use into a compile error and
 
 _PRELUDE = (
     "".join(
-        f"def {name.removesuffix('/1')}{'(f)' if name.endswith('/1') else ''}: "
-        f"$__no_{name.replace('/', '_')};"
+        f"def {name.removesuffix('/1')}{'(f)' if name.endswith('/1') else ''}: $__no_{name.replace('/', '_')};"
         for name in _WITHHELD
     )
     + "{} as $ENV|"

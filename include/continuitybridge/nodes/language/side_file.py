@@ -21,9 +21,7 @@ class _Loader(yaml.SafeLoader):
         mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a text", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key_node.start_mark)
             if key_node.value in mapping:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from jinja2 import StrictUndefined, TemplateError, Undefined, nodes, pass_eval_context
 from jinja2.exceptions import SecurityError, TemplateSyntaxError
-from jinja2.meta import find_undeclared_variables
+from jinja2.meta import TrackingCodeGenerator
 from jinja2.nodes import EvalContext
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
@@ -220,8 +220,7 @@ def _parse(environment: _Environment, text: str, field: str) -> nodes.Template:
                 raise ConfigurationError(
                     f"template: {reason}, line {found.lineno}", field=field, value=text, line=found.lineno
                 )
-        used = {name.name for name in tree.find_all(nodes.Name) if name.name == "self"}
-        unknown = sorted(used | find_undeclared_variables(tree) - set(NAMES))
+        unknown = sorted(_names(environment, tree) - set(NAMES))
     except TemplateSyntaxError as error:
         raise _refused(text, field, error) from None
     except RecursionError:
@@ -235,6 +234,14 @@ def _parse(environment: _Environment, text: str, field: str) -> nodes.Template:
             valid=", ".join(NAMES),
         )
     return tree
+
+
+def _names(environment: _Environment, tree: nodes.Template) -> set[str]:
+    """The names a template takes from outside. `jinja2.meta` would compute constants on the way."""
+    tracker = TrackingCodeGenerator(environment)
+    tracker.optimizer = None
+    tracker.visit(tree)
+    return tracker.undeclared_identifiers | {n.name for n in tree.find_all(nodes.Name) if n.name == "self"}
 
 
 def _compiled(environment: _Environment, text: str, field: str) -> Any:

@@ -231,9 +231,7 @@ class ObjectMapper(Node[ObjectMapperConfig]):
         return ours
 
 
-def _from_file(
-    name: str, files: Mapping[str, str], tables: Tables
-) -> tuple[dict[str, Any], Schema | None]:
+def _from_file(name: str, files: Mapping[str, str], tables: Tables) -> tuple[dict[str, Any], Schema | None]:
     """The mapping in a file and the rules its result must satisfy; its tables are added to `tables`."""
     content = side_file.parse_data(name, side_file.text_of(files, name, field="file"), field="file")
     problems = Problems()

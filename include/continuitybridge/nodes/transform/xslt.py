@@ -83,7 +83,7 @@ class Xslt(Node[XsltConfig]):
             config={
                 "stylesheet": '<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">'
                 '<xsl:output method="text"/><xsl:template match="/Order/Line">'
-                '<xsl:value-of select="concat(@sku, \';\', @quantity, \'&#10;\')"/>'
+                "<xsl:value-of select=\"concat(@sku, ';', @quantity, '&#10;')\"/>"
                 "</xsl:template></xsl:stylesheet>"
             },
             input='<Order><Line sku="A-1" quantity="3"/><Line sku="B-2" quantity="1"/></Order>',
