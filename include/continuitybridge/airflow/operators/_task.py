@@ -23,7 +23,6 @@ Files = Mapping[str, str | Path]
 """Side files: the name a configuration uses → the text, or the path of a file that is read with the DAG."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_NODE = "node"
 _log = logging.getLogger("continuitybridge.operators")
 
 
@@ -80,17 +79,19 @@ def run_node(
     config: Mapping[str, Any],
     files: Mapping[str, str],
     batch: Sequence[Message],
+    task_id: str,
 ) -> dict[str, Outcome | list[tuple[str, Any]]]:
     """Run messages through one node, in a process that a message cannot take the task down with.
 
     Returns, per message id, what the node emitted as (port, body) in order, or the outcome that says why it
-    failed. Limits are the platform's settings.
+    failed. Limits are the platform's settings. The node bears the task's id, which is part of outward idempotency
+    keys.
     """
     from continuitybridge.engine.limits import Limits
     from continuitybridge.engine.runner import Runner
     from continuitybridge.settings import get_settings
 
-    plan, ports = _plan(node_type, config, files)
+    plan, ports = _plan(node_type, config, files, task_id)
     limits = Limits.from_settings(get_settings())
     results: dict[str, Outcome | list[tuple[str, Any]]] = {}
     with Runner() as runner:
@@ -103,7 +104,9 @@ def run_node(
     return results
 
 
-def _plan(node_type: str, config: Mapping[str, Any], files: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
+def _plan(
+    node_type: str, config: Mapping[str, Any], files: Mapping[str, str], task_id: str
+) -> tuple[Plan, dict[str, str]]:
     """A plan of one node, and which step's outputs left by which port: an outcome tells the step that gave an
     output, so that each port of several leads to a step of its own that passes on what it gets."""
     from continuitybridge.flows.model import END, Flow, Step
@@ -113,10 +116,10 @@ def _plan(node_type: str, config: Mapping[str, Any], files: Mapping[str, str]) -
     node = registry.get(node_type)
     offered = node.ports_of(node.Config.model_validate(dict(config)))
     wanted = [port for port in offered if port not in node.optional_ports]
-    step = Step(_NODE, node_type, config=config, next={"out": (END,)})
-    steps, ports = [step], {_NODE: "out"}
+    step = Step(task_id, node_type, config=config, next={"out": (END,)})
+    steps, ports = [step], {task_id: "out"}
     if wanted != ["out"]:
-        ports = {f"port-{index}": port for index, port in enumerate(wanted)}
+        ports = {f"{task_id} port {index}": port for index, port in enumerate(wanted)}
         steps = [replace(step, next={port: (name,) for name, port in ports.items()})]
         steps += [Step(name, "json_builder", config={"output": "object"}, next={"out": (END,)}) for name in ports]
     return compile_flow(Flow("python-dag", "1.0.0", steps=tuple(steps), files=dict(files))), ports

@@ -52,7 +52,7 @@ class ConditionalBranchOperator(BaseBranchOperator):
     def choose_branch(self, context: Context) -> str | None:
         """The id of the task to go on with."""
         (message,) = _task.messages(context, self.input, self.headers, each=False)
-        result = _task.run_node("conditional", self._config, {}, [message])[message.id]
+        result = _task.run_node("conditional", self._config, {}, [message], self.task_id)[message.id]
         if isinstance(result, Outcome):
             _task.raise_for(_task.failures_of(result), 1)
             return None

@@ -64,7 +64,7 @@ class NodeOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """The new body, or a list of bodies."""
         batch = _task.messages(context, self.input, self.headers, each=self.each)
-        results = _task.run_node(self.node_type, self.config, self.files, batch)
+        results = _task.run_node(self.node_type, self.config, self.files, batch, self.task_id)
         failed: list[_task.Failed] = []
         bodies: list[Any] = []
         for message in batch:
