@@ -303,19 +303,19 @@ class Walk:
                 else await asyncio.gather(*(self._call(item, calls) for item in waiting))
             )
             progress.enter(self._sequence)
+            onward: list[_Item] = []
             # In the order of the messages, not of the answers: outputs and ids stay deterministic.
-            for (step, message, taken), (result, error, micros) in reversed(
-                list(zip(waiting, answers, strict=True))
-            ):
+            for (step, message, taken), (result, error, micros) in zip(waiting, answers, strict=True):
                 if error is None:
                     try:
-                        stack += reversed(self._route(step, message, taken, result, micros))
+                        onward += self._route(step, message, taken, result, micros)
                         continue
                     except Exception as routing_error:
                         error = routing_error
-                following = self._fail(step, message, taken, error, micros)
-                if following is not None:
-                    stack.append(following)
+                handler = self._fail(step, message, taken, error, micros)
+                if handler is not None:
+                    onward.append(handler)
+            stack = onward[::-1]
         progress.leave()
 
     def mark(self, step: Step, message: Message) -> None:

@@ -27,8 +27,10 @@ class Limits:
     `max_message_bytes` holds for each input and each output; what one input gives altogether may be
     `max_outcome_bytes`. `max_emitted_messages` counts, per node and input message, what the node emits beyond
     one message for each it received, so that splits that follow each other cannot multiply.
-    `node_time_limit_s` is wall time of one computing node for one message (an outside call has its own
-    time-out). `node_memory_limit_bytes` is what the process may take above its start.
+    `node_time_limit_s` is the time of one computing node for one message (an outside call has its own
+    time-out): wall time, of which the node must have worked half, so that a machine that stands still fails
+    nobody; four times the limit ends it in any case. `node_memory_limit_bytes` is what the process may take
+    above its start.
     """
 
     max_message_bytes: int = 10 * _MIB

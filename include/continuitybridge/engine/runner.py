@@ -111,8 +111,9 @@ class Runner:
 
         `messages` is consumed as room comes up (at most `WINDOW_MESSAGES` ahead), so it may be a generator.
         `entry` maps a message id to the node it begins at; `concurrency` bounds the messages under way at once
-        where nodes wait for the outside world. Under `emulate` no node calls outside. Closing the iterator early
-        ends what is under way.
+        where nodes wait for the outside world. Under `emulate` no node calls outside. `services` are asked while
+        the caller waits for the next outcome: a node that needs a connection waits for a caller that does not.
+        Closing the iterator early ends what is under way.
 
         Raises `ConfigurationError` when the plan cannot be built, `Unavailable` when no process can be started.
         """
