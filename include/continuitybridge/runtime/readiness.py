@@ -16,8 +16,11 @@ from continuitybridge.runtime.progress import Progress
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor, tail
 from continuitybridge.settings import Settings
 
-READY_WAIT_S = 180.0
+READY_WAIT_S = 300.0
 """How long the processes may take to become ready on a slow machine."""
+
+ANSWER_WAIT_S = 30.0
+"""How long a server may take to answer whether it is ready."""
 
 DEATHS_TOLERATED = 1
 """How often a process may end while it starts before the start is given up."""
@@ -78,7 +81,7 @@ def wait_until_ready(
     having run for a second. Notes each as it becomes ready."""
     watch = Watch(supervisor, started)
     waiting = [program.name for program in started]
-    with httpx.Client(timeout=5.0) as client:
+    with httpx.Client(timeout=ANSWER_WAIT_S) as client:
         while waiting:
             states = watch.look(waiting)
             health = _get(client, f"{settings.base_url}/api/v2/monitor/health")
@@ -94,7 +97,9 @@ def _ready(
     name: str, state: ProcessState, health: dict[str, Any] | None, client: httpx.Client, settings: Settings
 ) -> bool:
     if name == "api-server":
-        return health is not None
+        # Its first request from a task makes it build the routes for tasks, which takes seconds (and longer than
+        # a task waits, on a busy machine): let it do so now.
+        return health is not None and _get(client, f"{settings.base_url}/execution/health") is not None
     if name == "warehouse":
         return _get(client, f"http://{settings.host}:{settings.warehouse_port}/health") is not None
     if name in _AIRFLOW_HEALTH:
