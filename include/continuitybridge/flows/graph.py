@@ -163,7 +163,7 @@ def reading_order(graph: Edges, start: Iterable[str]) -> list[str]:
     after all that lead to it as far as circles allow; what is not reachable comes last, as it stood."""
     done: list[str] = []
     seen: set[str] = set()
-    for root in reversed([*start, *(node for node in graph if node not in set(start))]):
+    for root in reversed(dict.fromkeys([*start, *graph])):
         if root in seen or root not in graph:
             continue
         seen.add(root)
