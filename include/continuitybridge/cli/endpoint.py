@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -85,7 +85,7 @@ def rotate_secret(
     organization: str,
     environment: str,
     overlap_s: float,
-    secret_file: click.utils.LazyFile | None,
+    secret_file: TextIO | None,
     as_json: bool,
 ) -> None:
     """Give the endpoint SLUG a new secret and show it, once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -109,6 +110,13 @@ def test_the_document_names_each_answer_of_intake_and_the_ways_to_prove_who_one_
     assert "application/problem+json" in hook["responses"]["401"]["content"]
     references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', str(document).replace("'", '"')))
     assert references <= document["components"]["schemas"].keys()
+
+
+def test_the_answers_in_the_page_for_senders_are_those_of_the_document(document: dict[str, Any]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+    documented = set(re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE))
+    hook = document["paths"]["/bridge/hooks/{organization}/{environment}/{slug}"]["post"]
+    assert documented == hook["responses"].keys() - {"500"}
 
 
 def test_another_organizations_things_are_answered_like_what_does_not_exist(

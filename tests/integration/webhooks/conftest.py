@@ -35,6 +35,10 @@ class Intake:
     log: Path
     client: httpx.Client
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def post(self, hook: Hook, body: bytes = b'{"po_number": "4711"}', **given: Any) -> httpx.Response:
         """Send a body to a hook, signed unless `headers` are given; on a new connection with `fresh=True`."""
         headers = given.pop("headers", None) or hook.signed(body, message_id=given.pop("message_id", None))

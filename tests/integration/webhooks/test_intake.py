@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +21,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
-from .conftest import Deploy, Hook, eventually
+from .conftest import Deploy, Hook, Intake, eventually
 
 BODY = b'{"po_number": "4711", "country": "CH"}'
 
@@ -352,3 +358,14 @@ def test_organizations_with_the_same_slug_do_not_meet(
     assert accepted["id"] != other["id"]
     assert other["duplicate"] is False
     assert [message_id for message_id, _, _ in stored(mine, keyring)] == [accepted["id"]]
+
+
+def test_the_documented_example_sends_a_message(intake: Intake, deploy: Deploy, keyring: Keyring) -> None:
+    hook = deploy()
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    environment = {**os.environ, "WEBHOOK_SECRET": hook.secret, "WEBHOOK_URL": f"{intake.url}{hook.path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", example], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [message_id for message_id, _, _ in stored(hook, keyring)] == [json.loads(done.stdout)["id"]]
