@@ -98,17 +98,26 @@ def build(type_name: str, config: Mapping[str, Any], context: BuildContext) -> A
     except ValidationError as error:
         problems = [_problem(node_type.Config, details) for details in error.errors(include_url=False)]
         raise _not_valid(type_name, context, problems) from None
+    except RecursionError:
+        raise _nested_too_deep(type_name, context) from None
     try:
         return cast("AnyNode", node_type(checked, context))
     except ConfigurationError as error:
         problems = error.facts.get("problems") or [_build_problem(error, config)]
         raise _not_valid(type_name, context, problems) from error
+    except RecursionError:
+        raise _nested_too_deep(type_name, context) from None
 
 
 def _not_valid(type_name: str, context: BuildContext, problems: list[dict[str, Any]]) -> ConfigurationError:
     where = f"node {context.node_id!r} ({type_name})" if context.node_id else f"node {type_name}"
     texts = "; ".join(f"{p['field']}: {p['message']}" if p["field"] else p["message"] for p in problems)
     return ConfigurationError(f"{where}: {texts}", problems=problems, type=type_name, node_id=context.node_id)
+
+
+def _nested_too_deep(type_name: str, context: BuildContext) -> ConfigurationError:
+    problem = {"field": "", "value": None, "message": "is nested too deep", "valid": "", "nearest": []}
+    return _not_valid(type_name, context, [problem])
 
 
 def _build_problem(error: ConfigurationError, config: Mapping[str, Any]) -> dict[str, Any]:

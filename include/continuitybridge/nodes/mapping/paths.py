@@ -24,7 +24,7 @@ _ENVIRONMENT = JSONPathEnvironment(strict=True)
 _ROOT = re.compile(r"\$(body|headers|vars|message)(?=[.\[]|$)")
 _STEP = re.compile(
     r"""\.([A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)   # .name, as RFC 9535 lets it be written
-    |\['([^'\\]*)'\]|\["([^"\\]*)"\]|\[([0-9]{1,15})\]""",
+    |\['([^'\\]*)'\]|\["([^"\\]*)"\]|\[(0|[1-9][0-9]{0,14})\]""",
     re.VERBOSE,
 )
 

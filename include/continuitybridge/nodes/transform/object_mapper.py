@@ -200,7 +200,9 @@ class ObjectMapper(Node[ObjectMapperConfig]):
         except ConfigurationError:
             return ()
         includes = content.get("includes") if isinstance(content, dict) else None
-        return tuple(side_file.beside(name, inner) for inner in includes or () if isinstance(inner, str))
+        if not isinstance(includes, list):
+            return ()
+        return tuple(side_file.beside(name, inner) for inner in includes if isinstance(inner, str))
 
     @classmethod
     def from_legacy(cls, config: Mapping[str, Any]) -> dict[str, Any]:
