@@ -32,9 +32,10 @@ from continuitybridge.airflow.configuration import FLOW_BUNDLE
 from continuitybridge.airflow.stages import BATCH_MARK
 from continuitybridge.airflow.visible import visible_dags
 from continuitybridge.deployments import list_since
+from continuitybridge.deployments.verbs import CHANNEL as DEPLOYED
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import batches
-from continuitybridge.inbox.accept import CHANNEL
+from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import Batch, FlowKey
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.settings import get_settings
@@ -85,6 +86,8 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._revision = 0
+        self._deployed = threading.Event()
+        self._deployed.set()
         self._flows: dict[str, FlowKey] = {}
         self._awaited: dict[str, _Awaited] = {}
         self._resting: dict[FlowKey, _Resting] = {}
@@ -108,8 +111,11 @@ class Dispatcher:
                     self.reconcile()
                 if now >= next_sweep:
                     next_sweep = now + self._settings.sweep_interval_s
+                    # In case the notification was lost.
+                    self._deployed.set()
                     self._sweep()
             except (Unavailable, DBAPIError) as error:
+                self._deployed.set()
                 _log.warning("the database does not answer, trying again: %s", _first_line(error))
                 self._stopping.wait(1.0)
             except Exception:
@@ -216,8 +222,9 @@ class Dispatcher:
         return held | {key for key, resting in self._resting.items() if resting.until > now}
 
     def _read_deployments(self) -> None:
-        if _newest_revision() == self._revision:
+        if not self._deployed.is_set():
             return
+        self._deployed.clear()
         for deployed in list_since(self._revision):
             dag_id = deployed.dag_id
             self._revision = max(self._revision, deployed.revision)
@@ -254,7 +261,9 @@ class Dispatcher:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                for _ in database.listen([CHANNEL], timeout_s=30.0):
+                for notice in database.listen([ACCEPTED, DEPLOYED], timeout_s=30.0):
+                    if notice.channel == DEPLOYED:
+                        self._deployed.set()
                     self._wake.set()
             except Unavailable:
                 self._stopping.wait(0.5)
@@ -269,12 +278,6 @@ def run_dispatcher() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, dispatcher.stop)
     dispatcher.run()
-
-
-def _newest_revision() -> int:
-    with database.relay() as connection:
-        [(revision,)] = connection.execute("SELECT coalesce(max(revision), 0) FROM bridge.deployments")
-    return int(revision)
 
 
 def _key(batch: Batch) -> FlowKey:

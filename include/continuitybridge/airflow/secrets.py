@@ -11,6 +11,7 @@ that Airflow's next backends are not asked either.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from airflow.secrets.base_secrets import BaseSecretsBackend
 KEYS = "bridge-keys"
 CONNECTION_PREFIX = "bridge-connection:"
 CONNECTION_TYPE = "bridge"
+CACHE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +97,30 @@ def _asker() -> Asker | None:
     from continuitybridge.airflow.identity import asking_task
 
     task_id = asking_task()
-    if task_id is None:
-        return None
-    dag_id = _dag_of_running_task(task_id)
+    dag_id = _dag_of_running_task(task_id) if task_id is not None else None
     if dag_id is None:
         return None
-    from continuitybridge.deployments import deployed
+    organization, environment, flow = dag_id.split(".", 2)
+    return Asker(_organization_id(organization), organization, environment, flow)
+
+
+_known: dict[str, tuple[float, UUID]] = {}
+
+
+def _organization_id(slug: str) -> UUID:
+    """Kept for a minute: a slug never changes hands while its organization lives."""
+    from continuitybridge import organizations
     from continuitybridge.errors import NotFound
 
-    organization, environment, flow = dag_id.split(".", 2)
+    known = _known.get(slug)
+    if known is not None and time.monotonic() - known[0] < CACHE_S:
+        return known[1]
     try:
-        return Asker(deployed(organization, environment, flow).organization_id, organization, environment, flow)
+        found = organizations.by_slug(slug).organization_id
     except NotFound:
-        raise refusal(dag_id) from None
+        raise refusal(slug) from None
+    _known[slug] = (time.monotonic(), found)
+    return found
 
 
 def _dag_of_running_task(task_id: UUID) -> str | None:

@@ -15,7 +15,8 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -88,9 +89,12 @@ class RunStageOperator(BaseOperator):
         with Runner() as runner:
             # Before this process has threads (database pools make some): then its copy starts in milliseconds.
             runner.warm(self.plan)
-            keys = data_keys()
-            batch = self._batch(context, keys)
             ti = context["ti"]
+            with ThreadPoolExecutor(1) as side:
+                # The database and the api-server are asked at the same time.
+                found = side.submit(_find, ti.dag_id, ti.run_id)
+                keys = data_keys()
+                batch = found.result() or self._begin(context, keys)
             work = StageWork(
                 batch=batch,
                 plan=self._plan_of(batch),
@@ -122,24 +126,20 @@ class RunStageOperator(BaseOperator):
         )
         return get_plan(self.organization_id, self.plan.flow, batch.version)
 
-    def _batch(self, context: Context, keys: DataKeys) -> Batch:
-        from continuitybridge.errors import Conflict, NotFound
+    def _begin(self, context: Context, keys: DataKeys) -> Batch:
+        """Make the batch of a run that began outside the inbox."""
+        from continuitybridge.errors import Conflict
         from continuitybridge.inbox import batches
 
         run = context["dag_run"]
-        conf: Mapping[str, Any] = run.conf or {}
-        payload = conf.get("payload")
-        dispatched = isinstance(payload, dict) and BATCH_MARK in payload
-        try:
-            if dispatched or not self.first:
-                return batches.find(run.dag_id, run.run_id)
-        except NotFound:
-            if dispatched and self.first:
-                raise AirflowFailException(
-                    f"the run says that its messages are in a batch, but {run.run_id} has none; start a run "
-                    "by hand with the message itself in `payload`"
-                ) from None
-            raise AirflowSkipException("the run has no messages: its first task did not take any") from None
+        payload = (run.conf or {}).get("payload")
+        if not self.first:
+            raise AirflowSkipException("the run has no messages: its first task did not take any")
+        if isinstance(payload, dict) and BATCH_MARK in payload:
+            raise AirflowFailException(
+                f"the run says that its messages are in a batch, but {run.run_id} has none; start a run by hand "
+                "with the message itself in `payload`"
+            )
         if not self.enabled:
             raise AirflowFailException(
                 f"flow {self.plan.flow} is disabled in {self.environment}: enable it, then start the run again"
@@ -204,6 +204,16 @@ class RunStageOperator(BaseOperator):
         if not counts["claimed"] and not self.first:
             raise AirflowSkipException("no message came this way")
         return {what: count for what, count in sorted(counts.items()) if count}
+
+
+def _find(dag_id: str, run_id: str) -> Batch | None:
+    from continuitybridge.errors import NotFound
+    from continuitybridge.inbox import batches
+
+    try:
+        return batches.find(dag_id, run_id)
+    except NotFound:
+        return None
 
 
 def _body(payload: Any) -> tuple[bytes, str]:

@@ -87,7 +87,7 @@ class Trial:
     state_dir: Path
     settings: dict[str, str] = field(default_factory=dict)
     destination: Destination = field(default_factory=Destination)
-    _tokens: dict[str, str] = field(default_factory=dict)
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
     _clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     @classmethod
@@ -283,11 +283,10 @@ class Tenant:
 
     def send(self, slug: str, data: Any, **headers: str) -> str:
         """Post to a webhook verified by API key; returns the message's id."""
-        answer = httpx.post(
+        answer = self.trial.client.post(
             f"{self.trial.url}/bridge/hooks/{self.slug}/prod/{slug}",
             json=data,
             headers={"x-api-key": self.secrets[slug], **headers},
-            timeout=60,
         )
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])

@@ -349,7 +349,7 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         if self._client is None or self._loop is not loop:
             self._loop = loop
             self._client = httpx.AsyncClient(
-                verify=_tls_context(self.config.verify_tls),
+                verify=tls_context(self.config.verify_tls),
                 timeout=self.config.attempt_timeout_s,
                 headers={"user-agent": "ContinuityBridge", "accept": "*/*", "accept-encoding": "identity"},
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -375,6 +375,6 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
 
 
 @lru_cache(maxsize=2)
-def _tls_context(verify: bool) -> ssl.SSLContext:
+def tls_context(verify: bool) -> ssl.SSLContext:
     """Loading the certificates takes longer than a request: once per process."""
     return httpx.create_ssl_context(verify=verify)
