@@ -161,9 +161,7 @@ class HttpRequestConfig(NodeConfig):
 
 
 class HttpRequest(AsyncNode[HttpRequestConfig]):
-    """Sends a message to an HTTP destination.
-
-    **Where to.** A named `connection` gives address and credentials, `path` what comes behind; or `url` is the
+    """**Where to.** A named `connection` gives address and credentials, `path` what comes behind; or `url` is the
     whole address. The host never comes from the message. Values in paths are percent-encoded; a missing or empty
     one fails the message.
 

@@ -37,7 +37,7 @@ class LoggerConfig(NodeConfig):
 
 
 class Logger(Node[LoggerConfig]):
-    """Writes a line into the flow's log and passes the message on unchanged.
+    """The message passes unchanged.
 
     Nothing of the message is logged but what `message` and `fields` name. A line that cannot be written as
     declared (a field is missing) is written with the reason instead, at the same level: a logger never fails a

@@ -42,9 +42,7 @@ class ConditionalConfig(NodeConfig):
 
 
 class Conditional(Node[ConditionalConfig]):
-    """Sends each message along the first branch whose expression holds, and along `otherwise` when none does.
-
-    Every branch is a port of that name. An expression holds when its first output is neither `false` nor
+    """Every branch is a port of that name; what no branch takes goes along `otherwise`. An expression holds when its first output is neither `false` nor
     `null`. Comparisons such as `.country == "CH"` or `.total >= 1000 and .currency == "EUR"` are answered
     without starting jq, with jq's own rules: a missing field is `null`, and `null < false < true < numbers <
     strings < arrays < objects`.

@@ -24,9 +24,7 @@ class FilterConfig(NodeConfig):
 
 
 class Filter(Node[FilterConfig]):
-    """Keeps the messages for which an expression holds and drops the others.
-
-    A dropped message is settled as done, not failed: the node's trace counts it as received and not emitted.
+    """A dropped message is settled as done, not failed: the node's trace counts it as received and not emitted.
     The expression holds when its first output is neither `false` nor `null`, and fails the message when jq
     fails on it. Where both kinds of messages have somewhere to go, use `conditional`.
     """

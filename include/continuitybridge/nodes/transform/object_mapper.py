@@ -64,7 +64,7 @@ class ObjectMapperConfig(NodeConfig):
 
 
 class ObjectMapper(Node[ObjectMapperConfig]):
-    """Builds a new object from the message, field by field, as declared.
+    """What the mapping does not name is not in the result.
 
     **A field** is a path (`id: $.order.number`) or a mapping with
 

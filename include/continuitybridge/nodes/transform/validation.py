@@ -59,7 +59,7 @@ class ValidationConfig(NodeConfig):
 
 
 class Validation(Node[ValidationConfig]):
-    """Checks messages against a JSON Schema, field rules, or both, and passes valid ones on unchanged.
+    """Valid messages pass unchanged.
 
     **Invalid messages** leave by the port `invalid` when it has a route, with what is wrong in
     `vars.<node id>.violations`. Without that route they fail with `validation-failed`, which names the first

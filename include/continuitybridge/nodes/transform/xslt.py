@@ -43,7 +43,7 @@ class XsltConfig(NodeConfig):
 
 
 class Xslt(Node[XsltConfig]):
-    """Transforms XML with an XSLT 1.0 stylesheet (libxslt, with the EXSLT functions).
+    """The processor is libxslt, with the EXSLT functions.
 
     The message is XML as text or bytes. The result follows `xsl:output`: `xml`, `html` or `text`, with or
     without declaration; it is text when the output's encoding is UTF-8 (the default), and bytes in any other
