@@ -33,8 +33,8 @@ class ContinuityBridgePlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """The scheduler's workers are forks of it, and the node processes forks of theirs: what all of them need is
-        there already. A task then takes 0.3 CPU-seconds less."""
+        """The scheduler's workers are forks of it, and the node processes forks of theirs: what they need is there
+        already. A task then takes 0.3 CPU-seconds less."""
         if "scheduler" in sys.argv:
             from continuitybridge.airflow import compiler, services, work  # noqa: F401
             from continuitybridge.engine import child  # noqa: F401
@@ -43,4 +43,5 @@ class ContinuityBridgePlugin(AirflowPlugin):
 
             for name in registry.names():
                 registry.get(name)
-            tls_context(verify=True)
+            # As the node calls it: the cache tells positional from named arguments.
+            tls_context(True)
