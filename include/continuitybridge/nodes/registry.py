@@ -116,7 +116,13 @@ def _not_valid(type_name: str, context: BuildContext, problems: list[dict[str, A
 
 
 def _nested_too_deep(type_name: str, context: BuildContext) -> ConfigurationError:
-    problem = {"field": "", "value": None, "message": "is nested too deep", "valid": "", "nearest": []}
+    problem: dict[str, Any] = {
+        "field": "",
+        "value": None,
+        "message": "is nested too deep",
+        "valid": "",
+        "nearest": [],
+    }
     return _not_valid(type_name, context, [problem])
 
 

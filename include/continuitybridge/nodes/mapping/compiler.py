@@ -140,12 +140,7 @@ class _Compiler:
                 raise ConfigurationError("a lookup is named", field=f"{field}.lookup", value=rule["lookup"])
             table = self._tables.find(rule["lookup"], field=f"{field}.lookup")
         if change is None and table is None:
-
-            def copy(here: Any, message: Message, missing: list[str]) -> Any:
-                value = get(here, message)
-                return value if value is not None else absent(missing)
-
-            return copy
+            return _copy(get, absent)
         look_up = _lookup(table, rule, optional)
 
         def convert(here: Any, message: Message, missing: list[str]) -> Any:
@@ -249,6 +244,14 @@ def _lookup(
         raise _Fault(f"{name} has no entry {text_key(value)[:60]!r}, and the field has no default")
 
     return look_up
+
+
+def _copy(get: Getter, absent: Callable[[list[str]], Any]) -> _Field:
+    def copy(here: Any, message: Message, missing: list[str]) -> Any:
+        value = get(here, message)
+        return value if value is not None else absent(missing)
+
+    return copy
 
 
 def _several(getters: list[Getter]) -> Getter:

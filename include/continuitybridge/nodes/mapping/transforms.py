@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from difflib import get_close_matches
-from math import floor, isfinite
+from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -126,23 +126,23 @@ def _plain(change: Callable[[Any], Any]) -> Callable[[Options], Transform]:
 
 
 # ---------------------------------------------------------------- numbers
-_INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_POINT_OR_EXPONENT = re.compile(r"[.eE]")
 
 
 def parse_float(value: Any) -> Any:
     """A decimal number with a point. Text without point and exponent gives an integer, exact at any size."""
     kind = value.__class__
-    if kind is int:
-        return value
-    number = value
     if kind is str:
-        text = value.strip()
-        if _INTEGER.fullmatch(text):
-            return int(text)
-        number = float(text) if _NUMBER.fullmatch(text) else None
-    if number.__class__ is float and isfinite(number):
-        return number
+        # Python reads more than we take for a number: other scripts' digits, 1_000, nan, infinity.
+        if value.isascii() and "_" not in value:
+            try:
+                number = float(value)
+                if number - number == 0:
+                    return number if _POINT_OR_EXPONENT.search(value) else int(value)
+            except ValueError:
+                pass
+    elif kind is int or (kind is float and value - value == 0):
+        return value
     raise Refusal(f"{_shown(value)} is not a number")
 
 

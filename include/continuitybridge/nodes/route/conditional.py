@@ -42,10 +42,10 @@ class ConditionalConfig(NodeConfig):
 
 
 class Conditional(Node[ConditionalConfig]):
-    """Every branch is a port of that name; what no branch takes goes along `otherwise`. An expression holds when its first output is neither `false` nor
-    `null`. Comparisons such as `.country == "CH"` or `.total >= 1000 and .currency == "EUR"` are answered
-    without starting jq, with jq's own rules: a missing field is `null`, and `null < false < true < numbers <
-    strings < arrays < objects`.
+    """Every branch is a port of that name; what no branch takes goes along `otherwise`. An expression holds when
+    its first output is neither `false` nor `null`. Comparisons such as `.country == "CH"` or
+    `.total >= 1000 and .currency == "EUR"` are answered without starting jq, by jq's own rules: a missing field
+    is `null`, and `null < false < true < numbers < strings < arrays < objects`.
 
     The message itself is not changed. An expression that fails on a message (a field of a text, for example)
     fails the message; `.a.b?` and `//` tell jq what to do instead.
