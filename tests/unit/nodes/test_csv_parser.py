@@ -105,6 +105,11 @@ def test_white_space_belongs_to_the_field_unless_trimmed() -> None:
     assert parse(b'a, b\n 1 , "x,y"\n', trim=True, uneven_rows="fit") == [{"a": "1", "b": "x,y"}]
 
 
+def test_a_space_may_separate_or_quote() -> None:
+    assert parse(b"a b\n1 2\n", delimiter=" ", trim=True) == [{"a": "1", "b": "2"}]
+    assert parse(b"a,b\n 1,2 ,3\n", quote=" ", trim=True) == [{"a": "1,2", "b": "3"}]
+
+
 def test_character_sets_are_read() -> None:
     assert parse("\ufeffa\nä\n".encode()) == [{"a": "ä"}]
     assert parse("a\nä\n".encode("windows-1252"), encoding="windows-1252") == [{"a": "ä"}]

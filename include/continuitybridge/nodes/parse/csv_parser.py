@@ -185,7 +185,8 @@ class CsvParser(Node[CsvParserConfig]):
             delimiter=config.delimiter,
             quotechar=config.quote,
             doublequote=True,
-            skipinitialspace=config.trim and config.delimiter != " ",
+            # A space that means something cannot be skipped as well.
+            skipinitialspace=config.trim and " " not in (config.delimiter, config.quote),
             strict=True,
         )
         lines = self._lines(reader)
