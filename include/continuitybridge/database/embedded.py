@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from continuitybridge.database import urls
@@ -211,11 +212,19 @@ class EmbeddedPostgres:
         process.wait()
 
     def kill(self) -> None:
-        """kill -9 of the postmaster, as a crash would."""
+        """kill -9 of the whole server, as a crash would: the sessions' processes too, which would outlive the
+        postmaster by what they are doing."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        if process is None:
+            return
+        family = []
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
 
     def _make_cluster(self) -> None:
         account = self._os_account()
