@@ -429,7 +429,7 @@ def test_a_mapping_file_names_the_files_it_includes() -> None:
 @pytest.mark.parametrize(
     ("text", "field", "reason"),
     [
-        ("[", "file", "line 1, column 2"),
+        ("[", "file", "line 2, column 1"),
         ("5", "file", "has no key `mapping`"),
         ("mapping: {a: $.a}\nmaping: {}", "file.m.yaml.maping", "unknown key 'maping'"),
         ("mapping: {a: {path: $.a, lookup: t}}", "file.m.yaml.mapping.a.lookup", "there is no lookup table 't'"),

@@ -120,18 +120,18 @@ class _Parser:
         return token
 
     def _either(self) -> _Test:
-        left = self._both()
+        tests = [self._both()]
         while self._peek() == ("word", "or"):
             self._at += 1
-            left = _or(left, self._both())
-        return left
+            tests.append(self._both())
+        return _any_of(tests)
 
     def _both(self) -> _Test:
-        left = self._comparison()
+        tests = [self._comparison()]
         while self._peek() == ("word", "and"):
             self._at += 1
-            left = _and(left, self._comparison())
-        return left
+            tests.append(self._comparison())
+        return _all_of(tests)
 
     def _comparison(self) -> _Test:
         kind, text = self._take()
@@ -163,12 +163,16 @@ class _Parser:
         raise _NotPlain
 
 
-def _and(left: _Test, right: _Test) -> _Test:
-    return lambda message: left(message) and right(message)
+def _all_of(tests: list[_Test]) -> _Test:
+    if len(tests) == 1:
+        return tests[0]
+    return lambda message: all(test(message) for test in tests)
 
 
-def _or(left: _Test, right: _Test) -> _Test:
-    return lambda message: left(message) or right(message)
+def _any_of(tests: list[_Test]) -> _Test:
+    if len(tests) == 1:
+        return tests[0]
+    return lambda message: any(test(message) for test in tests)
 
 
 _JSON_TYPES = frozenset({str, int, float, bool, type(None), dict, list})

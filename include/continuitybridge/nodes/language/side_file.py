@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from continuitybridge.errors import ConfigurationError
+from continuitybridge.nodes.language import json_text
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML's core schema: `no` is a text, `2024-01-01` is a text, and a key is the text that was written, so that
     `01: new` in a lookup table is found by "01". A key that occurs twice is refused."""
 
@@ -41,10 +42,19 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
+MAX_VALUES = 200_000
+"""Most values of one file, those that aliases repeat counted each time."""
+
+
 def parse_data(name: str, text: str, *, field: str) -> Any:
-    """The data in a side file. Raises `ConfigurationError` naming file, line and column."""
+    """The data in a text of JSON or YAML. Raises `ConfigurationError` naming file, line and column."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)
+        data = _json(text)
+        if data is None:
+            data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)
+        if _size(data, {}) > MAX_VALUES:
+            raise ConfigurationError(f"{name}: more than {MAX_VALUES} values", field=field, value=name)
+        return data
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -52,6 +62,28 @@ def parse_data(name: str, text: str, *, field: str) -> Any:
         raise ConfigurationError(f"{name}{where}: {reason}", field=field, value=name) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigurationError(f"{name}: {error}", field=field, value=name) from None
+
+
+def _json(text: str) -> Any:
+    """The object or list in a JSON text; None for any other text. Large schemas are JSON, and YAML is slow."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json_text.loads(text)
+    except ValueError:
+        return None
+
+
+def _size(data: Any, known: dict[int, int]) -> int:
+    """How many values there are when every alias is written out. Aliases make texts of a few lines grow beyond
+    any memory; what is shared is counted once and multiplied."""
+    if not isinstance(data, dict | list):
+        return 1
+    found = known.get(id(data))
+    if found is None:
+        children = data.values() if isinstance(data, dict) else data
+        found = known[id(data)] = 1 + sum(_size(child, known) for child in children)
+    return found
 
 
 def text_of(files: Mapping[str, str], name: str, *, field: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 from continuitybridge.engine.message import Message
 from continuitybridge.errors import NodeError
 from continuitybridge.nodes.base import BuildContext, Example, Node, NodeConfig, RunContext, hints
-from continuitybridge.nodes.language import legacy
+from continuitybridge.nodes.language import json_text, legacy
 from continuitybridge.nodes.language.problems import Problems
 from continuitybridge.nodes.language.template import Template, Value, scope_of
 
@@ -41,7 +41,7 @@ class Logger(Node[LoggerConfig]):
 
     Nothing of the message is logged but what `message` and `fields` name. A line that cannot be written as
     declared (a field is missing) is written with the reason instead, at the same level: a logger never fails a
-    message. Texts are cut at 10,000 characters.
+    message. Texts and values are cut at 10,000 characters.
     """
 
     type = "logger"
@@ -76,7 +76,7 @@ class Logger(Node[LoggerConfig]):
         fields: dict[str, Any] = {"message_id": message.id, "node_id": context.node_id}
         for name, value in self._fields.items():
             try:
-                fields[name] = value.evaluate(scope)
+                fields[name] = _cut(value.evaluate(scope))
             except NodeError as error:
                 fields[name] = f"({error.detail})"
         try:
@@ -115,3 +115,11 @@ class Logger(Node[LoggerConfig]):
         if fields:
             ours["fields"] = fields
         return {**ours, **old}
+
+
+def _cut(value: Any) -> Any:
+    """A value as a field of a line: what is too long, as the beginning of its text."""
+    if not isinstance(value, str | dict | list | bytes):
+        return value
+    text = value if isinstance(value, str) else json_text.dumps(value)
+    return text[:MAX_TEXT_CHARACTERS] if len(text) > MAX_TEXT_CHARACTERS else value

@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, Field
 
 from continuitybridge.engine.message import Emit, Message
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.nodes.base import BuildContext, Example, Node, NodeConfig, RunContext, hints
-from continuitybridge.nodes.language import legacy
+from continuitybridge.nodes.language import legacy, side_file
 from continuitybridge.nodes.language.condition import Condition
 from continuitybridge.nodes.language.problems import Problems
 
@@ -134,10 +133,7 @@ class Conditional(Node[ConditionalConfig]):
 
 def _conditions(given: Any, logic: Any) -> str:
     if isinstance(given, str):
-        try:
-            given = yaml.safe_load(given)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"conditions is not YAML: {error}", field="conditions") from None
+        given = side_file.parse_data("conditions", given, field="conditions")
     if isinstance(given, Mapping) and "conditions" in given:
         logic = given.get("logic", logic)
         given = given["conditions"]

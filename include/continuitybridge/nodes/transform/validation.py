@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from continuitybridge.engine.message import Emit, Message
@@ -153,7 +151,7 @@ class Validation(Node[ValidationConfig]):
         ours.pop("continueOnError", None)
         for key in ("rules", "schema"):
             if isinstance(ours.get(key), str):
-                ours[key] = _data(ours[key], key)
+                ours[key] = side_file.parse_data(key, ours[key], field=key)
         if isinstance(ours.get("rules"), list):
             ours["rules"] = listed_rules(ours["rules"])
         if isinstance(ours.get("rules"), dict):
@@ -194,14 +192,3 @@ def _references(name: str, schema: Any) -> Iterator[str]:
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
-
-
-def _data(text: str, key: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{key} is neither JSON nor YAML: {error}", field=key) from None
