@@ -265,11 +265,14 @@ def _pack_failures(failures: Sequence[Failure], limits: Limits) -> list[tuple[An
     packed: list[tuple[Any, ...]] = []
     for failure in failures:
         body, size = pack_body(None), 0
+        rest: tuple[Any, ...] | None = None
         with contextlib.suppress(BridgeError, MemoryError):
             if not outgrows(failure.body, SNAPSHOT_ITEMS):
                 body, size = _sealed_body(failure.body, limits)
+                rest = _pack_rest(failure)
+                size += len(rest[1]) if rest else 0
         if size > room:
-            body, size = pack_body(None), 0
+            body, size, rest = pack_body(None), 0, None
         room -= size
         packed.append(
             (
@@ -282,9 +285,18 @@ def _pack_failures(failures: Sequence[Failure], limits: Limits) -> list[tuple[An
                 plain(failure.facts),
                 body,
                 failure.traceback,
+                rest,
             )
         )
     return packed
+
+
+def _pack_rest(failure: Failure) -> tuple[Any, ...] | None:
+    """What makes a failure's body the whole message again."""
+    message = failure.message
+    if message is None:
+        return None
+    return _plain_headers(message.headers), _pack_vars(message.vars), message.generation
 
 
 def unpack_outcome(
@@ -298,22 +310,26 @@ def unpack_outcome(
         message_id,
         nodes,
         unpack_outputs(sealed),
-        [
-            Failure(
-                item[0],
-                item[1],
-                item[2],
-                item[3],
-                item[4],
-                Verdict(item[5]),
-                item[6],
-                unpack_body(item[7]),
-                item[8],
-            )
-            for item in failures
-        ],
+        [_unpack_failure(item) for item in failures],
         events,
     )
+
+
+def _unpack_failure(packed: tuple[Any, ...]) -> Failure:
+    message_id, node_id, node_type, code, detail, verdict, facts, body, traceback, rest = packed
+    failure = Failure(
+        message_id, node_id, node_type, code, detail, Verdict(verdict), facts, unpack_body(body), traceback
+    )
+    if rest is not None:
+        headers, variables, generation = rest
+        failure.message = Message(
+            message_id,
+            failure.body,
+            headers,
+            marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
+            generation,
+        )
+    return failure
 
 
 def unpack_outputs(sealed: Sequence[tuple[Any, ...]]) -> list[Output]:

@@ -252,3 +252,21 @@ def test_both_ways_give_the_same(way: Any) -> None:
     assert told == {
         name: (ids(o), bodies(o), codes(o), o.status) for name, o in run(plan_of(SPLIT), given).items()
     }
+
+
+def test_a_failed_message_can_go_on_where_it_failed(way: Any) -> None:
+    flow = plan_of(
+        HEAD
+        + """
+steps:
+  - {id: parse, type: json_parser}
+  - {id: split, type: jq, config: {program: '.[]'}}
+  - {id: work, type: jq, config: {program: 'if .bad then error("no") else {done: .n} end'}}
+"""
+    )
+    given = Message("m", b'[{"n": 1}, {"n": 2, "bad": true}]', {"x-of": "sender"}, {"trigger": "in"}, 3)
+    [failure] = run(flow, [given], using=way)["m"].failures
+    assert failure.message == Message("m.2", {"n": 2, "bad": True}, {"x-of": "sender"}, {"trigger": "in"}, 3)
+    failure.message.body["bad"] = False
+    outcome = run(flow, [failure.message], using=way, entry={"m.2": failure.node_id})["m.2"]
+    assert bodies(outcome) == [{"done": 2}]
