@@ -97,6 +97,7 @@ def build(type_name: str, config: Mapping[str, Any], context: BuildContext) -> A
         checked = node_type.Config.model_validate(_plain(config))
     except ValidationError as error:
         problems = [_problem(node_type.Config, details) for details in error.errors(include_url=False)]
+        problems += _further_problems(node_type, config, context, problems)
         raise _not_valid(type_name, context, problems) from None
     except RecursionError:
         raise _nested_too_deep(type_name, context) from None
@@ -107,6 +108,23 @@ def build(type_name: str, config: Mapping[str, Any], context: BuildContext) -> A
         raise _not_valid(type_name, context, problems) from error
     except RecursionError:
         raise _nested_too_deep(type_name, context) from None
+
+
+def _further_problems(
+    node_type: type[_Node[Any]], config: Mapping[str, Any], context: BuildContext, known: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What building finds in the fields that are well-formed, so that a wrong program is told beside a misspelt
+    key; nothing where the node cannot be built without the others."""
+    wrong = {problem["field"].partition(".")[0] for problem in known}
+    rest = {key: value for key, value in config.items() if key not in wrong}
+    try:
+        node_type(node_type.Config.model_validate(_plain(rest)), context)
+    except ConfigurationError as error:
+        found = error.facts.get("problems") or [_build_problem(error, config)]
+        return [problem for problem in found if problem["field"].partition(".")[0] in rest]
+    except (ValidationError, RecursionError):
+        pass
+    return []
 
 
 def _not_valid(type_name: str, context: BuildContext, problems: list[dict[str, Any]]) -> ConfigurationError:

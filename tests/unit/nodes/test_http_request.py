@@ -232,3 +232,8 @@ def test_old_credentials_in_headers_and_hosts_from_the_message_are_found_when_th
 def test_a_configuration_of_ours_passes_unchanged() -> None:
     ours = {"connection": "warehouse", "path": "/a", "method": "POST"}
     assert registry.get("http_request").from_legacy(ours) == ours
+
+
+def test_a_misspelt_key_does_not_hide_what_is_wrong_with_the_others() -> None:
+    config = {**WAREHOUSE, "retrys": 5, "method": "FETCH", "path": "/{{ id }}"}
+    assert set(problems("http_request", config)) == {"retrys", "method", "path"}
