@@ -168,7 +168,7 @@ def get_settings() -> Settings:
     """The process's settings; raises `ConfigurationError` naming each bad key."""
     state_dir = Path(os.environ.get("BRIDGE_STATE_DIR") or project_root() / ".bridge")
     try:
-        return Settings(_env_file=state_dir / "bridge.env")  # type: ignore[call-arg]
+        return Settings(_env_file=state_dir / "bridge.env")
     except ValidationError as error:
         problems = "; ".join(
             f"BRIDGE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()

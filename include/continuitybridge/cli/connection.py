@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 import click
 
 from continuitybridge.cli import options
@@ -35,7 +37,7 @@ def set_(
     auth: str,
     username: str | None,
     header: str | None,
-    secret_file: click.utils.LazyFile | None,
+    secret_file: IO[str] | None,
     headers: tuple[str, ...],
 ) -> None:
     """Create or replace the connection NAME. The secret is read from a file or typed, never an argument."""

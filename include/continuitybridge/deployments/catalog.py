@@ -3,6 +3,7 @@ role; nothing that serves a person's request uses it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,8 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from continuitybridge import database
-from continuitybridge.errors import NotFound
+from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.flows.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,18 @@ _SELECT = (
 
 
 def list_since(revision: int = 0) -> list[Deployed]:
-    """Deployments changed after `revision`, in order of revision; removed ones included."""
+    """Deployments changed after `revision`, in order of revision; removed ones included. One whose stored plan was
+    altered is logged and left out."""
     with database.relay() as connection:
         rows = connection.execute(_SELECT + " WHERE d.revision > %s ORDER BY d.revision", (revision,)).fetchall()
-    return [_deployed(row) for row in rows]
+    found = []
+    for row in rows:
+        try:
+            found.append(_deployed(row))
+        except ConfigurationError as error:
+            # A plan that somebody altered in the table: its neighbours must not go down with it.
+            _log.error("%s.%s.%s is left out: %s", row[1], row[3], row[4], error.detail)
+    return found
 
 
 def deployed(organization: str, environment: str, flow: str) -> Deployed:
@@ -79,4 +90,4 @@ def get_plan(organization_id: UUID, flow: str, version: str) -> Plan:
 
 def _deployed(row: tuple[Any, ...]) -> Deployed:
     *facts, plan = row
-    return Deployed(*facts, plan=Plan.from_json(plan))
+    return Deployed(*facts, Plan.from_json(plan))

@@ -286,7 +286,7 @@ def _put(
         (organization_id, environment, flow),
     ).fetchone()
     if before is not None and (before[3], before[4]) == (version, status):
-        return Deployment(*before, changed=False)
+        return dataclasses.replace(Deployment(*before), changed=False)
     plan = connection.execute(
         "SELECT plan FROM bridge.flow_versions WHERE organization_id = %s AND flow = %s AND version = %s",
         (organization_id, flow, version),
