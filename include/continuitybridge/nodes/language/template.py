@@ -151,6 +151,8 @@ class Template:
             return self.text
         try:
             return str(self._template.render(scope))
+        except MemoryError:
+            raise
         except Exception as error:
             raise _failed(self.text, error) from None
 
@@ -182,6 +184,8 @@ class Value:
             value = self._expression(scope)
             if isinstance(value, Undefined):
                 str(value)  # raises, naming what is missing
+        except MemoryError:
+            raise
         except Exception as error:
             raise _failed(self.text, error) from None
         return str(value) if isinstance(value, str) else _settled(value)
