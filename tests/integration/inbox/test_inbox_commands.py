@@ -35,7 +35,7 @@ def test_a_dead_letter_is_listed_explained_and_replayed(deployed: Deployed, dead
     assert (found["message_id"], found["node_id"]) == (dead_letter, "deliver")
     assert dead_letter in call(deployed, "dead").output
     explained = json.loads(call(deployed, "explain", found["failure_id"]).output)
-    assert explained["input"]["text"] == '{"n": 0}'
+    assert json.loads(explained["input"]["text"]) == {"order": 7, "password": "[scrubbed]"}
     done = call(deployed, "replay", dead_letter)
     assert (done.exit_code, done.output) == (0, f"{dead_letter} runs again on 1.0.0, generation 1\n")
     assert json.loads(call(deployed, "status", dead_letter, "--json").output)["state"] == "accepted"
