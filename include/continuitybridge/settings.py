@@ -32,9 +32,7 @@ class Settings(BaseSettings):
     database_port: int = Field(default=5433, ge=1, le=65535, description="Port of the embedded PostgreSQL.")
     redis_port: int = Field(default=6380, ge=1, le=65535, description="Port of the embedded Valkey.")
     warehouse_port: int = Field(default=8090, ge=1, le=65535, description="Port of the demo warehouse.")
-    log_port: int = Field(
-        default=8793, ge=1, le=65535, description="Port on which a worker serves its task logs."
-    )
+    log_port: int = Field(default=8793, ge=1, le=65535, description="Port on which a worker serves its task logs.")
     triggerer_log_port: int = Field(
         default=8794, ge=1, le=65535, description="Port on which the triggerer serves its logs."
     )
@@ -99,9 +97,7 @@ class Settings(BaseSettings):
     task_parallelism: int = Field(
         default=8, ge=1, description="Most Airflow tasks at once on this machine (LocalExecutor)."
     )
-    idempotency_window_days: int = Field(
-        default=7, ge=1, description="How long an idempotency key is remembered."
-    )
+    idempotency_window_days: int = Field(default=7, ge=1, description="How long an idempotency key is remembered.")
     retention_short_days: int = Field(
         default=7, ge=1, description="How long settled messages of retention class `short` are kept."
     )
@@ -170,7 +166,5 @@ def get_settings() -> Settings:
     try:
         return Settings(_env_file=state_dir / "bridge.env")
     except ValidationError as error:
-        problems = "; ".join(
-            f"BRIDGE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        )
+        problems = "; ".join(f"BRIDGE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"settings are not valid: {problems}") from None

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("deploy")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @options.place
 def deploy(files: tuple[Path, ...], organization: str, environment: str) -> None:
     """Deploy the flow in each of FILES. It runs, and its webhook answers, without a restart."""

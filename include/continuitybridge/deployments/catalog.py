@@ -89,5 +89,4 @@ def get_plan(organization_id: UUID, flow: str, version: str) -> Plan:
 
 
 def _deployed(row: tuple[Any, ...]) -> Deployed:
-    *facts, plan = row
-    return Deployed(*facts, Plan.from_json(plan))
+    return Deployed(*(*row[:-1], Plan.from_json(row[-1])))

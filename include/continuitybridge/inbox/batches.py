@@ -284,8 +284,8 @@ def dead_letters(batch: Batch) -> int:
 
 
 def finish(batch: Batch) -> bool:
-    """Close the batch if nothing in it is left to do; true when it is closed (now or before). Call it at the end of
-    a run: an open batch counts against its flow's `max_open_per_flow` until the sweep closes it."""
+    """Close the batch if nothing in it is left to do; true when it is closed (now or before). Call it at the end
+    of a run: an open batch counts against its flow's `max_open_per_flow` until the sweep closes it."""
     with database.relay() as connection:
         connection.execute(
             "UPDATE bridge.batches b SET status = 'settled', settled_at = now()"

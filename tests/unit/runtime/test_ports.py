@@ -39,5 +39,6 @@ def test_a_port_that_was_just_left_is_free(tmp_path: Path) -> None:
 
 def test_an_address_of_another_machine_is_refused_by_its_setting(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, host="192.0.2.1")
-    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1 is not an address of this machine: set BRIDGE_HOST"):
+    refusal = r"192\.0\.2\.1 is not an address of this machine: set BRIDGE_HOST"
+    with pytest.raises(ConfigurationError, match=refusal):
         ports.check_free(settings, ["http_port"])
