@@ -163,7 +163,7 @@ def test_task_logs_show_no_credential(trial: Trial, rivals: tuple[Tenant, Tenant
     mine.deploy("talk", text.replace("connection: target", "connection: talkative"))
     message_id = mine.send("talk", {"po": "PO-talk"})
     [delivery] = delivered(mine, "PO-talk")
-    assert delivery.headers["Authorization"] == f"Bearer {secret}"
+    assert delivery.headers["authorization"] == f"Bearer {secret}"
     settled(mine, message_id)
     logs = list((trial.state_dir).rglob("*.log"))
     assert len(logs) > 5

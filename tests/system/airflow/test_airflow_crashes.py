@@ -28,7 +28,7 @@ def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial
     [task] = task_processes(trial)
     task.kill()
     gate.open.set()
-    keys = {each.headers["Idempotency-Key"] for each in delivered(acme, "PO-killed", times=2, within_s=120)}
+    keys = {each.headers["idempotency-key"] for each in delivered(acme, "PO-killed", times=2, within_s=120)}
     assert keys == {f"{message_id}:deliver:1"}
     settled(acme, message_id)
     run_id = only_run(trial, acme.dag_id("order"), before)

@@ -35,6 +35,9 @@ def test_a_changed_flow_is_a_new_dag_version_and_the_same_again_is_none(trial: T
         return int(trial.api("GET", f"/dags/{dag_id}/dagVersions").json()["total_entries"])
 
     tenant.deploy("order", FLOW.format(version="1.0.0", path="v"))
+    # A version that nothing ran under is replaced by the next.
+    tenant.send("order", {"po": "PO-old-version"})
+    assert delivered(tenant, "PO-old-version")[0].data["made_by"] == "1.0.0"
     assert versions() == 1
     tenant.deploy("order", FLOW.format(version="1.1.0", path="v"))
     tenant.send("order", {"po": "PO-new-version"})

@@ -73,7 +73,7 @@ def test_the_example_delivers_an_order_and_tries_again_under_the_same_key(trial:
     (delivered,) = trial.destination.of("/orders")[seen:]
     assert delivered.data["order_number"] == "PO-4711"
     assert delivered.data["total"] == 1142
-    assert delivered.headers["Idempotency-Key"] == f"{EXAMPLE}/{run_id}:deliver:1"
+    assert delivered.headers["idempotency-key"] == f"{EXAMPLE}/{run_id}:deliver:1"
 
     trial.api(
         "POST",
@@ -82,7 +82,7 @@ def test_the_example_delivers_an_order_and_tries_again_under_the_same_key(trial:
     ).raise_for_status()
     wait_until(lambda: len(trial.destination.of("/orders")) == seen + 2, within_s=120, what="delivered again")
     again = trial.destination.of("/orders")[-1]
-    assert again.headers["Idempotency-Key"] == delivered.headers["Idempotency-Key"]
+    assert again.headers["idempotency-key"] == delivered.headers["idempotency-key"]
     assert again.body == delivered.body
 
 

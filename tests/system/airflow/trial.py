@@ -57,7 +57,9 @@ class Destination:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                delivery = Delivery(self.path, dict(self.headers), body, time.time())
+                delivery = Delivery(
+                    self.path, {name.lower(): value for name, value in self.headers.items()}, body, time.time()
+                )
                 destination.deliveries.append(delivery)
                 with contextlib.suppress(ConnectionError):
                     self.send_response(destination.answer(delivery))
@@ -233,7 +235,11 @@ class Trial:
             headers={"accept": "application/json"},
         )
         answer.raise_for_status()
-        return "\n".join(str(line.get("event", line)) for line in answer.json()["content"])
+        lines = []
+        for line in answer.json()["content"]:
+            lines.append(str(line.get("event", line)))
+            lines.extend(error["exc_value"] for error in line.get("error_detail") or ())
+        return "\n".join(lines)
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """The DAG's runs, oldest first."""
@@ -356,7 +362,7 @@ def settled(tenant: Tenant, message_id: str, state: str = "done", within_s: floa
 
 
 class Gate:
-    """A destination's answer that waits until it is let go, for deliveries of one order."""
+    """A destination's answer that waits until it is let go: for the first delivery of one order."""
 
     def __init__(self, trial: Trial, po: str) -> None:
         self.po = po
@@ -365,7 +371,7 @@ class Gate:
         trial.destination.answer = self
 
     def __call__(self, delivery: Delivery) -> int:
-        if delivery.data.get("po") == self.po:
+        if delivery.data.get("po") == self.po and not self.reached.is_set():
             self.reached.set()
             self.open.wait(60)
         return 202
