@@ -8,7 +8,7 @@ import logging
 import ssl
 from collections.abc import Mapping
 from functools import lru_cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from typing import Any, Literal, Self
 
 import httpx
@@ -350,7 +350,7 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
                 verify=tls_context(self.config.verify_tls),
                 timeout=self.config.attempt_timeout_s,
                 headers={"user-agent": "ContinuityBridge", "accept": "*/*", "accept-encoding": "identity"},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                cookies=_NoCookies(),
             )
         return self._client
 
@@ -370,6 +370,16 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         if any(key in HttpRequestConfig.model_fields and key not in SHARED_KEYS for key in config):
             return dict(config)
         return from_http_request(config)
+
+
+class _NoCookies(CookieJar):
+    """What one message's answer sets is not sent with another's request."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """Takes none."""
+
+    def add_cookie_header(self, request: Any) -> None:
+        """Has none."""
 
 
 @lru_cache(maxsize=2)
