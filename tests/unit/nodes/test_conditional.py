@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 import pytest
@@ -160,11 +159,11 @@ def test_what_is_more_than_that_is_left_to_jq(text: str) -> None:
     assert not Condition(text, field="where").is_fast
 
 
-def test_a_condition_of_many_parts_is_compiled_in_good_time() -> None:
-    started = time.monotonic()
-    condition = Condition(" or ".join(f".f{n} == {n}" for n in range(300)), field="where")
-    assert condition(Message("m", {"f299": 299}))
-    assert time.monotonic() - started < 10
+def test_a_condition_may_have_many_parts() -> None:
+    condition = Condition(" or ".join(f".f{n} == {n}" for n in range(2000)), field="where")
+    assert condition.is_fast
+    assert condition(Message("m", {"f1999": 1999}))
+    assert not condition(Message("m", {}))
 
 
 # ---------------------------------------------------------------- older flows

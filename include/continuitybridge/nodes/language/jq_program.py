@@ -89,7 +89,7 @@ class JqProgram:
         # Raised here, not in the handler: an exception that held on to jq's frames would keep its state busy,
         # and the next message would have to compile the program anew.
         del results
-        raise TransformFailed(f"jq: {reason}", program=self.text)
+        raise TransformFailed(f"jq: {reason}", program=self.text[:500])
 
     def first(self, message: Message) -> Any:
         """The first output, None when there is none. Raises as `values` does."""
