@@ -1,0 +1,45 @@
+"""Keeps what is settled for as long as its retention class says, and no longer."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from airflow.sdk import CronTriggerTimetable, dag, task
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule=CronTriggerTimetable("17 3 * * *", timezone="UTC"),
+    catchup=False,
+    is_paused_upon_creation=False,
+    max_active_runs=1,
+    default_args={"owner": "platform", "retries": 3, "retry_delay": timedelta(minutes=5)},
+    tags=["maintenance"],
+    description="Makes the next partitions of settled messages, drops those whose time is over.",
+)
+def maintenance_retention() -> None:
+    """Cleaning up is a drop of partitions; rows under legal hold stand in one of their own. A day without this run
+    costs tidiness only: rows go into the default partition and are moved when theirs is made."""
+
+    @task
+    def make_partitions() -> int:
+        from continuitybridge.inbox.retention import ensure_partitions
+
+        made = ensure_partitions()
+        log.info("%d partitions made", made)
+        return made
+
+    @task
+    def drop_expired_partitions() -> list[str]:
+        from continuitybridge.inbox.retention import drop_expired
+
+        dropped = drop_expired()
+        log.info("dropped: %s", ", ".join(dropped) or "none is over")
+        return dropped
+
+    make_partitions() >> drop_expired_partitions()
+
+
+maintenance_retention()
