@@ -31,6 +31,8 @@ def airflow_options(settings: Settings) -> Options:
         ("logging", "worker_log_server_port"): str(settings.log_port),
         ("logging", "trigger_log_server_port"): str(settings.triggerer_log_port),
         ("logging", "logging_level"): "INFO",
+        # It says every second that it looks for changed files.
+        ("logging", "namespace_levels"): "airflow.dag_processing.manager=WARNING",
         ("usage_data_collection", "enabled"): "False",
     }
 
@@ -71,8 +73,6 @@ def _api(settings: Settings) -> Options:
         ("core", "execution_api_server_url"): f"{settings.base_url}/execution/",
         # A member who is removed or demoted is so at the next request, not half a minute later.
         ("fab", "cache_ttl"): "0",
-        # Our roles are made by `bridge`; a sync at each start of the api-server costs 2 s.
-        ("fab", "update_fab_perms"): "True",
     }
 
 
