@@ -8,7 +8,7 @@ export PYTHON
 # Arguments for pytest: make test ARGS='tests/unit -k mapper'
 ARGS ?=
 
-.PHONY: help setup setup-dev run stop status logs clean distclean test lint format
+.PHONY: help setup setup-dev run stop status logs clean distclean test bench lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ distclean: clean ## the same, and .venv
 
 test: setup-dev ## run the whole test suite, with state, databases and ports of its own
 	@scripts/test $(ARGS)
+
+bench: setup-dev ## take every figure and print it beside what is to be reached (make bench ARGS=compile)
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 lint: setup-dev ## ruff, mypy --strict, import-linter
 	@scripts/lint

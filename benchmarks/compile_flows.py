@@ -17,8 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
+if TYPE_CHECKING:
+    from benchmarks.figures import Figure
+
+TITLE = "Compiling 1,000 six-node flows, each step its own stage"
 DAG_FACTORY = "dag-factory==1.1.0"
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("parse", "check", "shape", "map", "build", "note")
@@ -170,8 +175,8 @@ def measure(python: Path | str, which: str, directory: Path) -> dict[str, float]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def run(flows: int = 1000, rounds: int = 5) -> dict[str, float]:
-    """Median milliseconds a flow by what was timed."""
+def run(flows: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds a flow by what was timed, one sample a round."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
         directory = Path(name)
         write(directory, flows)
@@ -182,7 +187,25 @@ def run(flows: int = 1000, rounds: int = 5) -> dict[str, float]:
                 if python is not None:
                     for key, seconds in measure(python, which, directory).items():
                         taken.setdefault(key, []).append(seconds * 1000 / flows)
-    return {key: statistics.median(values) for key, values in taken.items()}
+    return taken
+
+
+def figures(rounds: int = 5, flows: int = 1000) -> list[Figure]:
+    """What a deploy stored to the DAG, beside dag-factory; and the whole way from the YAML source."""
+    from benchmarks.figures import Figure
+
+    taken = run(flows, rounds)
+    found = [
+        Figure("stored flow to DAG", "ms a flow", taken["parse"], 2.5, at_most=True),
+        Figure("YAML source to DAG", "ms a flow", taken["source"]),
+    ]
+    if "dag-factory" in taken:
+        ratios = [theirs / ours for ours, theirs in zip(taken["parse"], taken["dag-factory"], strict=True)]
+        found += [
+            Figure("dag-factory, YAML to DAG", "ms a flow", taken["dag-factory"]),
+            Figure("times as fast as dag-factory", "x", ratios, 2.5),
+        ]
+    return found
 
 
 def main() -> None:
@@ -195,13 +218,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(ours(given.directory) if given.one == "ours" else theirs(given.directory)))
         return
-    result = run(given.flows, given.rounds)
-    print(f"compile, {given.flows} six-node flows, median of {given.rounds}:")
-    for key, milliseconds in result.items():
-        beside = ""
-        if key != "dag-factory" and "dag-factory" in result:
-            beside = f"  {result['dag-factory'] / milliseconds:.2f}x as fast as dag-factory"
-        print(f"  {key:12} {milliseconds:6.2f} ms a flow{beside}")
+    for key, samples in run(given.flows, given.rounds).items():
+        print(f"{key:12} {statistics.median(samples):6.2f} ms a flow, median of {given.rounds}")
 
 
 if __name__ == "__main__":
