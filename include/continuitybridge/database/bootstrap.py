@@ -90,7 +90,7 @@ def bootstrap(admin_url: str, state_dir: Path) -> None:
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:
     """Set these keys in an environment file (0600), atomically, keeping its other lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if line.split("=", 1)[0].strip() not in values]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in values.items())]) + "\n"

@@ -180,7 +180,7 @@ class EmbeddedPostgres:
         account = self._os_account()
         deadline = time.monotonic() + timeout_s
         while True:
-            with self.log_file.open("ab") as log:
+            with os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
                 process = self._process = subprocess.Popen(  # noqa: S603  (our own command)
                     self.command(),
                     stdin=subprocess.DEVNULL,
