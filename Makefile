@@ -8,7 +8,7 @@ export PYTHON
 # Arguments for pytest: make test ARGS='tests/unit -k mapper'
 ARGS ?=
 
-.PHONY: help setup setup-dev run stop status logs clean distclean test bench lint format
+.PHONY: help setup setup-dev run stop status logs clean distclean test bench lint format docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,3 +51,6 @@ lint: setup-dev ## ruff, mypy --strict, import-linter
 
 format: setup-dev ## let ruff rewrite the code
 	@.venv/bin/ruff check -q --fix-only . && .venv/bin/ruff format .
+
+docs: setup ## rewrite what is made from code: reference pages, airflow.cfg.template
+	@scripts/docs

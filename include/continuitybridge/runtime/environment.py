@@ -9,10 +9,22 @@ from pathlib import Path
 from continuitybridge.airflow.configuration import Options, airflow_home, airflow_options
 from continuitybridge.database.connections import read_env
 from continuitybridge.runtime import keys
-from continuitybridge.settings import Settings
+from continuitybridge.settings import Settings, project_root
 
 OVERRIDES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
 """What an operator may say to Airflow himself, in `bridge.env` or in the environment."""
+
+
+_TEMPLATE_HEAD = """\
+# Airflow's options that ContinuityBridge needs, for an Airflow that is run by other means than `bridge up`.
+# `bridge up` passes all of this by itself; the reasons stand in include/continuitybridge/airflow/configuration.py.
+# Fill in {checkout} and {state_dir}; the environment of each of Airflow's processes has BRIDGE_STATE_DIR and
+#   AIRFLOW__DATABASE__SQL_ALCHEMY_CONN   as in {state_dir}/bridge.env
+#   AIRFLOW__CORE__FERNET_KEY, AIRFLOW__API_AUTH__JWT_SECRET, AIRFLOW__API__SECRET_KEY
+#                                         as in {state_dir}/keys/airflow.env
+# Written by `make docs`.
+
+"""
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
@@ -66,3 +78,15 @@ def render_airflow_configuration(options: Options) -> str:
     return "\n".join(
         line for section in sorted(sections) for line in (f"[{section}]", *sorted(sections[section]), "")
     )
+
+
+def airflow_configuration_template() -> str:
+    """`airflow.cfg.template`: the options for an Airflow that somebody runs himself, with the places to fill in.
+    Made from the same options as everything else: `make docs` writes it."""
+    places = {str(project_root()): "{checkout}", "/var/lib/continuitybridge": "{state_dir}"}
+    # The defaults, whatever the environment says.
+    settings = Settings.model_construct(state_dir=Path("/var/lib/continuitybridge"))
+    text = render_airflow_configuration(airflow_options(settings))
+    for found, name in places.items():
+        text = text.replace(found, name)
+    return _TEMPLATE_HEAD + text

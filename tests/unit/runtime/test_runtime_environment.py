@@ -6,11 +6,14 @@ import configparser
 import stat
 from pathlib import Path
 
+import pytest
 from cryptography.fernet import Fernet
 
 from continuitybridge.runtime import airflow_environment, process_environment
-from continuitybridge.runtime.environment import write_airflow_configuration
+from continuitybridge.runtime.environment import airflow_configuration_template, write_airflow_configuration
 from continuitybridge.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings_in(directory: Path) -> Settings:
@@ -69,3 +72,8 @@ def test_airflow_cfg_holds_the_same_options_and_no_secret(tmp_path: Path) -> Non
     assert parser["api"]["port"] == "18299"
     for secret in ("FERNET_KEY", "JWT_SECRET", "SECRET_KEY", "SQL_ALCHEMY_CONN"):
         assert secret.lower() not in path.read_text().lower().replace("external_db", "")
+
+
+def test_the_template_for_an_airflow_run_otherwise_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_HTTP_PORT", "18298")
+    assert airflow_configuration_template() == (ROOT / "airflow.cfg.template").read_text(), "run: make docs"
