@@ -199,12 +199,27 @@ async def test_a_full_queue_refuses_at_once(deployed: Deployed) -> None:
 async def test_stopping_answers_everybody_who_was_let_in(deployed: Deployed) -> None:
     door = GroupCommit(deployed.keyring, max_group=3)
     await door.start()
+    await door.submit(deployed.acceptance(b"warm"))
     waiting = [asyncio.create_task(door.submit(deployed.acceptance(str(n).encode()))) for n in range(30)]
     await asyncio.sleep(0)
     await door.stop()
     assert all(isinstance(each, Accepted) for each in await asyncio.gather(*waiting))
     with pytest.raises(Unavailable):
         await door.submit(deployed.acceptance())
+
+
+async def test_stopping_while_keys_are_looked_up_leaves_nobody_waiting(deployed: Deployed) -> None:
+    door = GroupCommit(deployed.keyring)
+    await door.start()
+    deployed.keyring.forget()
+    waiting = [asyncio.create_task(door.submit(deployed.acceptance(str(n).encode()))) for n in range(5)]
+    await asyncio.sleep(0)
+    await door.stop()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    accepted = [each for each in results if isinstance(each, Accepted)]
+    assert all(isinstance(each, Accepted | Unavailable) for each in results)
+    assert len(rows(deployed)) == len(accepted)
 
 
 async def test_a_caller_that_left_before_the_commit_leaves_no_message(deployed: Deployed) -> None:

@@ -89,18 +89,22 @@ class GroupCommit:
         """Accept one message; returns when it is on disk. Raises as `accept.accept`, and `Unavailable`
         (`retry_after_s`) when the queue is full or this is stopping. A caller that is cancelled before its
         message's commit began leaves none; later, the message may have been accepted."""
-        if self._stopping or self._task is None:
-            raise Unavailable("this process is stopping and takes no more messages", retry_after_s=1)
-        if len(self._queue) >= self._max_queued or self._queued_bytes >= self._max_queued_bytes:
-            raise Unavailable("more messages wait to be written than may queue up", retry_after_s=1)
+        self._check_room()
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
             await asyncio.to_thread(self._keys.export, acceptance.organization_id)
+            self._check_room()
         row = _rows.prepare(acceptance, self._keys)
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self._queue.append((row, future))
         self._queued_bytes += len(row.payload)
         self._wake.set()
         return await future
+
+    def _check_room(self) -> None:
+        if self._stopping or self._task is None:
+            raise Unavailable("this process is stopping and takes no more messages", retry_after_s=1)
+        if len(self._queue) >= self._max_queued or self._queued_bytes >= self._max_queued_bytes:
+            raise Unavailable("more messages wait to be written than may queue up", retry_after_s=1)
 
     async def _run(self) -> None:
         try:
