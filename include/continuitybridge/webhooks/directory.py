@@ -280,23 +280,27 @@ def _targets(
             except Exception:
                 log.exception("endpoints: secret %s cannot be opened", secret_id)
                 sealed = True
-        found[f"{organization_id}/{environment}/{slug}"] = Target(
-            organization_id=organization_id,
-            organization=organization,
-            environment=environment,
-            slug=slug,
-            flow=flow,
-            version=version,
-            trigger_id=trigger,
-            revision=revision,
-            active=active,
-            verifier=verifier,
-            keys=tuple(keys),
-            sealed=sealed,
-            content_types=frozenset(given.lower() for given in settings["content_types"]),
-            idempotency_header=_header(settings["idempotency"]),
-            max_body_bytes=settings["max_body_bytes"],
-        )
+        try:
+            found[f"{organization_id}/{environment}/{slug}"] = Target(
+                organization_id=organization_id,
+                organization=organization,
+                environment=environment,
+                slug=slug,
+                flow=flow,
+                version=version,
+                trigger_id=trigger,
+                revision=revision,
+                active=active,
+                verifier=verifier,
+                keys=tuple(keys),
+                sealed=sealed,
+                content_types=frozenset(given.lower() for given in settings["content_types"]),
+                idempotency_header=_header(settings["idempotency"]),
+                max_body_bytes=settings["max_body_bytes"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError):
+            # One row that somebody altered must not keep all other addresses from answering.
+            log.exception("endpoints: %s/%s/%s has settings that cannot be read", organization, environment, slug)
     return found
 
 
