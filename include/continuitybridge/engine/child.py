@@ -41,6 +41,10 @@ from continuitybridge.nodes.base import ConnectionInfo
 _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
 _SHUTDOWN_S = 1.0
+GROWTH_CHECKED_EVERY = 256
+"""Messages between two looks at the memory that finished messages have left behind."""
+GROWTH_SHARE = 0.5
+"""The share of the memory limit at which a process makes room for a new one."""
 
 
 def serve(data_fd: int, progress_map: mmap.mmap, memory_limit_bytes: int) -> NoReturn:
@@ -68,12 +72,10 @@ def _limit_memory(limit_bytes: int) -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
         # Fixed, so that a large block goes back to the system when it is freed, and leaves no holes.
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
-    with open("/proc/self/statm") as statm:
-        pages = [int(word) for word in statm.read().split()]
-    page = os.sysconf("SC_PAGE_SIZE")
+    data, address_space = _taken_bytes()
     for name, taken, allowed in (
-        (resource.RLIMIT_DATA, pages[5] * page, limit_bytes),
-        (resource.RLIMIT_AS, pages[0] * page, 2 * limit_bytes),
+        (resource.RLIMIT_DATA, data, limit_bytes),
+        (resource.RLIMIT_AS, address_space, 2 * limit_bytes),
     ):
         _, hard = resource.getrlimit(name)
         wanted = taken + allowed
@@ -84,6 +86,14 @@ def _limit_memory(limit_bytes: int) -> None:
     # If the machine itself runs short, this process goes before its owner.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("500")
+
+
+def _taken_bytes() -> tuple[int, int]:
+    """Data and address space of this process."""
+    with open("/proc/self/statm") as statm:
+        pages = [int(word) for word in statm.read().split()]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return pages[5] * page, pages[0] * page
 
 
 class _HungUp(Exception):
@@ -218,6 +228,8 @@ class _NodeProcess:
         self._progress = progress
         self._concurrency = 1
         self._calls = asyncio.Semaphore(1)
+        self._reported = 0
+        self._data_at_start, _ = _taken_bytes()
         self._ready: deque[frames.Work] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._over: asyncio.Event
@@ -282,18 +294,27 @@ class _NodeProcess:
         )
 
     def _report(self, sequence: int, walk: Walk) -> None:
+        retires = self._has_grown()
         try:
-            data = frames.pack_outcome(sequence, walk, self.limits)
+            data = frames.pack_outcome(sequence, walk, self.limits, retires)
         except MemoryError:
             walk.give_up()
-            data = frames.pack_outcome(sequence, walk, self.limits)
+            data = frames.pack_outcome(sequence, walk, self.limits, retires)
         self._progress.leave()
-        if walk.out_of_memory:
-            # Whatever else lacked memory at that moment is not known: this process has told, and ends.
-            self._channel.send(data)
+        self._channel.send(data)
+        if retires or walk.out_of_memory:
+            # Out of memory: what else lacked it at that moment is not known.
             self._channel.flush()
             os._exit(0)
-        self._channel.send(data)
+
+    def _has_grown(self) -> bool:
+        """Whether what earlier messages left behind takes so much of the memory limit that a later one would be
+        blamed for it; asked now and then, and only when nothing else is under way."""
+        self._reported += 1
+        if self._reported % GROWTH_CHECKED_EVERY or len(self._under_way) > 1:
+            return False
+        data, _ = _taken_bytes()
+        return data - self._data_at_start > GROWTH_SHARE * self.limits.node_memory_limit_bytes
 
     # -- with outside calls -------------------------------------------------------------------------------
 

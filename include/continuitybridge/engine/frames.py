@@ -243,17 +243,17 @@ def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
     return packed, size
 
 
-def pack_outcome(sequence: int, walk: Walk, limits: Limits) -> bytes:
-    """The frame of one finished walk."""
+def pack_outcome(sequence: int, walk: Walk, limits: Limits, retires: bool = False) -> bytes:
+    """The frame of one finished walk; it says too when it is the last of its process."""
     sealed = seal(walk, limits)
     failures = _pack_failures(walk.failures, limits) if walk.failures else ()
-    content = (sequence, walk.out_of_memory, sealed, failures, walk.trace())
+    content = (sequence, retires or walk.out_of_memory, sealed, failures, walk.trace())
     try:
         return frame(OUTCOME, content)
     except ValueError:
         # Only what a node put into headers can be no data by now.
         plain_sealed = [(item[0], item[1], _plain_headers(item[2]), *item[3:]) for item in sealed]
-        return frame(OUTCOME, (sequence, walk.out_of_memory, plain_sealed, failures, walk.trace()))
+        return frame(OUTCOME, (*content[:2], plain_sealed, *content[3:]))
 
 
 def _plain_headers(headers: Any) -> dict[str, str]:

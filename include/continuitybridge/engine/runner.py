@@ -453,6 +453,8 @@ class _Session:
             return
         if self._under_way or child.unsent:
             self._runner._kill(child)
+        elif child.retired:
+            child.release()
         else:
             self._runner._give_back(child)
 

@@ -30,7 +30,7 @@ from engine_runs import (
     wait_until,
 )
 
-from continuitybridge.engine import runner
+from continuitybridge.engine import child, runner
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message
 from continuitybridge.engine.runner import Runner
@@ -110,6 +110,22 @@ def test_threads_may_share_a_runner(fresh: Runner) -> None:
     for thread in threads:
         thread.join()
     assert found == [20] * 60
+
+
+@pytest.mark.parametrize("last", ["", "  - {id: call, type: http_request, config: {connection: none}}\n"])
+def test_a_process_that_grew_makes_room_for_a_new_one_and_nobody_notices(
+    monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    monkeypatch.setattr(child, "GROWTH_CHECKED_EVERY", 10)
+    monkeypatch.setattr(child, "GROWTH_SHARE", -1)
+    with Runner(start="fork") as own:
+        plan, seen = plan_of(PASS_ON + last), set()
+        for _ in range(3):
+            outcomes = run(plan, messages(*[{}] * 43), using=own.run, concurrency=1)
+            assert len(outcomes) == 43
+            assert {code for o in outcomes.values() for code in codes(o)} == ({"not-found"} if last else set())
+            seen |= set(node_processes())
+        assert len(seen) == 3
 
 
 # -- deaths -------------------------------------------------------------------------------------------------
