@@ -45,19 +45,23 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 
 def process_environment(settings: Settings, given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The whole environment of one of the platform's processes: `given` (the caller's, by default), the state
-    directory and Airflow's variables; those of Airflow that are `given` win."""
+    """The whole environment of one of the platform's processes: `interpreter_environment` and Airflow's variables;
+    those of Airflow that are `given` win."""
     given = os.environ if given is None else given
-    environment = {
-        **given,
+    return {
+        **interpreter_environment(settings, given),
         **airflow_environment(settings),
         **{name: value for name, value in given.items() if name.startswith(OVERRIDES)},
-        "BRIDGE_STATE_DIR": str(settings.state_dir.absolute()),
-        "PYTHONUNBUFFERED": "1",
     }
+
+
+def interpreter_environment(settings: Settings, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`given` (the caller's environment, by default) with the state directory, for a Python whose output is a log.
+    Holds no secret that `given` does not hold."""
+    environment = dict(os.environ if given is None else given)
     # Without byte code each of the processes compiles Airflow anew at every start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return environment
+    return {**environment, "BRIDGE_STATE_DIR": str(settings.state_dir.absolute()), "PYTHONUNBUFFERED": "1"}
 
 
 def write_airflow_configuration(settings: Settings) -> Path:

@@ -27,6 +27,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport  # type: ignore[import
 
 from continuitybridge.errors import ConfigurationError, Unavailable
 from continuitybridge.runtime import keys
+from continuitybridge.runtime.environment import interpreter_environment
 from continuitybridge.runtime.programs import Program, programs
 from continuitybridge.settings import Settings, project_root
 
@@ -87,7 +88,7 @@ class Supervisor:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd="/",
-                env={**os.environ, "BRIDGE_STATE_DIR": str(self.settings.state_dir.absolute())},
+                env=interpreter_environment(self.settings),
                 start_new_session=True,
                 preexec_fn=_become_subreaper,
             )
