@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Param, get_parsing_context
-from airflow.sdk.bases.timetable import BaseTimetable
 from airflow.sdk.definitions.timetables.trigger import CronTriggerTimetable, MultipleCronTriggerTimetable
 
 from continuitybridge.airflow import source as sources
 from continuitybridge.airflow.documentation import render, stage_title
+from continuitybridge.airflow.schedules import ZonedCronsTimetable
 from continuitybridge.airflow.source import DagSource
 from continuitybridge.airflow.stages import BATCH_MARK, RunStageOperator
-from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows.plan import Plan, PlanNode
 from continuitybridge.settings import get_settings
 
@@ -53,7 +52,7 @@ def build_dags(file: str, flows: Mapping[str, str]) -> dict[str, DAG]:
 
 
 def compile_dag(source: DagSource) -> DAG:
-    """The DAG of a deployed flow. Raises `ConfigurationError` for a schedule that Airflow cannot keep."""
+    """The DAG of a deployed flow."""
     plan = source.plan
     schedule = _schedule(plan) if source.status == "active" else None
     dag = DAG(
@@ -116,24 +115,20 @@ def manual_schema(plan: Plan) -> Mapping[str, Any] | None:
     return None
 
 
-def _schedule(plan: Plan) -> BaseTimetable | None:
+def _schedule(plan: Plan) -> Any:
     nodes = schedulers(plan)
     if not nodes:
         # Without a schedule Airflow refuses backfills: what came in by an event cannot be had again by date.
         return None
-    zones = {str(node.config.get("timezone", "UTC")) for node in nodes}
+    schedules = [(str(node.config["cron"]), str(node.config.get("timezone", "UTC"))) for node in nodes]
+    schedules = list(dict.fromkeys(schedules))
+    crons = [cron for cron, _ in schedules]
+    zones = {zone for _, zone in schedules}
     if len(zones) > 1:
-        raise ConfigurationError(
-            f"the schedulers of flow {plan.flow} name different time zones ({', '.join(sorted(zones))}): one "
-            "flow keeps one",
-            field="timezone",
-            value=sorted(zones),
-        )
-    zone = zones.pop()
-    crons = list(dict.fromkeys(str(node.config["cron"]) for node in nodes))
-    if len(crons) == 1:
-        return CronTriggerTimetable(crons[0], timezone=zone)
-    return MultipleCronTriggerTimetable(*crons, timezone=zone)
+        return ZonedCronsTimetable(schedules)
+    if len(crons) > 1:
+        return MultipleCronTriggerTimetable(*crons, timezone=zones.pop())
+    return CronTriggerTimetable(crons[0], timezone=zones.pop())
 
 
 def _payload_param(plan: Plan, *, scheduled: bool) -> Param:

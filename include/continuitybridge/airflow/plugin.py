@@ -11,13 +11,15 @@ from airflow.plugins_manager import AirflowPlugin
 from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
+from continuitybridge.airflow.schedules import ZonedCronsTimetable
 
 
 class ContinuityBridgePlugin(AirflowPlugin):
     """The API and the intake under `/bridge`, the identity of asking tasks, the marks of people."""
 
     name = "continuitybridge"
-    listeners = [MarkListener()]  # noqa: RUF012  (as the base class declares it)
+    timetables = [ZonedCronsTimetable]  # noqa: RUF012  (as the base class declares it)
+    listeners = [MarkListener()]  # noqa: RUF012
     fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"},
         {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},

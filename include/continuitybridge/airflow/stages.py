@@ -24,6 +24,7 @@ import orjson
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from continuitybridge.errors import BridgeError, Verdict
 from continuitybridge.flows.plan import Plan
 
 if TYPE_CHECKING:
@@ -80,6 +81,15 @@ class RunStageOperator(BaseOperator):
         self.enabled = enabled
 
     def execute(self, context: Context) -> dict[str, int]:
+        try:
+            return self._execute(context)
+        except BridgeError as error:
+            if error.verdict is Verdict.TRANSIENT:
+                raise
+            # Trying again at once cannot help; the messages go to a later run.
+            raise AirflowFailException(f"{error.code}: {error.detail}") from error
+
+    def _execute(self, context: Context) -> dict[str, int]:
         from continuitybridge.airflow.services import TaskServices, data_keys
         from continuitybridge.airflow.work import StageWork
         from continuitybridge.engine.runner import Runner

@@ -7,12 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Outcome
 from continuitybridge.engine.runner import Runner
-from continuitybridge.errors import Unavailable
+from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import claim as claims
 from continuitybridge.inbox.batches import Batch
@@ -22,6 +23,8 @@ from continuitybridge.nodes.base import Services
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
+CLAIM_MESSAGES = 100
+"""Messages held in memory at once, each up to `BRIDGE_MAX_MESSAGE_BYTES`."""
 LINES_PER_KIND = 200
 """So many messages of each ending are named in the log; the others are counted."""
 MAX_DETAIL_LENGTH = 500
@@ -54,14 +57,14 @@ class StageWork:
         """Counts by ending, and `claimed`; `lost` are those that ended but could not be written.
 
         `fence`: first end the leases of this task's former tries. Raises `Unavailable` when the database stays
-        away for longer than a lease. Ended from outside, it gives back what it held: whoever comes next has it
-        at once, and the attempt counts.
+        away for longer than a lease. When it cannot go on, or is ended from outside, it gives back what it held:
+        whoever comes next has it at once, and the attempt counts.
         """
         try:
             return self._run(fence)
-        except SystemExit:
-            _log.warning("ended from outside; what was under way goes back")
-            claims.fence(self.batch, "", self.stage)
+        except BaseException:
+            with suppress(BridgeError):
+                claims.fence(self.batch, "", self.stage)
             raise
 
     def _run(self, fence: bool) -> Counter[str]:
@@ -70,15 +73,16 @@ class StageWork:
         if fence:
             self._fence()
         counts: Counter[str] = Counter()
-        size = settings.batch_max_messages
         while True:
-            units = claims.claim(self.batch, self.owner, settings.lease_s, size, self.stage, keys=self.keys)
+            units = claims.claim(
+                self.batch, self.owner, settings.lease_s, CLAIM_MESSAGES, self.stage, keys=self.keys
+            )
             counts["claimed"] += len(units)
             if units:
                 _log.info("took %d messages of batch %s", len(units), self.batch.batch_id)
                 counts.update(self._run_units(units, limits, settings.lease_s))
             # Nothing joins a batch later: the stages before this one have ended.
-            if len(units) < size:
+            if len(units) < CLAIM_MESSAGES:
                 return counts
 
     def _fence(self) -> None:

@@ -14,6 +14,7 @@ from continuitybridge.airflow.source import DagSource
 from continuitybridge.deployments import Deployed
 from continuitybridge.flows.load import load_flow
 from continuitybridge.flows.plan import compile_flow
+from continuitybridge.settings import project_root
 
 Stored = Callable[..., Path]
 
@@ -24,7 +25,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-        patch.setenv("AIRFLOW__CORE__UNIT_TEST_MODE", "False")
+        patch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", str(project_root() / "plugins"))
         from continuitybridge.airflow import compiler as module
 
         yield module

@@ -12,7 +12,6 @@ import pytest
 
 from continuitybridge.airflow.documentation import diagram, render
 from continuitybridge.airflow.source import DagSource
-from continuitybridge.errors import ConfigurationError
 
 Source = Callable[..., DagSource]
 
@@ -158,9 +157,24 @@ def test_an_event_flow_has_no_schedule_and_a_scheduler_is_one(compiler: ModuleTy
     assert several.serialize()["expressions"] == ["0 6 * * *", "0 18 * * *"]
 
 
-def test_schedulers_of_one_flow_keep_one_time_zone(compiler: ModuleType, source: Source) -> None:
-    with pytest.raises(ConfigurationError, match=r"Asia/Tokyo, UTC"):
-        compiler.compile_dag(source(clock(("0 6 * * *", "UTC"), ("0 6 * * *", "Asia/Tokyo"))))
+def test_schedulers_in_different_time_zones_each_keep_their_own(compiler: ModuleType, source: Source) -> None:
+    from airflow.timetables.base import TimeRestriction
+    from pendulum import datetime
+
+    text = clock(("0 6 * * *", "Europe/Zurich"), ("0 6 * * *", "Asia/Tokyo"))
+    timetable = as_served(compiler.compile_dag(source(text))).timetable
+    earliest = datetime(2026, 1, 1)
+    runs = []
+    last = None
+    for _ in range(3):
+        info = timetable.next_dagrun_info(
+            last_automated_data_interval=last,
+            restriction=TimeRestriction(earliest=earliest, latest=None, catchup=True),
+        )
+        last = info.data_interval
+        runs.append(info.run_after.isoformat())
+    assert runs == ["2026-01-01T05:00:00+00:00", "2026-01-01T21:00:00+00:00", "2026-01-02T05:00:00+00:00"]
+    assert timetable.summary == "0 6 * * * Europe/Zurich, 0 6 * * * Asia/Tokyo"
 
 
 def test_a_disabled_flow_keeps_its_dag_and_loses_its_schedule(compiler: ModuleType, source: Source) -> None:
