@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -19,57 +20,80 @@ from continuitybridge.vault.keyring import Cipher
 SNAPSHOT_LIMIT_BYTES = 16 * 1024
 """How much of the failed node's input is kept. (The whole input, for replay, is kept elsewhere.)"""
 TEXT_LIMIT = 4_000
+MAX_DEPTH = 12
+MAX_VALUES = 2_000
 SCRUBBED = "[scrubbed]"
 
 _SECRET_NAME = re.compile(
-    r"(?:^| )(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|credential|authorization|auth|cookie|session"
-    r"|signature|apikey|(?:api|private|access|signing) key|pin|cvv|cvc|iban|card number)s?(?: |$)"
+    r"(?:^| )(?:pass(?:phrase|code)?|pwd|token|authorization|auth|cookie|session|signature|(?:api|private|access"
+    r"|signing) key|pin|cvv|cvc|iban|card number)s?(?: |$)|password|passwd|secret|credential|apikey"
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_SECRET_TEXT = (
-    # <password>…</password>, with or without a namespace prefix and attributes
-    re.compile(
-        r"(?P<before><(?P<tag>(?:[\w.-]+:)?[\w.-]*(?:password|passwd|secret|token|credential|apikey|api_key)[\w.-]*)"
-        r"(?:\s[^<>]*)?>)[^<]*(?P<after></(?P=tag)>)",
-        re.IGNORECASE,
-    ),
-    # password=…, "token": "…"
-    re.compile(
-        r"(?P<before>[\"']?[\w.-]*(?:password|passwd|secret|token|credential|api_?key|authorization)[\w.-]*[\"']?"
-        r"\s*[:=]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"'&,;<>]+(?P<after>)",
-        re.IGNORECASE,
-    ),
-    # URL credentials and bare bearer tokens
-    re.compile(r"(?P<before>\w+://[^\s/:@]+:)[^\s/@]+(?P<after>@)"),
-    re.compile(r"(?P<before>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}(?P<after>)", re.IGNORECASE),
+_NO_WORD = re.compile(r"[^0-9A-Za-z]+")
+
+# The texts are anybody's: every repetition is bounded or possessive and begins where a word or a tag begins, so
+# that no content makes a pattern slow.
+_ELEMENT = re.compile(
+    r"(?P<before><(?P<name>[\w.:-]{1,100}+)(?:\s[^<>]{0,1000}+)?>)(?:<!\[CDATA\[[^\]]{1,4000}+\]\]>|[^<]{1,4000}+)"
+)
+_ASSIGNED = re.compile(r"(?<![\w.-])(?P<name>[\w.-]{1,100}+)[\"']?\s{0,3}+[:=]\s{0,3}+(?P<quote>[\"']?)")
+_QUOTED_VALUE = re.compile(r"[^\"'<>]{1,4000}+")
+_BARE_VALUE = re.compile(r"(?:(?:bearer|basic)\s{1,3}+)?[^\s\"'&,;<>]{1,4000}+", re.IGNORECASE)
+_WITHOUT_NAME = (
+    re.compile(r"(?P<before>(?<!\w)\w{1,20}+://[^\s/:@]{1,256}+:)[^\s/@]{1,256}+(?P<after>@)"),
+    re.compile(r"(?P<before>\b(?:bearer|basic)\s{1,3}+)[\w.~+/=-]{8,4000}+(?P<after>)", re.IGNORECASE),
 )
 
 
-def scrub(value: Any, depth: int = 12) -> Any:
-    """JSON data without what is named like a secret, and without secrets in texts; long texts are cut."""
-    if depth == 0:
-        return "[nested deeper]"
-    if isinstance(value, Mapping):
-        return {
-            str(name): SCRUBBED if _is_secret(str(name)) else scrub(item, depth - 1)
-            for name, item in list(value.items())[:500]
-        }
-    if isinstance(value, list | tuple):
-        return [scrub(item, depth - 1) for item in value[:500]]
-    if isinstance(value, str):
-        return scrub_text(value[:TEXT_LIMIT])
-    if isinstance(value, bytes):
-        return scrub_text(value[:TEXT_LIMIT].decode(errors="replace"))
+def scrub(value: Any) -> Any:
+    """JSON data without what is named like a secret, and without secrets in texts. Bounded: long texts are cut,
+    and what is nested too deep or comes after too many values is left out, marked as such."""
+    return _scrub(value, MAX_DEPTH, [MAX_VALUES])
+
+
+def _scrub(value: Any, depth: int, room: list[int]) -> Any:
+    room[0] -= 1
+    if room[0] < 0:
+        return "[more]"
+    if isinstance(value, str | bytes):
+        text = value[:TEXT_LIMIT]
+        return scrub_text(text if isinstance(text, str) else text.decode(errors="replace"))
     if value is None or isinstance(value, bool | int | float):
         return value
-    return scrub_text(str(value)[:TEXT_LIMIT])
+    if not isinstance(value, Mapping | list | tuple):
+        return scrub_text(str(value)[:TEXT_LIMIT])
+    if depth == 0:
+        return "[nested deeper]"
+    kept = islice(value.items() if isinstance(value, Mapping) else enumerate(value), max(room[0], 0) + 1)
+    if isinstance(value, Mapping):
+        return {
+            str(name)[:TEXT_LIMIT]: SCRUBBED if _is_secret(str(name)) else _scrub(item, depth - 1, room)
+            for name, item in kept
+        }
+    return [_scrub(item, depth - 1, room) for _, item in kept]
 
 
 def scrub_text(text: str) -> str:
     """Text without passwords, tokens and keys in the notations they usually have."""
-    for pattern in _SECRET_TEXT:
-        text = pattern.sub(lambda match: f"{match['before']}{SCRUBBED}{match['after']}", text)
+    text = _ELEMENT.sub(lambda m: m["before"] + SCRUBBED if _is_secret(m["name"]) else m[0], text)
+    text = _scrub_assigned(text)
+    for pattern in _WITHOUT_NAME:
+        text = pattern.sub(lambda m: f"{m['before']}{SCRUBBED}{m['after']}", text)
     return text
+
+
+def _scrub_assigned(text: str) -> str:
+    """password=…, "token": "…" and the like."""
+    kept: list[str] = []
+    done = 0
+    for name in _ASSIGNED.finditer(text):
+        if name.start() < done or not _is_secret(name["name"]):
+            continue
+        value = (_QUOTED_VALUE if name["quote"] else _BARE_VALUE).match(text, name.end())
+        if value is not None:
+            kept += text[done : name.end()], SCRUBBED
+            done = value.end()
+    return "".join(kept) + text[done:]
 
 
 def encrypt_context(
@@ -148,7 +172,7 @@ def _snapshot(body: Body) -> dict[str, Any]:
 
 
 def _is_secret(name: str) -> bool:
-    words = re.sub(r"[^0-9A-Za-z]+", " ", _CAMEL.sub(" ", name)).strip().lower()
+    words = _NO_WORD.sub(" ", _CAMEL.sub(" ", name[:200])).strip().lower()
     return _SECRET_NAME.search(words) is not None
 
 
