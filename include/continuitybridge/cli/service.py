@@ -69,10 +69,10 @@ def logs(names: tuple[str, ...], lines: int, follow: bool) -> None:
 @click.command("demo")
 def demo() -> None:
     """Start the platform with two demo organizations and let two real orders travel."""
-    from continuitybridge.runtime import demo as demonstration
+    from continuitybridge.runtime.demo import run
     from continuitybridge.runtime.progress import Progress
 
-    demonstration.run(Progress())
+    run(Progress())
 
 
 @click.command("airflow", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
