@@ -19,7 +19,7 @@ from continuitybridge.runtime.ports import free_port
 
 BRIDGE = Path(sys.executable).with_name("bridge")
 ROOT = Path(__file__).resolve().parents[3]
-COMMAND_TIMEOUT_S = 240
+COMMAND_TIMEOUT_S = 400
 
 
 @dataclass
