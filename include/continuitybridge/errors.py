@@ -88,6 +88,29 @@ class DeliveryFailed(NodeError):
     verdict = Verdict.TRANSIENT
 
 
+class DestinationClosed(NodeError):
+    """The platform does not call the destination now; facts: `destination`, `retry_after_s`. Nothing was sent. It
+    is no attempt: the message keeps those it has and comes back to the same node; no error route takes it."""
+
+    code = "destination-closed"
+    title = "The destination is not called now"
+    verdict = Verdict.TRANSIENT
+
+
+class DestinationPaused(DestinationClosed):
+    """Somebody paused the destination."""
+
+    code = "destination-paused"
+    title = "The destination is paused"
+
+
+class CircuitOpen(DestinationClosed):
+    """The destination failed too often in a row, and rests for a while."""
+
+    code = "circuit-open"
+    title = "The destination failed too often and rests for a while"
+
+
 class NodeCrashed(NodeError):
     """The process running the node ended while it worked on this message (memory, crash)."""
 
