@@ -138,7 +138,7 @@ class _Inputs:
     def __iter__(self) -> Iterator[Message]:
         from continuitybridge.engine.limits import too_large
         from continuitybridge.engine.message import Message
-        from continuitybridge.engine.runner import refused
+        from continuitybridge.engine.session import refused
 
         for position, name in enumerate(self._files):
             body = _read(name, self._limits.max_message_bytes)

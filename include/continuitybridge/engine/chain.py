@@ -19,6 +19,7 @@ import marshal
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
@@ -35,6 +36,9 @@ from continuitybridge.nodes import registry
 from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services
 
 MAX_DETAIL_CHARACTERS = 4_000
+
+CLOCK_S = 0.1
+"""How exact the time is that nodes see, in seconds."""
 
 Event = tuple[int, int, int, int, int]
 """One visit of a node: its index in the plan, received, emitted, failed, microseconds."""
@@ -205,6 +209,13 @@ class Chain:
                 organization=organization,
                 environment=environment,
             )
+
+    def tick(self, now: float) -> None:
+        """Set the time that nodes see, if it has moved on by more than `CLOCK_S`."""
+        for step in self.steps.values():
+            if abs(now - step.context.now) < CLOCK_S:
+                return
+            step.context = replace(step.context, now=now)
 
     def entries(self, message: Message, entry: str | None) -> tuple[Step, ...]:
         """The steps at which `message` begins: `entry`; else the trigger that `vars["trigger"]` names, or the

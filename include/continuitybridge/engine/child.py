@@ -274,7 +274,9 @@ class _NodeProcess:
             if kind == frames.RUN:
                 self._begin(content)
             elif kind == frames.WORK:
-                for item in content:
+                now, items = content
+                chain.tick(now)
+                for item in items:
                     sequence, message, entry, poison = self._unpacked(item)
                     walk = Walk(chain, sequence, message, self._progress, poison)
                     walk.run(entry)
@@ -286,11 +288,11 @@ class _NodeProcess:
         return frames.unpack_work(item)
 
     def _begin(self, content: Any) -> None:
-        now, organization, environment, concurrency = content
+        organization, environment, concurrency = content
         self._concurrency = concurrency
         self._calls = asyncio.Semaphore(concurrency)
         self.chain.begin(
-            _RemoteServices(self._channel), now=now, organization=organization, environment=environment
+            _RemoteServices(self._channel), now=0.0, organization=organization, environment=environment
         )
 
     def _report(self, sequence: int, walk: Walk) -> None:
@@ -348,7 +350,9 @@ class _NodeProcess:
             if kind == frames.RUN:
                 self._begin(content)
             elif kind == frames.WORK:
-                self._ready.extend(self._unpacked(item) for item in content)
+                now, items = content
+                self.chain.tick(now)
+                self._ready.extend(self._unpacked(item) for item in items)
                 self._progress.leave()
         self._start()
 

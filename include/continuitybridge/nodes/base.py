@@ -128,7 +128,7 @@ class RunContext:
     services: Services
     emulate: bool = False
     now: float = 0.0
-    """Seconds since the epoch when the run began."""
+    """Seconds since the epoch when the message was given to its process, to a tenth of a second."""
     max_emitted: int = 10_000
     max_nesting_depth: int = 200
     """Deepest nesting a node may build from a payload."""

@@ -390,7 +390,7 @@ def test_node_processes_hold_nothing_of_their_owners(fresh: Runner, monkeypatch:
         for pid in [*node_processes(), *nurseries()]:
             held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
             assert os.readlink(f"/proc/self/fd/{write}") not in held
-        if fresh._start == "exec":
+        if fresh.processes.start == "exec":
             for pid in [*node_processes(), *nurseries()]:
                 assert b"canary-of-this-test" not in Path(f"/proc/{pid}/environ").read_bytes()
     finally:

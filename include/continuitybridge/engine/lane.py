@@ -1,0 +1,322 @@
+"""Runs one plan in one node process from within an asyncio event loop, for as long as messages keep coming."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from continuitybridge.engine import frames
+from continuitybridge.engine.limits import Limits
+from continuitybridge.engine.message import Message, Outcome
+from continuitybridge.engine.nursery import Obituary
+from continuitybridge.engine.processes import NodeProcess
+from continuitybridge.engine.runner import Runner
+from continuitybridge.engine.session import BUSY_PAUSE_S, Job, Session, not_told, refused, told
+from continuitybridge.errors import BridgeError, Unavailable
+from continuitybridge.flows.plan import Plan
+from continuitybridge.nodes.base import ConnectionInfo
+
+CONNECTION_TIME_LIMIT_S = 10.0
+"""So long a node process, and every message in it, waits for a connection to be looked up."""
+
+
+class AsyncServices(Protocol):
+    """What the outside world offers to nodes, as `nodes.base.Services`, to a lane."""
+
+    async def connection(self, name: str) -> ConnectionInfo:
+        """The organization's connection of that name in the flow's environment; `NotFound` otherwise."""
+
+    def log(self, level: str, text: str, fields: dict[str, Any]) -> None:
+        """A line in the flow's log. Called from the event loop: it must not block."""
+
+
+class Lane:
+    """One plan in one node process, fed from an event loop. Nothing here blocks the loop, and an idle lane costs
+    no processor time at all: it has no timers.
+
+    Guarantees, for each message given to `submit` until `aclose`: exactly one call of
+    `on_outcome(token, outcome)`, as soon as the message is finished, in any order. They are told apart by their
+    tokens alone, so several may bear the same id. What a node does to its process becomes the outcome of the
+    message it did it with, as with `runner.Runner.run`, and the limits named there hold: after a death the
+    unfinished ones beside the culprit run again from their entry, and their outside calls are made again with the
+    same idempotency keys. Where no process can be started any more, every message under way has the outcome
+    `unavailable`, which may pass, and the next `submit` tries again.
+
+    `on_outcome` is called from the loop and must not raise; what it raises goes to the loop's exception handler.
+    A lane belongs to the loop it was started in, and is no more to be used after `aclose`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        plan: Plan,
+        *,
+        services: AsyncServices,
+        limits: Limits,
+        on_outcome: Callable[[Any, Outcome], None],
+        stage: str | None = None,
+        emulate: bool = False,
+        organization: str = "",
+        environment: str = "",
+        concurrency: int = 32,
+    ) -> None:
+        self.plan = plan
+        self._processes = runner.processes
+        self._services = services
+        self._on_outcome = on_outcome
+        self._session = Session(
+            plan,
+            limits,
+            stage=stage,
+            emulate=emulate,
+            organization=organization,
+            environment=environment,
+            concurrency=concurrency,
+        )
+        self._given: deque[Job] = deque()
+        self._loop: asyncio.AbstractEventLoop
+        self._process: NodeProcess | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._pump_due = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = False
+        self._dying = False
+        self._closed = False
+
+    @property
+    def under_way(self) -> int:
+        """Messages whose outcome has not been told yet."""
+        return len(self._given) + len(self._session.under_way) + self._session.waiting
+
+    async def start(self) -> None:
+        """Start the node process and build the plan in it. Raises `ConfigurationError` when the plan cannot be
+        built, `Unavailable` when no process can be started; the lane is then closed."""
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        try:
+            await self._take()
+            if self._process is not None and not self._process.ready:
+                await self._ready
+        except BaseException:
+            await self.aclose()
+            raise
+        finally:
+            self._ready = None
+
+    def submit(self, message: Message, entry: str | None = None, *, token: Any = None) -> None:
+        """Run `message` from `entry` (else from its trigger). Never blocks; there is no bound but memory: at most
+        `session.WINDOW_MESSAGES` stand in the node process, the rest here."""
+        if self._closed:
+            raise RuntimeError("the lane is closed")
+        self._given.append(Job(message, entry, token))
+        self._pump_soon()
+
+    async def aclose(self) -> None:
+        """Give the process back for the next run of its plan, or end it when something is under way: of that
+        nothing is told any more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        process = self._forget()
+        if process is None:
+            return
+        if self._session.under_way or process.unsent or not process.ready:
+            self._processes.kill(process)
+        elif process.retired:
+            process.release()
+        else:
+            self._processes.give_back(process)
+
+    # -- the process --------------------------------------------------------------------------------------
+
+    async def _take(self) -> None:
+        """Take a process, in a thread: a nursery that has to be started first takes its time."""
+        session = self._session
+        taking = self._loop.run_in_executor(None, self._processes.take, session.key, session.plan, session.limits)
+        try:
+            process = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._not_wanted)
+            raise
+        self._process = process
+        self._loop.add_reader(process.socket, self._hear)
+        self._send(process, session.opening(process))
+
+    def _not_wanted(self, taking: asyncio.Future[NodeProcess]) -> None:
+        if not taking.cancelled() and taking.exception() is None:
+            self._processes.kill(taking.result())
+
+    def _forget(self) -> NodeProcess | None:
+        process, self._process, self._dying = self._process, None, False
+        if process is not None:
+            self._loop.remove_reader(process.socket)
+            self._loop.remove_writer(process.socket)
+            self._loop.remove_reader(process.obituary)
+        return process
+
+    def _send(self, process: NodeProcess, data: bytes) -> None:
+        blocked = bool(process.unsent)
+        process.send(data)
+        if process.unsent and not blocked:
+            self._loop.add_writer(process.socket, self._flush)
+
+    def _flush(self) -> None:
+        process = self._process
+        if process is not None:
+            process.flush()
+            if not process.unsent:
+                self._loop.remove_writer(process.socket)
+
+    def _in_background(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- feeding ------------------------------------------------------------------------------------------
+
+    def _pump_soon(self) -> None:
+        """What is submitted in one turn of the loop goes together."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self._closed or self._taking or self._dying or not (self._given or self._session.waiting):
+            return
+        process = self._process
+        if process is None:
+            self._taking = True
+            self._in_background(self._take_again())
+            return
+        for data in self._session.feed(self._next, time.time()):
+            self._send(process, data)
+        if self._session.finished:
+            self._tell()
+            self._pump_soon()
+
+    def _next(self) -> Job | None:
+        return self._given.popleft() if self._given else None
+
+    async def _take_again(self) -> None:
+        try:
+            await self._take()
+        except BridgeError as error:
+            self._give_up(error)
+        finally:
+            self._taking = False
+        self._pump()
+
+    # -- hearing ------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        data = process.receive()
+        if data is None:
+            self._await_obituary(process)
+            return
+        try:
+            for kind, content in process.reader.feed(data):
+                self._heard(process, kind, content)
+        except BridgeError as refusal:
+            former = self._forget()
+            if former is not None:
+                former.release()
+            self._give_up(refusal)
+            return
+        if self._session.finished:
+            self._tell()
+            self._pump()
+        if self._session.busy and self._process is process:
+            self._loop.remove_reader(process.socket)
+            self._loop.call_later(BUSY_PAUSE_S, self._hear_again, process)
+
+    def _hear_again(self, process: NodeProcess) -> None:
+        if self._process is process:
+            self._loop.add_reader(process.socket, self._hear)
+            self._hear()
+
+    def _heard(self, process: NodeProcess, kind: int, content: Any) -> None:
+        if kind == frames.CALL:
+            self._in_background(self._answer(process, content))
+        elif kind == frames.LOG:
+            self._guarded(self._services.log, *content)
+        else:
+            self._session.heard(process, kind, content)
+            if kind == frames.READY and self._ready is not None and not self._ready.done():
+                self._ready.set_result(None)
+
+    async def _answer(self, process: NodeProcess, name: str) -> None:
+        try:
+            async with asyncio.timeout(CONNECTION_TIME_LIMIT_S):
+                answer = told(await self._services.connection(name))
+        except Exception as error:
+            answer = not_told(name, error)
+        if self._process is process:
+            self._send(process, frames.frame(frames.REPLY, answer))
+
+    def _tell(self) -> None:
+        finished = self._session.finished
+        while finished:
+            job, outcome = finished.popleft()
+            self._guarded(self._on_outcome, job.token, outcome)
+
+    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
+        """What goes wrong in a caller's function must not take the frames behind it along."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": f"{call!r} failed", "exception": error})
+
+    # -- deaths -------------------------------------------------------------------------------------------
+
+    def _await_obituary(self, process: NodeProcess) -> None:
+        """The nursery writes how the process ended as soon as it has seen it."""
+        self._dying = True
+        self._loop.remove_reader(process.socket)
+        self._loop.remove_writer(process.socket)
+        os.set_blocking(process.obituary, False)
+        said = bytearray()
+
+        def read() -> None:
+            chunk = os.read(process.obituary, 65536)
+            said.extend(chunk)
+            if not chunk:
+                self._died(process, Obituary.unpack(bytes(said)))
+
+        self._loop.add_reader(process.obituary, read)
+
+    def _died(self, process: NodeProcess, obituary: Obituary) -> None:
+        self._forget()
+        process.release()
+        try:
+            self._session.died(process, obituary)
+        except BridgeError as error:
+            self._give_up(error)
+            return
+        self._tell()
+        if self._ready is not None:
+            self._taking = True
+            self._in_background(self._take_again())
+        self._pump()
+
+    def _give_up(self, error: BridgeError) -> None:
+        """No process serves the plan any more: that is how everything under way ends."""
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+            return
+        if not isinstance(error, Unavailable):
+            # It could be built before, so it is not the plan.
+            error = Unavailable(f"the plan cannot be built any more: {error.detail}")
+        self._session.give_up(error)
+        while self._given:
+            job = self._given.popleft()
+            self._session.finished.append((job, refused(self.plan, job.message, error, job.entry, kept=True)))
+        self._tell()

@@ -1,0 +1,299 @@
+"""A plan fed from an event loop: one outcome for each message, whatever becomes of the node process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from engine_runs import (
+    HEAD,
+    HOSTILE,
+    PASS_ON,
+    SLOW,
+    alive,
+    bodies,
+    codes,
+    messages,
+    node_processes,
+    nurseries,
+    plan_of,
+)
+
+from continuitybridge.engine import runner
+from continuitybridge.engine.lane import Lane
+from continuitybridge.engine.limits import Limits
+from continuitybridge.engine.message import Message, Outcome
+from continuitybridge.engine.runner import Runner
+from continuitybridge.errors import ConfigurationError, NotFound, Unavailable, Verdict
+from continuitybridge.nodes.base import ConnectionInfo
+
+BRIEF = Limits(node_time_limit_s=0.3, node_memory_limit_bytes=128 * 1024 * 1024)
+CALL = PASS_ON + "  - {id: call, type: http_request, config: {connection: warehouse, retries: 0}}\n"
+
+
+class Services:
+    def __init__(self, found: ConnectionInfo | Exception | None = None) -> None:
+        self.found = found
+        self.asked: list[str] = []
+        self.lines: list[str] = []
+
+    async def connection(self, name: str) -> ConnectionInfo:
+        self.asked.append(name)
+        await asyncio.sleep(0)
+        if isinstance(self.found, ConnectionInfo):
+            return self.found
+        raise self.found or NotFound(f"there is no connection {name!r}")
+
+    def log(self, level: str, text: str, fields: Any) -> None:
+        self.lines.append(text)
+
+
+class Told:
+    """A lane's outcomes by token; each token must come once."""
+
+    def __init__(self, own: Runner, text: str, **more: Any) -> None:
+        self.outcomes: dict[Any, Outcome] = {}
+        more.setdefault("services", Services())
+        more.setdefault("limits", Limits())
+        self.lane = Lane(own, plan_of(text), on_outcome=self.take, **more)
+
+    def take(self, token: Any, outcome: Outcome) -> None:
+        assert token not in self.outcomes
+        self.outcomes[token] = outcome
+
+    def submit(self, *contents: Any, id: str | None = None) -> None:
+        """Messages m1, m2, …, or all with the same id; the tokens are 1, 2, …"""
+        for n, message in enumerate(messages(*contents), len(self.outcomes) + 1):
+            self.lane.submit(Message(id or message.id, message.body), token=n)
+
+    async def all(self, timeout_s: float = 60) -> dict[Any, Outcome]:
+        await until(lambda: not self.lane.under_way, timeout_s)
+        return self.outcomes
+
+
+async def until(true: Callable[[], Any], timeout_s: float = 30) -> Any:
+    ends = time.monotonic() + timeout_s
+    while not (value := true()):
+        assert time.monotonic() < ends, "it did not happen"
+        await asyncio.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[Runner]:
+    runner.close()
+    with Runner() as mine:
+        yield mine
+
+
+async def test_thousands_of_messages_each_have_their_outcome_and_share_ids(own: Runner) -> None:
+    told = Told(own, PASS_ON)
+    await told.lane.start()
+    told.submit(*range(5_000), id="same")
+    outcomes = await told.all()
+    assert {outcome.message_id for outcome in outcomes.values()} == {"same"}
+    assert [bodies(outcomes[n]) for n in range(1, 5_001)] == [[n] for n in range(5_000)]
+    await told.lane.aclose()
+
+
+async def test_a_message_submitted_from_an_outcome_runs_on(own: Runner) -> None:
+    seen: list[Any] = []
+    plan = plan_of(PASS_ON)
+
+    def again(token: int, outcome: Outcome) -> None:
+        seen.append(token)
+        if token < 20:
+            lane.submit(Message("m", b"{}"), entry="parse", token=token + 1)
+
+    lane = Lane(own, plan, services=Services(), limits=Limits(), on_outcome=again)
+    await lane.start()
+    lane.submit(Message("m", b"{}"), token=1)
+    await until(lambda: len(seen) == 20)
+    await lane.aclose()
+
+
+async def test_one_answer_does_not_wait_for_others(own: Runner) -> None:
+    """The fastest of some round trips shows what is built in; the machine may be busy with other things."""
+    told = Told(own, PASS_ON)
+    await told.lane.start()
+    took = []
+    for n in range(1, 51):
+        began = time.perf_counter()
+        told.lane.submit(Message("m", b"{}"), token=n)
+        while n not in told.outcomes:  # noqa: ASYNC110  (no other wake-up comes into the figure)
+            await asyncio.sleep(0)
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.002
+    await told.lane.aclose()
+
+
+@pytest.mark.parametrize(
+    ("hostile", "says"),
+    [("loop", {"limit-exceeded"}), ("memory", {"limit-exceeded", "node-crashed", "transform-failed"})],
+)
+async def test_a_program_that_takes_all_time_or_memory_costs_its_own_message(
+    own: Runner, hostile: str, says: set[str]
+) -> None:
+    told = Told(own, HOSTILE, limits=BRIEF)
+    await told.lane.start()
+    told.submit({"a": 1}, {"do": hostile}, *[{"a": n} for n in range(2, 100)])
+    outcomes = await told.all()
+    (failure,) = outcomes[2].failures
+    assert failure.code in says
+    assert failure.node_id == "work"
+    assert Counter(outcome.status for outcome in outcomes.values()) == {"done": 99, "failed": 1}
+    await told.lane.aclose()
+
+
+async def test_the_loop_runs_on_while_a_node_is_endless(own: Runner) -> None:
+    told = Told(own, HOSTILE, limits=BRIEF)
+    await told.lane.start()
+    told.submit({"do": "loop"})
+    turns = 0
+    while told.lane.under_way:
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 50
+    await told.lane.aclose()
+
+
+async def test_a_node_that_crashes_its_process_fails_its_message(own: Runner) -> None:
+    told = Told(own, SLOW)
+    await told.lane.start()
+    told.submit({}, {"busy": 10**9}, {})
+    for _ in range(2):
+        await until(lambda: len(told.outcomes) and node_processes())
+        (pid,) = node_processes()
+        await asyncio.sleep(0.2)
+        os.kill(pid, signal.SIGSEGV)
+        await until(lambda pid=pid: not alive(pid))
+    outcomes = await told.all()
+    assert [codes(outcomes[n]) for n in (1, 2, 3)] == [[], ["node-crashed"], []]
+    assert outcomes[2].verdict is Verdict.TERMINAL
+    await told.lane.aclose()
+
+
+async def test_messages_whose_process_or_nursery_is_killed_from_outside_run_again(own: Runner) -> None:
+    told = Told(own, SLOW)
+    await told.lane.start()
+    for kill in (node_processes, nurseries):
+        told.submit(*[{"busy": 5_000}] * 50)
+        await until(lambda: len(told.outcomes) % 50 > 3)
+        os.kill(kill()[0], signal.SIGKILL)
+        assert {outcome.status for outcome in (await told.all()).values()} == {"done"}
+    assert len(told.outcomes) == 100
+    os.kill(node_processes()[0], signal.SIGKILL)  # while it is idle
+    await asyncio.sleep(0.1)
+    told.submit({})
+    assert (await told.all())[101].status == "done"
+    await told.lane.aclose()
+
+
+async def test_a_lane_gives_its_process_to_the_next_run_of_its_plan(own: Runner) -> None:
+    pids = set()
+    for _ in range(3):
+        told = Told(own, PASS_ON)
+        await told.lane.start()
+        told.submit(1, 2)
+        await told.all()
+        await told.lane.aclose()
+        pids |= set(node_processes())
+    assert len(pids) == 1
+
+
+async def test_closing_with_messages_under_way_ends_the_process_and_tells_no_more(own: Runner) -> None:
+    told = Told(own, HOSTILE)
+    await told.lane.start()
+    told.submit({"a": 1}, {"do": "loop"}, {"a": 2})
+    await until(lambda: told.outcomes)
+    (pid,) = node_processes()
+    before = dict(told.outcomes)
+    await told.lane.aclose()
+    await until(lambda: not alive(pid), 3)
+    assert told.outcomes == before
+    with pytest.raises(RuntimeError):
+        told.submit({})
+
+
+async def test_many_lanes_share_a_loop_and_one_that_is_stopped_holds_no_other(own: Runner) -> None:
+    lanes = [Told(own, HOSTILE.replace("tested", f"tested-{n}"), limits=BRIEF) for n in range(12)]
+    await asyncio.gather(*(told.lane.start() for told in lanes))
+    for n, told in enumerate(lanes):
+        told.submit(*[{"do": "loop"} if n == 0 and m == 3 else {"n": m} for m in range(100)])
+    for told in lanes:
+        await told.all()
+    assert [Counter(o.status for o in told.outcomes.values())["failed"] for told in lanes] == [1] + [0] * 11
+    await asyncio.gather(*(told.lane.aclose() for told in lanes))
+
+
+async def test_a_plan_that_cannot_be_built_is_refused_at_the_start(own: Runner) -> None:
+    told = Told(own, PASS_ON, stage="none")
+    with pytest.raises(ConfigurationError, match="no stage 'none'"):
+        await told.lane.start()
+
+
+async def test_a_machine_that_starts_no_process_says_so_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Runner(start="exec") as own, pytest.raises(Unavailable, match="no node process can be started"):
+        await Told(own, PASS_ON).lane.start()
+
+
+async def test_where_no_process_can_be_started_any_more_messages_fail_for_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner.close()
+    with Runner(start="exec") as own:
+        told = Told(own, SLOW)
+        await told.lane.start()
+        told.submit({"busy": 10**9}, {})
+        await asyncio.sleep(0.1)
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            os.kill(nurseries()[0], signal.SIGKILL)
+            outcomes = await told.all()
+        assert [(codes(o), o.verdict) for o in outcomes.values()] == [(["unavailable"], Verdict.TRANSIENT)] * 2
+        told.submit({})
+        assert (await told.all())[3].status == "done"
+        await told.lane.aclose()
+
+
+async def test_connections_are_asked_of_the_loop_and_what_breaks_there_tells_no_secret(own: Runner) -> None:
+    services = Services(RuntimeError("postgresql://app:canary@host"))
+    told = Told(own, CALL, services=services)
+    await told.lane.start()
+    told.submit({})
+    outcome = (await told.all())[1]
+    assert (codes(outcome), outcome.verdict) == (["unavailable"], Verdict.TRANSIENT)
+    assert "canary" not in repr(outcome)
+    assert services.asked == ["warehouse"]
+    services.found = None
+    told.submit({})
+    assert codes((await told.all())[2]) == ["not-found"]
+    await told.lane.aclose()
+
+
+async def test_lines_of_the_log_come_to_the_loop_and_one_that_breaks_it_costs_no_outcome(own: Runner) -> None:
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    services = Services()
+
+    def log(level: str, text: str, fields: Any) -> None:
+        services.lines.append(text)
+        raise OSError("the disk is full")
+
+    services.log = log  # type: ignore[method-assign]
+    note = HEAD + "steps:\n  - {id: note, type: logger, config: {message: 'saw {{ message.id }}'}}\n"
+    told = Told(own, note, services=services)
+    await told.lane.start()
+    told.submit(1, 2, 3)
+    assert len(await told.all()) == 3
+    assert services.lines == ["saw m1", "saw m2", "saw m3"]
+    assert len(reported) == 3
+    await told.lane.aclose()
