@@ -25,6 +25,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from continuitybridge.errors import BridgeError, Verdict
+from continuitybridge.flows.model import STREAM
 from continuitybridge.flows.plan import Plan
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class RunStageOperator(BaseOperator):
             content_type=content_type,
             idempotency_key=f"{run.dag_id}/{run.run_id}/{trigger or ''}",
             trigger=trigger,
+            mode="stream" if self.plan.mode == STREAM else "batch",
         )
 
     def _conclude(self, counts: Counter[str], dead: int) -> dict[str, int]:

@@ -27,7 +27,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 """A flow's name."""
 
 _HEADER_KEYS = frozenset({"name", "version", "description", "bridge"})
-_DOCUMENT_WORDS = ("language", "labels", "index", "capture", "onError", "order", "placed", "extra")
+_DOCUMENT_WORDS = ("language", "labels", "index", "mode", "capture", "onError", "order", "placed", "extra")
 _NODE_WORDS = ("trigger", "isolate", "ends", "extra")
 
 
@@ -128,6 +128,7 @@ def read_flow(
         labels=reader.texts(("bridge", "labels"), words.get("labels")),
         index=reader.texts(("bridge", "index"), words.get("index")),
         capture=reader.text(("bridge", "capture"), words.get("capture", "errors")),
+        mode=reader.text(("bridge", "mode"), words.get("mode")),
         triggers=tuple(triggers),
         steps=tuple(steps),
         on_error=reader.text(("bridge", "onError"), words.get("onError")) or None,
@@ -144,6 +145,7 @@ def finish(reader: Reader, flow: Flow, places: Iterable[NodePlace], *, triggers:
         "labels": ("bridge", "labels"),
         "index": ("bridge", "index"),
         "capture": ("bridge", "capture"),
+        "mode": ("bridge", "mode"),
         "on_error": ("bridge", "onError"),
         "triggers": triggers,
         "steps": steps,
@@ -190,6 +192,7 @@ def written_flow(flow: Flow, reserved: Collection[str], **more: Any) -> tuple[di
     words = {
         "labels": dict(flow.labels) or None,
         "index": dict(flow.index) or None,
+        "mode": flow.mode or None,
         "capture": flow.capture if flow.capture != "errors" else None,
         "onError": flow.on_error,
         **more,

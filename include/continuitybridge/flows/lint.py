@@ -15,7 +15,7 @@ import semver
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows import catalog, foreign, graph
 from continuitybridge.flows.load import LoadedFlow
-from continuitybridge.flows.model import END, ERROR, OUT, Flow, Step
+from continuitybridge.flows.model import END, ERROR, MODES, OUT, Flow, Step
 from continuitybridge.flows.problems import Problem, nearest, refuse, shown
 from continuitybridge.flows.reading import NodePlace
 from continuitybridge.flows.source import Path
@@ -106,6 +106,14 @@ class _Lint:
                 flow.capture,
                 valid=", ".join(CAPTURES),
                 nearest=nearest(flow.capture, CAPTURES),
+            )
+        if flow.mode and flow.mode not in MODES:
+            self.tell(
+                self.field("mode"),
+                f"{shown(flow.mode)} is not a mode",
+                flow.mode,
+                valid=", ".join(MODES),
+                nearest=nearest(flow.mode, MODES),
             )
         for key in flow.labels:
             if not key:

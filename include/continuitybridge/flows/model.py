@@ -13,6 +13,11 @@ OUT = "out"
 """The port of a node that has only one."""
 ERROR = "error"
 """Never a port: the word for the route of failures."""
+STREAM = "stream"
+"""Mode of a flow whose messages run in resident workers, each as soon as it came."""
+BATCH = "batch"
+"""Mode of a flow whose messages run in runs of its DAG, many at once."""
+MODES = (STREAM, BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,16 @@ class Flow:
     index: Mapping[str, str] = field(default_factory=dict)
     """Search keys a flow declares: name → path into the message body."""
     capture: str = "errors"
+    mode: str = ""
+    """As declared; empty where the triggers decide (`runs_as`)."""
     files: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs_as(self) -> str:
+        """The mode of its messages: as declared, else `stream` when a webhook brings them, else `batch`."""
+        webhook = any(trigger.type == "webhook_trigger" for trigger in self.triggers)
+        return self.mode or (STREAM if webhook else BATCH)
 
     def nodes(self) -> tuple[Step, ...]:
         return self.triggers + self.steps

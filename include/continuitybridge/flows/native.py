@@ -17,6 +17,7 @@ FLOW_KEYS = (
     "description",
     "labels",
     "index",
+    "mode",
     "capture",
     "triggers",
     "steps",
@@ -49,6 +50,7 @@ def read(document: Document) -> Reading:
         labels=reader.texts(("labels",), data.get("labels")),
         index=reader.texts(("index",), data.get("index")),
         capture=reader.text(("capture",), data.get("capture", "errors")),
+        mode=reader.text(("mode",), data.get("mode")),
         triggers=tuple(step for step, _ in nodes[: len(triggers)]),
         steps=tuple(step for step, _ in nodes[len(triggers) :]),
         on_error=reader.text(("on_error",), data.get("on_error")) or None,
@@ -136,6 +138,8 @@ def write(flow: Flow) -> str:
         header["labels"] = dict(flow.labels)
     if flow.index:
         header["index"] = dict(flow.index)
+    if flow.mode:
+        header["mode"] = flow.mode
     if flow.capture != "errors":
         header["capture"] = flow.capture
     following = [*(step.id for step in flow.steps), END]

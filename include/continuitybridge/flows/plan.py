@@ -10,7 +10,7 @@ import orjson
 
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows import graph
-from continuitybridge.flows.model import END, Flow
+from continuitybridge.flows.model import BATCH, END, Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Plan:
     stages: tuple[Stage, ...]
     triggers: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
+    mode: str = BATCH
     capture: str = "errors"
     index: dict[str, str] = field(default_factory=dict)
     digest: str = ""
@@ -86,6 +87,7 @@ class Plan:
                 ),
                 triggers=tuple(data["triggers"]),
                 files=data["files"],
+                mode=data["mode"],
                 capture=data["capture"],
                 index=data["index"],
                 digest=data["digest"],
@@ -104,6 +106,7 @@ class Plan:
         return {
             "flow": self.flow,
             "version": self.version,
+            "mode": self.mode,
             "capture": self.capture,
             "index": self.index,
             "triggers": self.triggers,
@@ -161,6 +164,7 @@ def compile_flow(flow: Flow) -> Plan:
         stages=stages,
         triggers=tuple(trigger.id for trigger in flow.triggers),
         files=dict(sorted(flow.files.items())),
+        mode=flow.runs_as,
         capture=flow.capture,
         index=dict(flow.index),
     )

@@ -37,6 +37,7 @@ class Replayed:
 @dataclass(frozen=True, slots=True)
 class _Target:
     version: str
+    mode: str
     stages: dict[str, str] | None
     """Node → stage of the other version; None when the version stays."""
     triggers: tuple[str, ...]
@@ -135,6 +136,7 @@ def _replay(
     changes: dict[str, Any] = {
         **place,
         "version": target.version,
+        "mode": target.mode,
         "trigger": trigger,
         "generation": generation,
         "payload": None,
@@ -168,15 +170,15 @@ def _replay(
 _START_AGAIN = """
 UPDATE bridge.messages
 SET state = 'accepted', dead_at = NULL, attempts = 0, epoch = epoch + 1, batch_id = NULL, available_at = now(),
-    replays = replays + 1, version = %(version)s, trigger_id = %(trigger)s, generation = %(generation)s,
-    trace = trace || %(note)s, payload = coalesce(%(payload)b, payload),
+    replays = replays + 1, version = %(version)s, mode = %(mode)s, trigger_id = %(trigger)s,
+    generation = %(generation)s, trace = trace || %(note)s, payload = coalesce(%(payload)b, payload),
     size_bytes = coalesce(%(size)s, size_bytes)
 WHERE organization_id = %(organization)s AND message_id = %(message)s
 """
 _GO_ON = """
 UPDATE bridge.messages
 SET state = 'handed_over', dead_at = NULL, batch_id = NULL, replays = replays + 1, version = %(version)s,
-    trigger_id = %(trigger)s, generation = %(generation)s, trace = trace || %(note)s
+    mode = %(mode)s, trigger_id = %(trigger)s, generation = %(generation)s, trace = trace || %(note)s
 WHERE organization_id = %(organization)s AND message_id = %(message)s
 """
 _FORGET_HAND_OVERS = """
@@ -186,10 +188,11 @@ _REOPEN = """
 INSERT INTO bridge.messages
     (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
      content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, trace, retention_class,
-     legal_hold, accepted_at)
+     legal_hold, accepted_at, mode)
 SELECT organization_id, message_id, environment, flow, %(version)s, source, %(trigger)s, endpoint,
        coalesce(%(payload)b, payload), headers, content_type, coalesce(%(size)s, size_bytes), keys, ordering_key,
-       parent_id, %(generation)s, replays + 1, %(note)s, retention_class, placement = 'held', accepted_at
+       parent_id, %(generation)s, replays + 1, %(note)s, retention_class, placement = 'held', accepted_at,
+       %(mode)s
 FROM bridge.settled_messages
 WHERE organization_id = %(organization)s AND message_id = %(message)s AND settled_at = %(settled_at)s
 ORDER BY replays DESC LIMIT 1
@@ -222,8 +225,9 @@ def _revive(connection: Connection, changes: dict[str, Any], target: _Target) ->
             stage = target.stages[node_id]
         connection.execute(
             "UPDATE bridge.hand_overs SET state = 'available', attempts = 0, epoch = epoch + 1, batch_id = NULL,"
-            " available_at = now(), version = %s, stage = %s WHERE organization_id = %s AND hand_over_id = %s",
-            (target.version, stage, changes["organization"], hand_over_id),
+            " available_at = now(), version = %s, stage = %s, mode = %s"
+            " WHERE organization_id = %s AND hand_over_id = %s",
+            (target.version, stage, target.mode, changes["organization"], hand_over_id),
         )
     return bool(rows)
 
@@ -241,16 +245,17 @@ def _target(
         if row is None:
             raise Conflict(f"flow {flow!r} is not deployed in {environment}: it has no newest version", flow=flow)
         version = row[0]
-    if version == old:
-        return _Target(old, None, ())
     row = connection.execute(
-        "SELECT plan::text FROM bridge.flow_versions WHERE organization_id = %s AND flow = %s AND version = %s",
-        (organization_id, flow, version),
+        "SELECT mode, CASE WHEN version <> %s THEN plan::text END FROM bridge.flow_versions"
+        " WHERE organization_id = %s AND flow = %s AND version = %s",
+        (old, organization_id, flow, version),
     ).fetchone()
     if row is None:
         raise Conflict(f"flow {flow!r} has no version {version}", flow=flow, version=version)
-    plan = json.loads(row[0])
-    return _Target(version, {node["id"]: node["stage"] for node in plan["nodes"]}, tuple(plan["triggers"]))
+    if version == old:
+        return _Target(old, row[0], None, ())
+    plan = json.loads(row[1])
+    return _Target(version, row[0], {node["id"]: node["stage"] for node in plan["nodes"]}, tuple(plan["triggers"]))
 
 
 def _trigger(target: _Target, trigger: str | None, message_id: str) -> str | None:

@@ -325,8 +325,9 @@ _RETURN = "RETURNING organization_id, message_id"
 _CLOSE_MESSAGES = _DELETE_HELD + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb") + _RETURN
 _INSERT_HAND_OVER = """
 INSERT INTO bridge.hand_overs (organization_id, hand_over_id, message_id, child_id, environment, flow, version,
-                               stage, node_id, state, payload, attempts, available_at, batch_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s, now() + %s, %s)
+                               stage, node_id, state, payload, attempts, available_at, batch_id, mode)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s, now() + %s, %s,
+        (SELECT mode FROM bridge.messages WHERE organization_id = %s AND message_id = %s))
 """
 _INSERT_FAILURE = """
 INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow, version,
@@ -431,6 +432,8 @@ def _hand_over_row(claimed: Claimed, each: _HandOver) -> tuple[Any, ...]:
         each.attempts,
         timedelta(seconds=each.wait_s),
         claimed.batch_id if each.in_batch else None,
+        claimed.organization_id,
+        claimed.message_id,
     )
 
 

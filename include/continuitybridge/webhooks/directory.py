@@ -22,6 +22,7 @@ from psycopg import OperationalError
 
 from continuitybridge.database import aio
 from continuitybridge.errors import Unavailable
+from continuitybridge.inbox.accept import Mode
 from continuitybridge.vault.keyring import Cipher
 from continuitybridge.webhooks import endpoints
 from continuitybridge.webhooks.verification import VERIFIERS, Verifier
@@ -50,6 +51,7 @@ class Target:
     slug: str
     flow: str
     version: str
+    mode: Mode
     trigger_id: str
     revision: int
     active: bool
@@ -226,19 +228,21 @@ class Directory:
 
 
 _ALL_ENDPOINTS = """
-SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, x.trigger_id, x.revision,
+SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, x.trigger_id, x.revision,
        x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
   FROM bridge.endpoints x
   JOIN bridge.organizations o USING (organization_id)
   JOIN bridge.deployments d USING (organization_id, environment, flow)
+  JOIN bridge.flow_versions v USING (organization_id, flow, version)
 """
 _SOME_ENDPOINTS = """
-SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, x.trigger_id, x.revision,
+SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, x.trigger_id, x.revision,
        x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
   FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
   JOIN bridge.endpoints x USING (organization_id, environment, slug)
   JOIN bridge.organizations o USING (organization_id)
   JOIN bridge.deployments d USING (organization_id, environment, flow)
+  JOIN bridge.flow_versions v USING (organization_id, flow, version)
 """
 _ALL_SECRETS = """
 SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
@@ -265,8 +269,8 @@ def _targets(
     for organization_id, environment, slug, *stored in secrets:
         kept.setdefault((organization_id, environment, slug), []).append((stored[0], stored[1], stored[2]))
     found: dict[str, Target] = {}
-    for organization_id, organization, environment, slug, flow, version, trigger, revision, active, *rest in rows:
-        verification, settings = rest
+    for organization_id, organization, environment, slug, flow, version, mode, trigger, *rest in rows:
+        revision, active, verification, settings = rest
         verifier = VERIFIERS.get(verification)
         keys: list[tuple[bytes, float]] = []
         sealed = verifier is None
@@ -288,6 +292,7 @@ def _targets(
                 slug=slug,
                 flow=flow,
                 version=version,
+                mode=mode,
                 trigger_id=trigger,
                 revision=revision,
                 active=active,

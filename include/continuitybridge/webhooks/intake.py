@@ -217,6 +217,7 @@ class IntakeApp:
                 endpoint=target.slug,
                 idempotency_key=key,
                 trigger=target.trigger_id,
+                mode=target.mode,
             )
         )
         url = self._status_url + accepted.message_id

@@ -19,7 +19,9 @@ from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
 
 
-def make_plan(flow: str, version: str, *, nodes: Sequence[str] = ("parse", "deliver", "archive")) -> Plan:
+def make_plan(
+    flow: str, version: str, *, nodes: Sequence[str] = ("parse", "deliver", "archive"), **changes: Any
+) -> Plan:
     """A plan of stages of one node each, every one handing over to the next."""
     planned = {
         node: PlanNode(
@@ -39,6 +41,7 @@ def make_plan(flow: str, version: str, *, nodes: Sequence[str] = ("parse", "deli
         nodes={"in": PlanNode("in", "manual_trigger", "", {}, {"out": (nodes[0],)}, None, nodes[0]), **planned},
         stages=tuple(Stage(node, (node,), tuple(nodes[max(n - 1, 0) : n])) for n, node in enumerate(nodes)),
         triggers=("in",),
+        **changes,
     )
 
 

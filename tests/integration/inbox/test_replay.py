@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from inbox_world import Deployed, done, failed, handed_over, make_plan
 
+from continuitybridge import database
 from continuitybridge.engine.message import Message, Output
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.inbox import batches, reconcile, triage
@@ -137,6 +138,18 @@ def test_the_newest_version_takes_a_new_generation_and_its_own_stages(deployed: 
     assert (batch.version, batch.first_stage) == ("1.1.0", "check")
     [unit] = claim(batch, "w", 30, 10, "deliver", keys=deployed.keyring)
     assert (unit.version, unit.entry, unit.message.generation) == ("1.1.0", "deliver", 2)
+
+
+def test_another_version_runs_in_its_own_mode(deployed: Deployed) -> None:
+    dead, settled = make_dead(deployed), make_done(deployed)
+    deployed.deploy(make_plan(deployed.flow, "2.0.0", mode="stream"))
+    for message_id, start in ((dead, "failure"), (settled, "beginning")):
+        assert replay_one(deployed, message_id, start=start, version="newest").refused is None
+    with database.tenant(deployed.organization_id) as connection:
+        modes = connection.execute(
+            "SELECT mode FROM bridge.messages UNION ALL SELECT mode FROM bridge.hand_overs"
+        ).fetchall()
+    assert modes == [("stream",)] * 3
 
 
 def test_newest_is_no_change_while_no_other_version_is_deployed(deployed: Deployed) -> None:

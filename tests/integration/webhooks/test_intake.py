@@ -79,13 +79,15 @@ def test_a_signed_message_is_answered_with_202_when_its_row_is_there(
     assert not {"webhook-signature", "cookie", "authorization"} & kept.keys()
     with database.tenant(hook.organization.organization_id) as connection:
         row = connection.execute(
-            "SELECT environment, version, source, endpoint, trigger_id, state, content_type, size_bytes, payload"
+            "SELECT environment, version, source, endpoint, trigger_id, state, mode, content_type, size_bytes,"
+            " payload"
             " FROM bridge.messages WHERE message_id = %s",
             (message_id,),
         ).fetchone()
     assert row is not None
-    assert row[:8] == ("dev", "1.0.0", "webhook", hook.slug, "in", "accepted", "application/json", len(BODY))
-    assert b"4711" not in row[8]
+    assert row[:7] == ("dev", "1.0.0", "webhook", hook.slug, "in", "accepted", "stream")
+    assert row[7:9] == ("application/json", len(BODY))
+    assert b"4711" not in row[9]
 
 
 def test_the_same_id_again_gives_the_same_message_and_says_so(

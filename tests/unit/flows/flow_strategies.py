@@ -117,6 +117,7 @@ def flows(draw: st.DrawFn) -> Flow:
         steps=tuple(node(name, step_types, False) for name in steps),
         on_error=draw(st.none() | st.sampled_from(steps)),
         index=draw(st.dictionaries(texts, texts, max_size=2)),
+        mode=draw(st.sampled_from(["", "stream", "batch"])),
         capture=draw(st.sampled_from(["errors", "all"])),
         extra=draw(st.dictionaries(keys.filter(lambda key: key not in ("nodes", "edges")), values, max_size=2)),
     )

@@ -17,7 +17,19 @@ from continuitybridge.flows.plan import compile_flow
 from continuitybridge.nodes import registry
 
 KEYS = (
-    *("flow", "name", "version", "description", "labels", "index", "capture", "triggers", "steps", "on_error"),
+    *(
+        "flow",
+        "name",
+        "version",
+        "description",
+        "labels",
+        "index",
+        "capture",
+        "mode",
+        "triggers",
+        "steps",
+        "on_error",
+    ),
     *(
         "extra",
         "nodes",

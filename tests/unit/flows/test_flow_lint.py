@@ -51,6 +51,7 @@ def test_a_sound_flow_has_no_problems() -> None:
         ("version: 1.0.0", "version: latest", "version", "not a semantic version", None),
         ("version: 1.0.0", "version: [1, 0]", "version", "must be a text", None),
         ("version: 1.0.0", "version: 1.0.0\ncapture: sample", "capture", "not a way to capture", "sampled"),
+        ("version: 1.0.0", "version: 1.0.0\nmode: streaming", "mode", "not a mode", "stream"),
         ("version: 1.0.0", "version: 1.0.0\nlabel: {team: a}", "label", "unknown key", "labels"),
         ("version: 1.0.0", "version: 1.0.0\nlabels: {team: [a]}", "labels.team", "must be a text", None),
         ("version: 1.0.0", "version: 1.0.0\nindex: {Po: .id}", "index.Po", "not the name of a search key", None),

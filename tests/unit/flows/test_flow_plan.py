@@ -144,6 +144,22 @@ def test_equal_sources_give_equal_plans_whatever_format_they_came_from() -> None
     assert compile_flow(first.flow).digest == compile_flow(again.flow).digest
 
 
+@pytest.mark.parametrize(
+    ("triggers", "declared", "mode"),
+    [
+        ("{id: t, type: webhook_trigger, config: {slug: s}}", "", "stream"),
+        ("{id: t, type: manual_trigger}", "", "batch"),
+        ("{id: t, type: manual_trigger}, {id: u, type: webhook_trigger, config: {slug: s}}", "", "stream"),
+        ("{id: t, type: webhook_trigger, config: {slug: s}}", "mode: batch", "batch"),
+        ("{id: t, type: manual_trigger}", "mode: stream", "stream"),
+    ],
+)
+def test_a_flow_is_a_stream_behind_a_webhook_unless_it_says_otherwise(
+    triggers: str, declared: str, mode: str
+) -> None:
+    assert plan(j("a"), f"[{triggers}]", declared).mode == mode
+
+
 def test_the_order_of_branches_is_part_of_the_digest() -> None:
     one = plan(
         "{id: a, type: conditional, config: {branches: {x: .x, y: .y}}, next: {x: end, y: end, otherwise: end}}"

@@ -21,13 +21,15 @@ CHANNEL = "bridge_accepted"
 """NOTIFY channel; the payload is `<organization_id>/<environment>/<flow>`. A hint: who waits on it also looks."""
 
 Source = Literal["webhook", "api", "schedule", "manual", "poller", "flow"]
+Mode = Literal["stream", "batch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
     """A message that asks to be accepted.
 
-    `version` is the flow version deployed now: the message finishes on it. `headers` are kept with the message
+    `version` is the flow version deployed now, on which the message finishes, and `mode` is that version's (its
+    plan's): whether stream workers take the message or a batch. `headers` are kept with the message
     (encrypted); leave out what carries secrets. `endpoint` is the webhook's slug. `idempotency_key` is remembered
     per organization, environment and endpoint for `BRIDGE_IDEMPOTENCY_WINDOW_DAYS`. `message_id` is given when
     the caller can name the message for ever, and is then its idempotency key unless there is another; else one
@@ -48,6 +50,7 @@ class Acceptance:
     message_id: str | None = None
     keys: Mapping[str, Any] | None = None
     trigger: str | None = None
+    mode: Mode = "batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +119,9 @@ WITH input AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
         %b::bytea[], %b::bytea[], %b::text[], %b::int4[], %b::text[], %b::text[], %b::bytea[], %b::bytea[],
-        %b::bool[]
+        %b::bool[], %b::text[]
     ) AS t (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint,
-            payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named)
+            payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named, mode)
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
         (organization_id, environment, endpoint, key_hash, body_hash, message_id, expires_at)
@@ -132,9 +135,9 @@ WITH input AS (
 )
 INSERT INTO bridge.messages
     (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-     content_type, size_bytes, keys, batch_id)
+     content_type, size_bytes, keys, batch_id, mode)
 SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-       content_type, size_bytes, keys::jsonb, batch_id
+       content_type, size_bytes, keys::jsonb, batch_id, mode
 FROM input
 WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
   AND NOT (named AND EXISTS (SELECT FROM bridge.settled_messages s
@@ -180,6 +183,7 @@ def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple
         [row.key and row.key[3] for row in rows],
         [row.body_hash for row in rows],
         [each.message_id is not None for each in of],
+        [each.mode for each in of],
         datetime.now(UTC) + window,
     )
 
