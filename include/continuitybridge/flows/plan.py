@@ -193,8 +193,10 @@ def _stages(flow: Flow, edges: dict[str, list[str]], order: list[str]) -> tuple[
     triggers = [trigger.id for trigger in flow.triggers]
     first = triggers[:1]
     begins = dict.fromkeys(target for trigger in triggers for target in edges[trigger])
-    # One isolated step behind all triggers: they join it rather than cost a stage that only hands over.
-    joined = next(iter(begins)) if len(begins) == 1 else None
+    # One isolated step behind all triggers, and behind nothing else: they join it rather than cost a stage that
+    # only hands over.
+    entered = {target for source in order if source not in triggers for target in edges[source]}
+    joined = next(iter(begins)) if len(begins) == 1 and entered.isdisjoint(begins) else None
     for node in triggers[1:] + ([joined] if joined else []):
         group[head(node)] = head(first[0])
 
