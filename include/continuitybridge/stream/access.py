@@ -1,0 +1,59 @@
+"""What a stream worker may ask for: an organization's data keys and connections.
+
+In the platform's own processes the keyring answers (`DirectAccess`); where the master key must not be (a task),
+the api-server does, against the task's token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+from uuid import UUID
+
+from continuitybridge import connections
+from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+
+class Access(Protocol):
+    """Asked before every claim's and settlement's use of an organization, so an implementation keeps what it got:
+    keys for at most `vault.keyring.REFRESH_S`, connections until `forget`. One event loop."""
+
+    async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
+        """What encrypts and decrypts for the organization, without waiting when it is used: its keys are held.
+        `fresh`: ask again, because a key version is missing that was made since. Raises `NotFound` when the
+        organization is not there or not this worker's, `Unavailable` when nobody answers now."""
+
+    async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
+        """A connection with its credentials. Raises `NotFound` and `Unavailable`."""
+
+    def forget(self, organization_id: UUID, environment: str) -> None:
+        """The environment's connections changed: ask for them again."""
+
+
+class DirectAccess:
+    """`Access` of a process that holds the master key."""
+
+    def __init__(self, keyring: Keyring | None = None) -> None:
+        self._keyring = keyring or Keyring.open()
+        self._connections: dict[tuple[UUID, str, str], ConnectionInfo] = {}
+
+    async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
+        if fresh:
+            self._keyring.forget(organization_id)
+        if not self._keyring.holds(organization_id):
+            await asyncio.to_thread(self._keyring.export, organization_id)
+        return self._keyring
+
+    async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
+        key = (organization_id, environment, name)
+        found = self._connections.get(key)
+        if found is None:
+            cipher = await self.keys(organization_id)
+            found = await asyncio.to_thread(connections.resolve, organization_id, environment, name, cipher)
+            self._connections[key] = found
+        return found
+
+    def forget(self, organization_id: UUID, environment: str) -> None:
+        for key in [key for key in self._connections if key[:2] == (organization_id, environment)]:
+            del self._connections[key]
