@@ -23,6 +23,8 @@ from dataclasses import replace
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
+from continuitybridge.engine.destinations import destination_name
+from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.limits import (
     Limits,
     too_deep,
@@ -30,7 +32,14 @@ from continuitybridge.engine.limits import (
     too_much_memory,
 )
 from continuitybridge.engine.message import Body, Emit, Failure, Message
-from continuitybridge.errors import BridgeError, ConfigurationError, DeliveryFailed, NodeCrashed, NodeError
+from continuitybridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    DeliveryFailed,
+    DestinationClosed,
+    NodeCrashed,
+    NodeError,
+)
 from continuitybridge.flows.plan import Plan, PlanNode
 from continuitybridge.nodes import registry
 from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services
@@ -91,6 +100,7 @@ class Step:
 
     __slots__ = (
         "context",
+        "destination",
         "id",
         "index",
         "is_async",
@@ -111,12 +121,14 @@ class Step:
         self.process: Callable[[Message, RunContext], Any] = node.process
         self.is_async = False
         self.timeout_s = 0.0
+        self.destination = ""
         if isinstance(node, AsyncNode):
             if emulate and node.emulated:
                 self.process = node.emulate
             else:
                 self.is_async = True
                 self.timeout_s = node.timeout_s()
+                self.destination = destination_name(*node.calls())
         self.routes: dict[str, tuple[Route, ...]] = {}
         self.single: dict[str, Route] = {}
         """The routes of the ports that lead to one place only."""
@@ -158,6 +170,8 @@ class Chain:
                 self.steps[planned.id] = Step(index, planned, self._build(planned), emulate)
         for step in self.steps.values():
             self._connect(step, plan.nodes[step.id])
+        self.gate: Gate | None = None
+        """What outside calls pass before they begin; None: each may begin at once."""
         self.is_async = any(step.is_async for step in self.steps.values())
 
     def _build(self, planned: PlanNode) -> AnyNode:
@@ -195,8 +209,11 @@ class Chain:
         now: float,
         organization: str = "",
         environment: str = "",
+        gate: Gate | None = None,
     ) -> None:
-        """Set what the nodes see of the run that begins. `now` in seconds since the epoch."""
+        """Set what the nodes see of the run that begins, and the `gate` before outside calls. `now` in seconds
+        since the epoch."""
+        self.gate = gate
         for step in self.steps.values():
             step.context = RunContext(
                 node_id=step.id,
@@ -528,7 +545,9 @@ class Walk:
         self._events.append((step.index, 1, 0, 1, micros))
         known, stack = self._known(error)
         route = step.on_error
-        if route is None or route.node_id in taken or route.step is step:
+        # A destination that is closed for now is no failure that a route could mend: the message comes back to it.
+        closed = isinstance(known, DestinationClosed)
+        if closed or route is None or route.node_id in taken or route.step is step:
             failure = _failure(message, step.id, step.type, known)
             failure.traceback = stack
             self.failures.append(failure)
@@ -568,19 +587,34 @@ class Walk:
 
     async def _call(self, item: _Item, calls: asyncio.Semaphore) -> tuple[Any, BaseException | None, int]:
         step, message, _ = item
-        async with calls:
-            started = monotonic_ns()
-            task = asyncio.ensure_future(self._outside(step, message))
-            done, _ = await asyncio.wait((task,), timeout=step.timeout_s)
-            micros = (monotonic_ns() - started) // 1000
-            if not done:
-                # Not awaited any longer: a call that ignores its cancellation must not hold the message.
-                task.cancel()
-                return None, _timed_out(step), micros
-            if task.cancelled():
-                return None, NodeError("the node's call was cancelled"), micros
-            error = task.exception()
-            return (None, error, micros) if error is not None else (task.result(), None, micros)
+        gate = self._chain.gate if step.destination else None
+        if gate is not None:
+            try:
+                await gate.enter(step.destination)
+            except DestinationClosed as closed:
+                return None, closed, 0
+        error: BaseException | None = asyncio.CancelledError()
+        started = monotonic_ns()
+        try:
+            async with calls:
+                started = monotonic_ns()
+                result, error = await self._answer(step, message)
+        finally:
+            if gate is not None:
+                gate.leave(step.destination, error)
+        return result, error, (monotonic_ns() - started) // 1000
+
+    async def _answer(self, step: Step, message: Message) -> tuple[Any, BaseException | None]:
+        task = asyncio.ensure_future(self._outside(step, message))
+        done, _ = await asyncio.wait((task,), timeout=step.timeout_s)
+        if not done:
+            # Not awaited any longer: a call that ignores its cancellation must not hold the message.
+            task.cancel()
+            return None, _timed_out(step)
+        if task.cancelled():
+            return None, NodeError("the node's call was cancelled")
+        error = task.exception()
+        return (None, error) if error is not None else (task.result(), None)
 
     async def _outside(self, step: Step, message: Message) -> Any:
         return await _marked(self._awaited(step, message), self, step, message)

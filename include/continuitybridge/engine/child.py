@@ -18,7 +18,8 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from time import monotonic_ns
 from typing import Any, NoReturn
 
@@ -32,6 +33,9 @@ from continuitybridge.engine.chain import (
     Walk,
     plain,
 )
+from continuitybridge.engine.circuit import CircuitState
+from continuitybridge.engine.destinations import OF_OTHERS, Destinations, DestinationState
+from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.nursery import BUILDING, CHILD_ID_AT, CHILD_ID_BYTES
 from continuitybridge.errors import BridgeError, Unavailable
@@ -288,12 +292,26 @@ class _NodeProcess:
         return frames.unpack_work(item)
 
     def _begin(self, content: Any) -> None:
-        organization, environment, concurrency = content
+        organization, environment, concurrency, destinations = content
         self._concurrency = concurrency
         self._calls = asyncio.Semaphore(concurrency)
         self.chain.begin(
-            _RemoteServices(self._channel), now=0.0, organization=organization, environment=environment
+            _RemoteServices(self._channel),
+            now=0.0,
+            organization=organization,
+            environment=environment,
+            gate=None if destinations is None else self._gate(map(DestinationState.from_data, destinations)),
         )
+
+    def _gate(self, states: Iterable[DestinationState]) -> Gate:
+        """A gate that tells the runner when a circuit opens or closes."""
+
+        def tell(name: str, circuit: CircuitState) -> None:
+            self._channel.send(frames.frame(frames.CIRCUIT, (name, *astuple(circuit))))
+
+        by_name = {state.name: state for state in states}
+        default = by_name.pop(OF_OTHERS, None)
+        return Gate(Destinations(by_name.values(), default=default, on_change=tell))
 
     def _report(self, sequence: int, walk: Walk) -> None:
         retires = self._has_grown()
@@ -349,6 +367,9 @@ class _NodeProcess:
             kind, content = received.popleft()
             if kind == frames.RUN:
                 self._begin(content)
+            elif kind == frames.DESTINATION:
+                if self.chain.gate is not None:
+                    self.chain.gate.put(DestinationState.from_data(content))
             elif kind == frames.WORK:
                 now, items = content
                 self.chain.tick(now)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from continuitybridge.engine.circuit import CLOSED, Circuit, CircuitPolicy, CircuitState
-from continuitybridge.errors import BridgeError, CircuitOpen, DestinationClosed, DestinationPaused, Verdict
+from continuitybridge.errors import CircuitOpen, DeliveryFailed, DestinationPaused, Verdict
 
 PAUSED_RETRY_S = 300.0
 """When a message that met a paused destination comes back by itself; resuming wakes it at once."""
+
+OF_OTHERS = ""
+"""The name of the state that holds for destinations of which nothing else is said."""
 
 
 def destination_name(connection: str | None, url: str) -> str:
@@ -35,6 +38,10 @@ class DestinationState:
     policy: CircuitPolicy = field(default_factory=CircuitPolicy)
     circuit: CircuitState = CLOSED
 
+    def named(self, name: str) -> DestinationState:
+        """What this state, said of all others (`OF_OTHERS`), means for one of them: limits and policy only."""
+        return DestinationState(name, False, self.max_concurrency, self.policy)
+
     def to_data(self) -> dict[str, Any]:
         """As JSON data, for handing it to another process."""
         return asdict(self)
@@ -48,12 +55,18 @@ class DestinationState:
 
 
 class _Destination:
-    __slots__ = ("circuit", "state", "under_way")
+    __slots__ = ("circuit", "declared", "state", "under_way")
 
     def __init__(self, state: DestinationState) -> None:
         self.state = state
         self.circuit = Circuit(state.policy, state.circuit)
         self.under_way = 0
+        self.declared = False
+        """Whether something is said of it in particular."""
+
+    def follow(self, state: DestinationState) -> None:
+        self.state = state
+        self.circuit.adopt(state.circuit, state.policy)
 
 
 class Destinations:
@@ -68,7 +81,7 @@ class Destinations:
         on_change: Callable[[str, CircuitState], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._default = default or DestinationState("")
+        self._default = default or DestinationState(OF_OTHERS)
         self._on_change = on_change
         self._clock = clock
         self._known: dict[str, _Destination] = {}
@@ -76,23 +89,40 @@ class Destinations:
             self.put(state)
 
     def put(self, state: DestinationState) -> None:
-        """What is now said of a destination."""
+        """What is now said of a destination; or of all of which nothing else is said, by the name `OF_OTHERS`."""
+        if state.name == OF_OTHERS:
+            self._default = state
+            for name, other in self._known.items():
+                if not other.declared:
+                    other.follow(replace(state.named(name), circuit=other.circuit.state))
+            return
         known = self._known.get(state.name)
         if known is None:
-            self._known[state.name] = _Destination(state)
-            return
-        known.state = state
-        known.circuit.adopt(state.circuit, state.policy)
+            known = self._known[state.name] = _Destination(state)
+        else:
+            known.follow(state)
+        known.declared = True
 
     def forget(self, name: str) -> None:
         """Nothing special is said of it any more."""
-        if name in self._known:
-            self.put(self._of_default(name))
+        known = self._known.get(name)
+        if known is not None:
+            known.follow(self._default.named(name))
+            known.declared = False
 
     def has_room(self, name: str) -> bool:
         """Whether fewer calls are under way than may be."""
+        return self.room(name) > 0
+
+    def room(self, name: str) -> int:
+        """How many more calls may begin now; below zero when there are more under way than may be by now."""
         destination = self._get(name)
-        return destination.under_way < destination.state.max_concurrency
+        return destination.state.max_concurrency - destination.under_way
+
+    def is_closed(self, name: str) -> bool:
+        """Whether no call may begin, however few are under way. (Half open is not closed: one may probe.)"""
+        destination = self._get(name)
+        return destination.state.paused or destination.circuit.phase(self._clock()) == "open"
 
     def enter(self, name: str) -> None:
         """A call begins; `leave` must follow. Raises `DestinationPaused` or `CircuitOpen` when it must not."""
@@ -113,14 +143,15 @@ class Destinations:
         destination.under_way += 1
 
     def leave(self, name: str, error: BaseException | None = None) -> None:
-        """A call ended: well, or with this error. A terminal failure says that the destination works; a call that
-        was cancelled says nothing."""
+        """A call ended: well, or with this error. A terminal `DeliveryFailed` says that the destination works; any
+        other error (a template that lacks a value, a connection that cannot be looked up, a call that was
+        cancelled) says nothing of it."""
         destination = self._get(name)
         destination.under_way -= 1
         now = self._clock()
         if error is None:
             changed = destination.circuit.succeeded(now)
-        elif isinstance(error, BridgeError) and not isinstance(error, DestinationClosed):
+        elif isinstance(error, DeliveryFailed):
             if error.verdict is Verdict.TRANSIENT:
                 asked = error.facts.get("retry_after_s")
                 after_s = float(asked) if isinstance(asked, int | float) else 0.0
@@ -136,9 +167,5 @@ class Destinations:
     def _get(self, name: str) -> _Destination:
         known = self._known.get(name)
         if known is None:
-            known = self._known[name] = _Destination(self._of_default(name))
+            known = self._known[name] = _Destination(self._default.named(name))
         return known
-
-    def _of_default(self, name: str) -> DestinationState:
-        default = self._default
-        return DestinationState(name, False, default.max_concurrency, default.policy)

@@ -6,15 +6,16 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from continuitybridge.engine import frames
+from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.nursery import Obituary
 from continuitybridge.engine.processes import NodeProcess
-from continuitybridge.engine.runner import Runner
+from continuitybridge.engine.runner import OnCircuit, Runner
 from continuitybridge.engine.session import BUSY_PAUSE_S, Job, Session, not_told, refused, told
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan
@@ -46,8 +47,11 @@ class Lane:
     same idempotency keys. Where no process can be started any more, every message under way has the outcome
     `unavailable`, which may pass, and the next `submit` tries again.
 
-    `on_outcome` is called from the loop and must not raise; what it raises goes to the loop's exception handler.
-    A lane belongs to the loop it was started in, and is no more to be used after `aclose`.
+    `destinations` is what is said of those that the plan's nodes call, `set_destination` what is said later;
+    where a process finds that one fails, or works again, `on_circuit(name, circuit)` is called before the
+    outcome that showed it. `on_outcome` and `on_circuit` are called from the loop and must not raise; what they
+    raise goes to the loop's exception handler. A lane belongs to the loop it was started in, and is no more to
+    be used after `aclose`.
     """
 
     def __init__(
@@ -63,11 +67,14 @@ class Lane:
         organization: str = "",
         environment: str = "",
         concurrency: int = 32,
+        destinations: Iterable[DestinationState] = (),
+        on_circuit: OnCircuit | None = None,
     ) -> None:
         self.plan = plan
         self._processes = runner.processes
         self._services = services
         self._on_outcome = on_outcome
+        self._on_circuit = on_circuit
         self._session = Session(
             plan,
             limits,
@@ -76,6 +83,7 @@ class Lane:
             organization=organization,
             environment=environment,
             concurrency=concurrency,
+            destinations=destinations,
         )
         self._given: deque[Job] = deque()
         self._loop: asyncio.AbstractEventLoop
@@ -114,6 +122,14 @@ class Lane:
             raise RuntimeError("the lane is closed")
         self._given.append(Job(message, entry, token))
         self._pump_soon()
+
+    def set_destination(self, state: DestinationState) -> None:
+        """What is said of a destination from now on (paused, open, most calls at once); with the name
+        `destinations.OF_OTHERS` of all of which nothing else is said. Calls under way end as they would. A
+        message that may not make its call fails with `DestinationClosed`."""
+        data = self._session.destination(state)
+        if self._process is not None and not self._dying:
+            self._send(self._process, data)
 
     async def aclose(self) -> None:
         """Give the process back for the next run of its plan, or end it when something is under way: of that
@@ -231,6 +247,10 @@ class Lane:
                 former.release()
             self._give_up(refusal)
             return
+        while self._session.circuits:
+            name, circuit = self._session.circuits.popleft()
+            if self._on_circuit is not None:
+                self._guarded(self._on_circuit, name, circuit)
         if self._session.finished:
             self._tell()
             self._pump()

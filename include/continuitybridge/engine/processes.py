@@ -84,11 +84,19 @@ class Pool:
                     process.release()
                     break
             self._number += 1
-            return self._fork(self._number, key, plan, limits)
+            try:
+                return self._fork(self._number, key, plan, limits)
+            except OSError as error:  # no more descriptors, processes or memory
+                raise Unavailable(f"no node process can be started: {error.strerror}") from None
 
     def _fork(self, number: int, key: Hashable, plan: Plan, limits: Limits) -> NodeProcess:
         ours, theirs = socket.socketpair()
-        obituary, obituary_write = os.pipe()
+        try:
+            obituary, obituary_write = os.pipe()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         request = {
             "do": "fork",
             "number": number,
@@ -108,8 +116,10 @@ class Pool:
                     self._nursery = None
                     reason = nursery.close()
                     if attempt:
-                        process.release()
                         raise Unavailable(f"no node process can be started: {reason or error}") from None
+        except BaseException:
+            process.release()
+            raise
         finally:
             theirs.close()
             os.close(obituary_write)

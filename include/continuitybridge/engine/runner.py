@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from continuitybridge.engine import frames
+from continuitybridge.engine.circuit import CircuitState
+from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.inline import run_inline as run_inline
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
@@ -23,6 +25,13 @@ from continuitybridge.engine.processes import IDLE_CHILDREN, NodeProcess, Pool, 
 from continuitybridge.engine.session import BUSY_PAUSE_S, Job, Session, not_told, told
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
+
+OnCircuit = Callable[[str, CircuitState], None]
+"""Takes the name of a destination and what its circuit is by now."""
+
+
+def _nobody(name: str, circuit: CircuitState) -> None:
+    """Hears it and does nothing."""
 
 
 class Runner:
@@ -59,6 +68,8 @@ class Runner:
         organization: str = "",
         environment: str = "",
         concurrency: int = 8,
+        destinations: Iterable[DestinationState] | None = None,
+        on_circuit: OnCircuit = _nobody,
     ) -> Iterator[Outcome]:
         """Run `messages` through `plan` (or its `stage`), one `Outcome` per message as each completes.
 
@@ -66,7 +77,10 @@ class Runner:
         `entry` maps a message id to the node it begins at; `concurrency` bounds the messages under way at once
         where nodes wait for the outside world. Under `emulate` no node calls outside. `services` are asked while
         the caller waits for the next outcome: a node that needs a connection waits for a caller that does not.
-        Closing the iterator early ends what is under way.
+        Closing the iterator early ends what is under way. `destinations`: what is said of those that the plan's
+        nodes may call, and may not call now (a call then fails with `DestinationClosed`); None lets every call
+        begin. `on_circuit` is called, before the outcome that showed it, when a destination failed so often that
+        its circuit opens, or when it closes.
 
         Raises `ConfigurationError` when the plan cannot be built, `Unavailable` when no process can be started.
         """
@@ -78,8 +92,9 @@ class Runner:
             organization=organization,
             environment=environment,
             concurrency=concurrency,
+            destinations=destinations,
         )
-        drive = _Drive(self.processes, session, services, iter(messages), dict(entry or {}))
+        drive = _Drive(self.processes, session, services, iter(messages), dict(entry or {}), on_circuit)
         try:
             yield from drive.outcomes()
         finally:
@@ -100,12 +115,14 @@ class _Drive:
         services: Services,
         source: Iterator[Message],
         entry: dict[str, str],
+        on_circuit: OnCircuit,
     ) -> None:
         self._processes = processes
         self._session = session
         self._services = services
         self._source = source
         self._entry = entry
+        self._on_circuit = on_circuit
         self._more = True
         self._now = time.time()
         self._process: NodeProcess | None = None
@@ -115,6 +132,8 @@ class _Drive:
         while True:
             for data in session.feed(self._next, self._now):
                 self._send(data)
+            while session.circuits:
+                self._on_circuit(*session.circuits.popleft())
             while session.finished:
                 yield session.finished.popleft()[1]
             if session.under_way and self._process is not None:
@@ -190,6 +209,8 @@ def run(
     organization: str = "",
     environment: str = "",
     concurrency: int = 8,
+    destinations: Iterable[DestinationState] | None = None,
+    on_circuit: OnCircuit = _nobody,
 ) -> Iterator[Outcome]:
     """`Runner.run` on a runner that lives as long as this process."""
     return _default.run(
@@ -203,6 +224,8 @@ def run(
         organization=organization,
         environment=environment,
         concurrency=concurrency,
+        destinations=destinations,
+        on_circuit=on_circuit,
     )
 
 

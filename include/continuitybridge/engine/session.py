@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from continuitybridge.engine import frames
+from continuitybridge.engine.circuit import CircuitState
+from continuitybridge.engine.destinations import OF_OTHERS, DestinationState
 from continuitybridge.engine.limits import Limits, too_large, too_long, too_much_memory
 from continuitybridge.engine.message import Failure, Message, NodeTrace, Outcome
 from continuitybridge.engine.nursery import Obituary
@@ -57,7 +59,7 @@ class Session:
     """The messages of one plan in one node process, and in those that follow it when it dies.
 
     Its driver takes what to send from `feed`, tells it what it read (`heard`) and how a process ended (`died`),
-    and takes each job that ended, with its one outcome, from `finished`.
+    and takes each job that ended, with its one outcome, from `finished`, and news of destinations from `circuits`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Session:
         organization: str,
         environment: str,
         concurrency: int,
+        destinations: Iterable[DestinationState] | None,
     ) -> None:
         self.key = (plan.digest, stage, emulate, organization, environment, limits)
         """What a process must have been built for, to serve this session."""
@@ -77,6 +80,9 @@ class Session:
         self.limits = limits
         self.under_way: dict[int, Job] = {}
         self.finished: deque[tuple[Job, Outcome]] = deque()
+        self.circuits: deque[tuple[str, CircuitState]] = deque()
+        """What its processes found of destinations, for the driver to take away."""
+        self._destinations = None if destinations is None else {state.name: state for state in destinations}
         self._stage = stage
         self._emulate = emulate
         self._organization = organization
@@ -108,7 +114,18 @@ class Session:
             process.fresh = False
             plan = (self.plan.to_json(), self._stage, self._emulate, astuple(self.limits))
             data = frames.frame(frames.PLAN, plan)
-        return data + frames.frame(frames.RUN, (self._organization, self._environment, self._concurrency))
+        destinations = None
+        if self._destinations is not None:
+            destinations = [state.to_data() for state in self._destinations.values()]
+        run = (self._organization, self._environment, self._concurrency, destinations)
+        return data + frames.frame(frames.RUN, run)
+
+    def destination(self, state: DestinationState) -> bytes:
+        """What a process is told when something else is said of a destination from now on."""
+        if self._destinations is None:
+            self._destinations = {}
+        self._destinations[state.name] = state
+        return frames.frame(frames.DESTINATION, state.to_data())
 
     def feed(self, following: Callable[[], Job | None], now: float) -> list[bytes]:
         """The work there is room for, as frames to send: first what has to run again, then what `following` gives
@@ -179,8 +196,19 @@ class Session:
         elif kind == frames.READY:
             process.ready, process.calls_outside = True, content
             self._lost_while_building = 0
+        elif kind == frames.CIRCUIT:
+            name, *circuit = content
+            self._circuit(name, CircuitState(*circuit))
         elif kind == frames.REFUSED:
             raise frames.unpack_error(content)
+
+    def _circuit(self, name: str, circuit: CircuitState) -> None:
+        """A process found that a destination fails, or works again. The process that follows it must know too."""
+        if self._destinations is not None:
+            others = self._destinations.get(OF_OTHERS) or DestinationState(OF_OTHERS)
+            known = self._destinations.get(name) or others.named(name)
+            self._destinations[name] = replace(known, circuit=circuit)
+        self.circuits.append((name, circuit))
 
     def _leave(self, sequence: int) -> Job:
         job = self.under_way.pop(sequence)

@@ -212,6 +212,11 @@ class AsyncNode(_Node[ConfigT]):
         """Upper bound in seconds for one `process` call, its retries included."""
         return 60.0
 
+    def calls(self) -> tuple[str | None, str]:
+        """Whom it calls, for pausing and limiting that: a connection's name, or None and an address whose host
+        counts. None and "" for a node whose calls nobody pauses or limits."""
+        return None, ""
+
     async def aclose(self) -> None:
         """Release pooled connections when the plan is dropped."""
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from engine_destination import Destination
 
 from continuitybridge.engine import runner
 
@@ -18,3 +20,15 @@ def fresh(request: pytest.FixtureRequest) -> Iterator[runner.Runner]:
 def way(request: pytest.FixtureRequest) -> object:
     """Both ways to run a plan: in a process of its own, and in this one."""
     return runner.run if request.param == "child" else runner.run_inline
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    there = Destination()
+    thread = threading.Thread(target=there.server.serve_forever)
+    thread.start()
+    yield there
+    there.open.set()
+    there.server.shutdown()
+    thread.join()
+    there.server.server_close()

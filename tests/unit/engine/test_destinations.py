@@ -116,12 +116,14 @@ def test_only_transient_failures_of_the_destination_count() -> None:
         default=DestinationState("", policy=CircuitPolicy(failures_to_open=1)),
         on_change=lambda n, _: told.append(n),
     )
-    for error in (None, DeliveryFailed("400", verdict=Verdict.TERMINAL), KeyboardInterrupt()):
+    for error in (
+        None, DeliveryFailed("400", verdict=Verdict.TERMINAL), KeyboardInterrupt(), Unavailable("our database"),
+    ):  # fmt: skip
         gate.enter("d")
         gate.leave("d", error)
     assert told == []
     gate.enter("d")
-    gate.leave("d", Unavailable("down"))
+    gate.leave("d", DeliveryFailed("503"))
     assert told == ["d"]
 
 

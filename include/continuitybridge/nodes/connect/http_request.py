@@ -247,6 +247,9 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     def timeout_s(self) -> float:
         return self.config.timeout_s + _MARGIN_S
 
+    def calls(self) -> tuple[str | None, str]:
+        return self.config.connection, self.config.url or ""
+
     async def process(self, message: Message, context: RunContext) -> Message:
         name = self.config.connection
         connection = context.services.connection(name) if name is not None else None
