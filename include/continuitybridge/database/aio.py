@@ -17,6 +17,7 @@ from continuitybridge.database.connections import (
     _KEEPALIVE,
     _SET_TENANT,
     CONNECT_TIMEOUT_S,
+    RECONNECT_EVERY_S,
     Role,
     role_url,
 )
@@ -44,18 +45,38 @@ async def _pool(role: Role) -> AsyncConnectionPool[AsyncConnection]:
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
     pool = pools.get(key)
     if pool is None:
-        pool = pools[key] = AsyncConnectionPool(
-            key[1],
-            min_size=0,
-            max_size=settings.database_pool_size,
-            timeout=CONNECT_TIMEOUT_S,
-            max_idle=120.0,
-            check=AsyncConnectionPool.check_connection,
-            kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
-            name=f"bridge-{role}",
-            open=False,
-        )
+        pool = pools[key] = _make_pool(role, key[1], settings.database_pool_size)
         await pool.open()
+    return pool
+
+
+def _make_pool(role: Role, url: str, size: int) -> AsyncConnectionPool[AsyncConnection]:
+    """As `connections._make_pool`; the caller opens it."""
+
+    async def check(connection: AsyncConnection) -> None:
+        try:
+            await pool.check_connection(connection)
+        except Exception:
+            await pool.check()
+            raise
+
+    async def keep_trying(pool: AsyncConnectionPool[AsyncConnection]) -> None:
+        if pool.get_stats()["requests_waiting"]:
+            await pool.check()
+
+    pool = AsyncConnectionPool(
+        url,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        max_idle=120.0,
+        check=check,
+        reconnect_timeout=RECONNECT_EVERY_S,
+        reconnect_failed=keep_trying,
+        kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
+        name=f"bridge-{role}",
+        open=False,
+    )
     return pool
 
 

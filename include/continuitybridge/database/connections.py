@@ -23,6 +23,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S = 10.0
 """How long a caller waits for a free connection before `Unavailable`."""
 
+RECONNECT_EVERY_S = 0.5
+"""How long between two attempts to connect while somebody waits for a connection."""
+
 _KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -97,18 +100,39 @@ def _pool(role: Role) -> ConnectionPool[Connection]:
     with _lock:
         pool = _pools.get(key)
         if pool is None:
-            pool = _pools[key] = ConnectionPool(
-                key[1],
-                min_size=0,
-                max_size=settings.database_pool_size,
-                timeout=CONNECT_TIMEOUT_S,
-                max_idle=120.0,
-                # A server that was restarted leaves dead sockets here: find out before the caller does.
-                check=ConnectionPool.check_connection,
-                kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
-                name=f"bridge-{role}",
-                open=True,
-            )
+            pool = _pools[key] = _make_pool(role, key[1], settings.database_pool_size)
+    return pool
+
+
+def _make_pool(role: Role, url: str, size: int) -> ConnectionPool[Connection]:
+    """A pool that serves at once when the server is back. Left to itself the library tries again after ever longer
+    pauses, and finds out about one dead connection a pause: a process that had five of them when the server was
+    restarted would refuse its callers for longer than they wait."""
+
+    def check(connection: Connection) -> None:
+        try:
+            pool.check_connection(connection)
+        except Exception:
+            pool.check()
+            raise
+
+    def keep_trying(pool: ConnectionPool[Connection]) -> None:
+        if pool.get_stats()["requests_waiting"]:
+            pool.check()
+
+    pool = ConnectionPool(
+        url,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        max_idle=120.0,
+        check=check,
+        reconnect_timeout=RECONNECT_EVERY_S,
+        reconnect_failed=keep_trying,
+        kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
+        name=f"bridge-{role}",
+        open=True,
+    )
     return pool
 
 

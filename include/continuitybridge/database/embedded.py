@@ -199,6 +199,11 @@ class EmbeddedPostgres:
                 raise Unavailable(f"PostgreSQL did not start: {self._log_tail()}", log=str(self.log_file))
             time.sleep(0.2)
 
+    @property
+    def running(self) -> bool:
+        """Whether what `start` started runs."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self, *, timeout_s: float = 30.0) -> None:
         """Stop what `start` started: fast shutdown, then immediate, then kill."""
         process, self._process = self._process, None
