@@ -11,12 +11,13 @@ import ctypes
 import hashlib
 import http.client
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from continuitybridge.settings import Settings, project_root
 
 START_WAIT_S = 20.0
 """How long supervisord itself may take to answer."""
+
+KILL_WAIT_S = 10.0
+"""How long the kernel may take to end what was killed."""
 
 LOG_MAX_BYTES = 10 * 1024 * 1024
 LOG_BACKUPS = 5
@@ -108,18 +112,18 @@ class Supervisor:
         if self.running():
             for group in ("demo", "platform", "store"):
                 self._stop_group(group, note)
+            # Whatever detached itself from its group is still a descendant: supervisord is its subreaper, and
+            # reaps it as long as it lives.
+            _end(_descendants(supervisor))
             self._call("shutdown")
         else:
-            supervisor.terminate()
-        # Whatever detached itself from its group is still a descendant: supervisord is its subreaper.
-        while supervisor.is_running() and supervisor.status() != psutil.STATUS_ZOMBIE:
-            left = _descendants(supervisor)
-            try:
+            _signal(supervisor, signal.SIGTERM)
+        left: list[psutil.Process] = []
+        while _lives(supervisor):
+            left = _descendants(supervisor) or left
+            with suppress(psutil.TimeoutExpired):
                 supervisor.wait(0.5)
-            except psutil.TimeoutExpired:
-                continue
-            for process in left:
-                _kill(process)
+        _end(left)
         return True
 
     def _stop_group(self, group: str, note: Callable[[str], None]) -> None:
@@ -293,6 +297,23 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _kill(process: psutil.Process) -> None:
+def _lives(process: psutil.Process) -> bool:
+    """Whether it has not ended. What its parent (or an init that does not care) has not reaped has."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
     with suppress(psutil.NoSuchProcess):
-        process.kill()
+        process.send_signal(number)
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Kill the processes and return when they have ended."""
+    for process in processes:
+        _signal(process, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_WAIT_S
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)

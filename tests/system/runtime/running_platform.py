@@ -89,6 +89,14 @@ class Platform:
         return {secret for secret in found if len(secret) >= 16}
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it works still: what has ended and waits for an init that reaps nothing does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_until(condition: Callable[[], Any], *, within_s: float, what: str) -> Any:
     """The condition's first true answer; fails the test after a bound that no working system reaches."""
     deadline = time.monotonic() + within_s

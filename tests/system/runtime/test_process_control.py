@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from running_platform import BRIDGE, Platform, wait_until
+from running_platform import BRIDGE, Platform, alive, wait_until
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_a_process_killed_with_9_is_back_and_orders_are_delivered_again(platform
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: platform.pids().get(name) not in (None, pid), within_s=60, what=f"{name} runs again")
     # What the dead process had started does not work on beside its successor.
-    wait_until(lambda: not any(p.is_running() for p in family), within_s=60, what=f"children of {name} are gone")
+    wait_until(lambda: not any(map(alive, family)), within_s=60, what=f"children of {name} are gone")
     assert platform.bridge("demo").stdout.count("delivered  ") == 2
 
 
 def test_nothing_outlives_a_supervisor_killed_with_9_and_up_starts_all_of_it_again(platform: Platform) -> None:
     left = platform.processes()
     os.kill(platform.supervisor.pid, signal.SIGKILL)
-    wait_until(lambda: not any(p.is_running() for p in left), within_s=60, what="every process has ended")
+    wait_until(lambda: not any(map(alive, left)), within_s=60, what="every process has ended")
     result = platform.bridge("status", check=False)
     assert result.returncode == 1
     assert platform.bridge("demo").stdout.count("delivered  ") == 2
@@ -137,7 +137,7 @@ def test_a_database_server_that_does_not_answer_is_named_by_its_setting(bare: Pl
 def test_down_ends_every_process_and_is_harmless_where_nothing_runs(platform: Platform, bare: Platform) -> None:
     running = platform.processes()
     platform.bridge("down")
-    assert not [process for process in running if process.is_running()]
+    assert not [process for process in running if alive(process)]
     assert {row["state"] for row in platform.status().values()} == {"stopped"}
     assert "does not run" in platform.bridge("down").stdout
     assert "does not run" in bare.bridge("down").stdout
