@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bridge")
+
+# Airflow reads its configuration once, when the first test of a session imports it: so it is the same for all,
+# whichever that is, and stands here before any of them.
+AIRFLOW_HOME = tempfile.mkdtemp(prefix="bridge-airflow-home-")
+os.environ["AIRFLOW_HOME"] = AIRFLOW_HOME
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(Path(__file__).resolve().parents[1] / "plugins")
+
+
+def pytest_unconfigure() -> None:
+    """Airflow's home was the session's."""
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)

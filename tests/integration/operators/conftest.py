@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,9 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-# Before anything imports Airflow: it writes its configuration into its home.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="bridge-airflow-home-"))
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""Airflow's own code without a server: its home is a directory of the session's own."""
+"""Airflow's own code without a server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from uuid import UUID
@@ -14,21 +14,16 @@ from continuitybridge.airflow.source import DagSource
 from continuitybridge.deployments import Deployed
 from continuitybridge.flows.load import load_flow
 from continuitybridge.flows.plan import compile_flow
-from continuitybridge.settings import project_root
 
 Stored = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The DAG compiler; importing it imports Airflow, which reads its configuration then."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
-        patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-        patch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", str(project_root() / "plugins"))
-        from continuitybridge.airflow import compiler as module
+def compiler() -> ModuleType:
+    """The DAG compiler; imported here, because that imports Airflow, which takes seconds."""
+    from continuitybridge.airflow import compiler as module
 
-        yield module
+    return module
 
 
 @pytest.fixture
