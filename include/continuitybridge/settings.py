@@ -95,7 +95,27 @@ class Settings(BaseSettings):
         "gather for the next.",
     )
     task_parallelism: int = Field(
-        default=8, ge=1, description="Most Airflow tasks at once on this machine (LocalExecutor)."
+        default=8,
+        ge=1,
+        description="Most Airflow tasks at once on this machine (LocalExecutor), beside the stream workers; also "
+        "the slots of Airflow's default pool.",
+    )
+    stream_workers: int = Field(
+        default=2,
+        ge=0,
+        description="Stream workers that run as Airflow tasks. With one, streams stand still for some seconds "
+        "when it is killed; 0: none, for those who run `bridge stream` themselves.",
+    )
+    stream_generation_s: float = Field(
+        default=1800.0,
+        ge=20.0,
+        description="How long a generation of stream workers works before the next one takes over; they overlap "
+        "by 20 s.",
+    )
+    outcome_interval_s: float = Field(
+        default=60.0,
+        ge=1.0,
+        description="How often a flow's outcomes are told to Airflow, as one asset event with their counts.",
     )
     idempotency_window_days: int = Field(default=7, ge=1, description="How long an idempotency key is remembered.")
     retention_short_days: int = Field(

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, get_parsing_context
+from airflow.sdk import DAG, Asset, Param, get_parsing_context
 from airflow.sdk.definitions.timetables.trigger import CronTriggerTimetable, MultipleCronTriggerTimetable
 
 from continuitybridge.airflow import source as sources
@@ -43,7 +43,7 @@ def build_dags(file: str, flows: Mapping[str, str]) -> dict[str, DAG]:
     dags = {}
     for dag_id in flows if wanted is None else [wanted] if wanted in flows else ():
         try:
-            dags[dag_id] = compile_dag(sources.load(directory / f"{dag_id}.json"))
+            dags[dag_id] = compile_dag(sources.load(directory / f"{dag_id}.json"), shown=wanted is None)
         except Exception:
             if wanted is not None:
                 raise
@@ -51,8 +51,8 @@ def build_dags(file: str, flows: Mapping[str, str]) -> dict[str, DAG]:
     return dags
 
 
-def compile_dag(source: DagSource) -> DAG:
-    """The DAG of a deployed flow."""
+def compile_dag(source: DagSource, *, shown: bool = True) -> DAG:
+    """The DAG of a deployed flow: as Airflow shows and schedules it, or (`shown` false) as a task runs it."""
     plan = source.plan
     schedule = _schedule(plan) if source.status == "active" else None
     dag = DAG(
@@ -69,6 +69,9 @@ def compile_dag(source: DagSource) -> DAG:
         },
         params={"payload": _payload_param(plan, scheduled=schedule is not None)},
     )
+    # Airflow shows what comes out of the flow. A task has no outlets: Airflow would make an event of its own for
+    # each run, without counts, and ask the api-server before each; the dispatcher tells (see `outcomes`).
+    outlets = [Asset(source.asset_uri)] if shown else []
     tasks = {}
     downstream = {upstream for stage in plan.stages for upstream in stage.upstream}
     for stage in plan.stages:
@@ -91,6 +94,7 @@ def compile_dag(source: DagSource) -> DAG:
             retries=3,
             retry_delay=timedelta(seconds=1),
             weight_rule="absolute",
+            outlets=outlets if stage.id not in downstream else [],
         )
         task.dag = dag
     for stage in plan.stages:
@@ -158,6 +162,7 @@ def _tags(source: DagSource) -> list[str]:
         f"organization:{source.organization}",
         f"environment:{source.environment}",
         f"version:{source.version}",
+        f"mode:{source.plan.mode}",
         *(f"{name}:{value}" for name, value in source.labels.items()),
         *sorted({source.plan.nodes[trigger].type for trigger in source.plan.triggers}),
     ]

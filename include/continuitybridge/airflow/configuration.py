@@ -15,7 +15,16 @@ FLOW_BUNDLE = "flows"
 """Name of the DAG bundle made from the deployments."""
 
 DAGS_BUNDLE = "dags"
-"""Name of the DAG bundle of `dags/`: maintenance and examples in Python, platform code."""
+"""Name of the DAG bundle of `dags/`: stream workers, maintenance and examples in Python, platform code."""
+
+STREAM_DAG = "stream"
+"""The DAG whose tasks are the stream workers."""
+
+STREAM_FILE = "stream.py"
+"""Where that DAG stands in its bundle."""
+
+STREAM_POOL = "stream"
+"""The stream workers' pool: batch flows never wait for them, nor they for batch flows."""
 
 Options = dict[tuple[str, str], str]
 
@@ -37,6 +46,11 @@ def airflow_options(settings: Settings) -> Options:
     }
 
 
+def stream_slots(settings: Settings) -> int:
+    """Most stream workers at once: while one generation takes over from another, both work."""
+    return 2 * settings.stream_workers
+
+
 def airflow_home(settings: Settings) -> Path:
     """Airflow's home directory (logs, generated files)."""
     return settings.state_dir / "airflow"
@@ -46,7 +60,9 @@ def _core(settings: Settings) -> Options:
     root = project_root()
     return {
         ("core", "executor"): "LocalExecutor",
-        ("core", "parallelism"): str(settings.task_parallelism),
+        # The default pool has as many slots as there are for tasks beside the stream workers (see `pools`).
+        ("core", "parallelism"): str(settings.task_parallelism + stream_slots(settings)),
+        ("core", "default_pool_task_slot_count"): str(settings.task_parallelism),
         # The class' name must not hold the text "FabAuthManager": Airflow would sync permissions of every DAG
         # at every parse (3 CPU-seconds per 200 DAGs); ours decides by the DAG's name instead.
         ("core", "auth_manager"): "continuitybridge.airflow.auth_manager.OrganizationAuthManager",

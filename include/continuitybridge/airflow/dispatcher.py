@@ -30,6 +30,7 @@ from continuitybridge import database
 from continuitybridge.airflow import source as sources
 from continuitybridge.airflow.configuration import FLOW_BUNDLE
 from continuitybridge.airflow.stages import BATCH_MARK
+from continuitybridge.airflow.upkeep import Upkeep
 from continuitybridge.airflow.visible import visible_dags
 from continuitybridge.deployments import list_since
 from continuitybridge.deployments.verbs import CHANNEL as DEPLOYED
@@ -96,6 +97,7 @@ class Dispatcher:
     def run(self) -> None:
         listener = threading.Thread(target=self._listen, name="bridge-listen", daemon=True)
         listener.start()
+        Upkeep(self._settings, self._stopping).start()
         _log.info("dispatching")
         next_reconcile = next_sweep = 0.0
         while not self._stopping.is_set():

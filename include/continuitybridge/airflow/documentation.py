@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlencode
 
+from continuitybridge.airflow.configuration import STREAM_DAG
 from continuitybridge.airflow.source import DagSource
+from continuitybridge.flows.model import STREAM
 from continuitybridge.flows.plan import Plan, PlanNode
+from continuitybridge.settings import get_settings
+
+_IN_BATCHES = """\
+## How messages run
+In **batches** (`mode: batch`): messages that came in make a run of this DAG, many together; a task runs one stage
+of the flow for all of them."""
+
+_AS_STREAM = """\
+## How messages run
+As a **stream** (`mode: stream`): resident workers (DAG `{stream}`) take each message as it comes in and run it
+whole, in milliseconds. Such messages make no run here. What Airflow starts itself, by the Trigger button or its
+REST API, runs here as a batch, through the same steps."""
+
+_MESSAGES = """\
+[How its messages are doing]({messages}), newest first; `&state=dead` shows those in triage. The asset `{asset}`
+tells every {interval:g} s how many ended, and how."""
 
 _BUTTONS = """\
 ## What Airflow's buttons do
@@ -17,8 +36,18 @@ _BUTTONS = """\
 
 
 def render(source: DagSource) -> str:
-    """The page of a flow: triggers and endpoints, the way of a message, steps, routes."""
+    """The page of a flow: triggers and endpoints, how messages run, the way of a message, steps, routes."""
     plan = source.plan
+    settings = get_settings()
+    query = urlencode(
+        {"organization": source.organization, "environment": source.environment, "flow": source.flow}
+    )
+    how = _AS_STREAM.format(stream=STREAM_DAG) if plan.mode == STREAM else _IN_BATCHES
+    messages = _MESSAGES.format(
+        messages=f"{settings.external_url}/bridge/messages?{query}",
+        asset=source.asset_uri,
+        interval=settings.outcome_interval_s,
+    )
     parts = [
         f"# {source.flow} {source.version}",
         _escape(source.description),
@@ -26,6 +55,7 @@ def render(source: DagSource) -> str:
         f"**{source.environment}**." + (" **Disabled:** messages wait." if source.status != "active" else ""),
         "## How messages come in",
         "\n".join(_trigger(source, plan.nodes[trigger]) for trigger in plan.triggers),
+        f"{how}\n\n{messages}",
         "## The way of a message",
         f"```text\n{diagram(plan)}\n```",
         "## Steps",

@@ -1,19 +1,32 @@
-"""Airflow secrets backend: a flow's task gets its own organization's keys and connections, and nobody else's.
+"""Airflow secrets backend: a task gets the keys and connections that its messages need, and nobody else's.
 
-- `bridge-keys`: the organization's data keys, never the master key.
+Of a task of a flow's DAG:
+
+- `bridge-keys`: its own organization's data keys, never the master key.
 - `bridge-connection:<name>`: the connection of that name in the flow's own environment.
 
-It answers in the api-server only, against the verified token of a running task of a flow's DAG. Who asks without
-an identity (DAG processor, scheduler, a command) gets None. What a flow's task may not have is refused at once, so
-that Airflow's next backends are not asked either.
+Of a stream worker, a task of `dags/stream.py`, which runs messages of many organizations:
+
+- `bridge-keys`: the data keys of the organizations of which a message is leased to it at this moment.
+- `bridge-connection:<organization id>:<environment>:<name>`: that connection, while a message of that organization
+  and environment is leased to it.
+
+So a token that leaks from a worker opens what the worker is working on, while it works. A worker moves messages as
+the database's relay role and may lease any: towards whoever holds that role too, this is no wall.
+
+It answers in the api-server only, against the verified token of a running task. Who asks without an identity (DAG
+processor, scheduler, a command) gets None. What a task may not have is refused at once, so that Airflow's next
+backends are not asked either.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from airflow.secrets.base_secrets import BaseSecretsBackend
@@ -24,14 +37,54 @@ CONNECTION_TYPE = "bridge"
 CACHE_S = 60.0
 
 
+class Asker(Protocol):
+    """A running task and what is its own."""
+
+    def keys(self) -> dict[str, str]:
+        """The field of the connection that holds its data keys, as `DataKeys.to_json` writes them."""
+
+    def place(self, name: str) -> tuple[UUID, str, str] | None:
+        """Organization, environment and name of the connection it means, if that may be its own."""
+
+
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """A running task of a flow's DAG."""
+class FlowTask:
+    """A task of a flow's DAG."""
 
     organization_id: UUID
-    organization: str
     environment: str
-    flow: str
+
+    def keys(self) -> dict[str, str]:
+        return {"extra": _keys([self.organization_id])}
+
+    def place(self, name: str) -> tuple[UUID, str, str] | None:
+        return self.organization_id, self.environment, name
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTask:
+    """A stream worker; `owner` is what its leases say."""
+
+    owner: str
+
+    def keys(self) -> dict[str, str]:
+        from continuitybridge.inbox.leases import leased_to
+
+        # Not in `extra`: a task's supervisor keeps every extra that it has seen, to mask it in logs, and here each
+        # answer differs from the one before.
+        return {"login": _keys({organization_id for organization_id, _ in leased_to(self.owner)})}
+
+    def place(self, name: str) -> tuple[UUID, str, str] | None:
+        from continuitybridge.inbox.leases import leased_to
+
+        try:
+            organization, environment, connection = name.split(":")
+            organization_id = UUID(organization)
+        except ValueError:
+            return None
+        if (organization_id, environment) not in leased_to(self.owner, organization_id):
+            return None
+        return organization_id, environment, connection
 
 
 class OrganizationSecrets(BaseSecretsBackend):
@@ -47,18 +100,18 @@ class OrganizationSecrets(BaseSecretsBackend):
                 return _refuse_or_none(conn_id)
             return None
         if conn_id == KEYS:
-            extra = _keys(asker)
+            fields = asker.keys()
         elif conn_id.startswith(CONNECTION_PREFIX):
-            extra = _connection(asker, conn_id.removeprefix(CONNECTION_PREFIX))
+            fields = {"extra": _connection(asker, conn_id.removeprefix(CONNECTION_PREFIX))}
         else:
             raise refusal(conn_id)
-        return self._get_connection_class()(conn_id=conn_id, conn_type=CONNECTION_TYPE, extra=extra)
+        return self._get_connection_class()(conn_id=conn_id, conn_type=CONNECTION_TYPE, **fields)
 
     def get_conn_value(self, conn_id: str, team_name: str | None = None) -> str | None:
         return None
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:
-        """Airflow's variables are the platform's; a flow's task has none."""
+        """Airflow's variables are the platform's; a flow's task and a stream worker have none."""
         if _asker() is not None:
             raise refusal(key)
         return None
@@ -97,11 +150,39 @@ def _asker() -> Asker | None:
     from continuitybridge.airflow.identity import asking_task
 
     task_id = asking_task()
-    dag_id = _dag_of_running_task(task_id) if task_id is not None else None
-    if dag_id is None:
+    return _running_task(task_id) if task_id is not None else None
+
+
+def _running_task(task_id: UUID) -> Asker | None:
+    """The task, if it runs and is a flow's or a stream worker's. A DAG's name alone proves nothing, anybody's
+    Python DAG may bear it: what counts is the bundle it came from, and the file."""
+    from airflow.models import DagModel, TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import select
+
+    from continuitybridge.airflow.configuration import DAGS_BUNDLE, FLOW_BUNDLE, STREAM_DAG, STREAM_FILE
+
+    with create_session() as session:
+        row = session.execute(
+            select(DagModel.dag_id, DagModel.bundle_name, DagModel.relative_fileloc)
+            .join(TaskInstance, TaskInstance.dag_id == DagModel.dag_id)
+            .where(TaskInstance.id == task_id, TaskInstance.state == TaskInstanceState.RUNNING)
+        ).first()
+    if row is None:
         return None
-    organization, environment, flow = dag_id.split(".", 2)
-    return Asker(_organization_id(organization), organization, environment, flow)
+    if row.bundle_name == FLOW_BUNDLE:
+        organization, environment, _ = row.dag_id.split(".", 2)
+        return FlowTask(_organization_id(organization), environment)
+    if tuple(row) == (STREAM_DAG, DAGS_BUNDLE, STREAM_FILE):
+        return StreamTask(stream_owner(task_id))
+    return None
+
+
+def stream_owner(task_id: UUID) -> str:
+    """The owner of a stream worker's leases. A task that is tried again has another id, so what its former try
+    still holds, or does, is nobody's."""
+    return f"stream/{task_id}"
 
 
 _known: dict[str, tuple[float, UUID]] = {}
@@ -123,31 +204,16 @@ def _organization_id(slug: str) -> UUID:
     return found
 
 
-def _dag_of_running_task(task_id: UUID) -> str | None:
-    """The DAG, if it is a flow's: the name alone proves nothing, anybody's Python DAG may bear it."""
-    from airflow.models import DagModel, TaskInstance
-    from airflow.utils.session import create_session
-    from airflow.utils.state import TaskInstanceState
-    from sqlalchemy import select
-
-    from continuitybridge.airflow.configuration import FLOW_BUNDLE
-
-    with create_session() as session:
-        return session.scalar(
-            select(DagModel.dag_id)
-            .join(TaskInstance, TaskInstance.dag_id == DagModel.dag_id)
-            .where(
-                TaskInstance.id == task_id,
-                TaskInstance.state == TaskInstanceState.RUNNING,
-                DagModel.bundle_name == FLOW_BUNDLE,
-            )
-        )
-
-
-def _keys(asker: Asker) -> str:
+def _keys(organization_ids: Iterable[UUID]) -> str:
+    """An organization that has none (it is being deleted) keeps the others from nothing."""
+    from continuitybridge.errors import NotFound
     from continuitybridge.vault import Keyring
 
-    return Keyring.open().export(asker.organization_id).to_json()
+    held: dict[str, Any] = {}
+    for organization_id in organization_ids:
+        with suppress(NotFound):
+            held |= json.loads(Keyring.open().export(organization_id).to_json())
+    return json.dumps(held)
 
 
 def _connection(asker: Asker, name: str) -> str:
@@ -155,8 +221,11 @@ def _connection(asker: Asker, name: str) -> str:
     from continuitybridge.errors import NotFound
     from continuitybridge.vault import Keyring
 
+    place = asker.place(name)
+    if place is None:
+        raise refusal(CONNECTION_PREFIX + name)
     try:
-        found = connections.resolve(asker.organization_id, asker.environment, name, Keyring.open())
+        found = connections.resolve(*place, Keyring.open())
     except NotFound:
         raise refusal(CONNECTION_PREFIX + name) from None
     return json.dumps({"base_url": found.base_url, "headers": dict(found.headers), "auth": dict(found.auth)})

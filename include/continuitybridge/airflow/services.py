@@ -26,45 +26,71 @@ class TaskServices:
 
     def connection(self, name: str) -> ConnectionInfo:
         if name not in self._connections:
-            extra = _ask(CONNECTION_PREFIX + name)
+            extra = ask(CONNECTION_PREFIX + name)
             if extra is None:
                 raise NotFound(
                     f"there is no connection {name!r} in this environment; make it with `bridge connection set`",
                     connection=name,
                 )
-            found = json.loads(extra)
-            info = ConnectionInfo(name, found["base_url"], found["headers"], found["auth"])
-            _hide(info)
-            self._connections[name] = info
+            self._connections[name] = connection_info(name, extra)
         return self._connections[name]
 
     def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
-        more = "".join(f" {key}={value!r}" for key, value in fields.items())
-        _flow_log.log(_LEVELS.get(level, logging.INFO), "%s%s", text, more)
+        log_line(level, text, fields)
+
+
+def log_line(level: str, text: str, fields: Mapping[str, Any]) -> None:
+    """A line of a flow in the task's log."""
+    more = "".join(f" {key}={value!r}" for key, value in fields.items())
+    _flow_log.log(_LEVELS.get(level, logging.INFO), "%s%s", text, more)
+
+
+def connection_info(name: str, extra: str) -> ConnectionInfo:
+    """A connection as the api-server gave it; from here on whatever prints its credentials prints asterisks."""
+    found = json.loads(extra)
+    info = ConnectionInfo(name, found["base_url"], found["headers"], found["auth"])
+    _hide(info)
+    return info
 
 
 def data_keys() -> DataKeys:
     """The data keys of the task's organization. Raises `NotFound` when the api-server has none for this task,
     `Unavailable` when it does not answer."""
-    extra = _ask(KEYS)
+    extra = ask(KEYS)
     if extra is None:
         raise NotFound("the api-server has no data keys for this task")
     return DataKeys.from_json(extra)
 
 
-def _ask(conn_id: str) -> str | None:
-    """The extra of a connection, from the api-server and from nowhere else. Airflow's own look-up would go through
-    the worker's environment too, and tell an api-server that is down from a missing connection no more."""
+def ask(conn_id: str) -> str | None:
+    """The extra of a connection, from the api-server and from nowhere else; None when it has none for this task.
+    Raises `Unavailable` when it does not answer. May block, and may be called from any thread."""
+    from airflow.sdk.log import mask_secret
+
+    found = _get(conn_id)
+    if found is None:
+        return None
+    extra = str(found.extra)
+    mask_secret(extra)
+    return extra
+
+
+def ask_leased_keys() -> str | None:
+    """As `ask`, the data keys of a stream worker (see `secrets`)."""
+    found = _get(KEYS)
+    return None if found is None else str(found.login)
+
+
+def _get(conn_id: str) -> Any:
+    """Airflow's own look-up would go through the worker's environment too, and tell an api-server that is down
+    from a missing connection no more."""
     from airflow.sdk.exceptions import ErrorType
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ConnectionResult, GetConnection
-    from airflow.sdk.log import mask_secret
 
     answer = task_runner.SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
     if isinstance(answer, ConnectionResult):
-        extra = str(answer.extra)
-        mask_secret(extra)
-        return extra
+        return answer
     error = getattr(answer, "error", None)
     if error == ErrorType.CONNECTION_NOT_FOUND:
         return None
@@ -72,7 +98,6 @@ def _ask(conn_id: str) -> str | None:
 
 
 def _hide(info: ConnectionInfo) -> None:
-    """Whatever prints a credential prints asterisks."""
     from airflow.sdk.log import mask_secret
 
     for name, value in info.auth.items():

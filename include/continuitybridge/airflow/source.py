@@ -40,6 +40,15 @@ class DagSource:
     def dag_id(self) -> str:
         return f"{self.organization}.{self.environment}.{self.flow}"
 
+    @property
+    def asset_uri(self) -> str:
+        return asset_uri(self.organization, self.environment, self.flow)
+
+
+def asset_uri(organization: str, environment: str, flow: str) -> str:
+    """Name and URI of the asset whose events tell of the flow's outcomes (see `outcomes`)."""
+    return f"bridge://{organization}/{environment}/{flow}"
+
 
 def dump(deployed: Deployed) -> bytes:
     """The canonical text of a deployment."""

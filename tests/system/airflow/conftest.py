@@ -11,7 +11,12 @@ from trial import FLOW, Delivery, Tenant, Trial
 @pytest.fixture(scope="package")
 def trial() -> Iterator[Trial]:
     """The running platform. A lease is short, so that what a killed task held is free soon."""
-    with Trial.running(BRIDGE_LEASE_S="8", BRIDGE_RETRY_BASE_S="0.5", BRIDGE_MAX_ATTEMPTS="3") as running:
+    with Trial.running(
+        BRIDGE_LEASE_S="8",
+        BRIDGE_RETRY_BASE_S="0.5",
+        BRIDGE_MAX_ATTEMPTS="3",
+        BRIDGE_OUTCOME_INTERVAL_S="2",
+    ) as running:
         yield running
 
 

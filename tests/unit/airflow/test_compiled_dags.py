@@ -89,6 +89,7 @@ def test_a_flow_is_one_dag_named_after_organization_environment_and_flow(
         "team:logistics",
         "tier:gold",
         "webhook_trigger",
+        "mode:stream",
     } <= set(dag.tags)
     assert {task.owner for task in dag.tasks} == {"acme"}
     assert dag.owner_links["acme"].endswith("/dags?tags=organization:acme")
@@ -129,6 +130,29 @@ def test_the_page_of_a_flow_tells_endpoints_ways_and_steps(source: Source) -> No
     assert r"Acme \| \*Ltd\*" in page
     assert "Disabled" not in page
     assert "Disabled" in render(source(ORDERS, status="disabled"))
+
+
+def test_the_page_of_a_flow_says_how_its_messages_run_and_where_they_are(source: Source) -> None:
+    stream, batch = (render(source(text)) for text in (ORDERS, ORDERS + "mode: batch\n"))
+    assert "take each message as it comes in" in stream
+    assert "take each message as it comes in" not in batch
+    assert "messages that came in make a run of this DAG" in batch
+    for page in (stream, batch):
+        assert "/bridge/messages?organization=acme&environment=prod&flow=orders)" in page
+        assert "bridge://acme/prod/orders" in page
+
+
+def test_a_flow_leads_to_its_asset_in_airflow_and_no_task_of_it_makes_events(
+    compiler: ModuleType, source: Source, stored: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = compiler.compile_dag(source(ORDERS))
+    assert {task.task_id: [asset.uri for asset in task.outlets] for task in shown.tasks if task.outlets} == {
+        "local": ["bridge://acme/prod/orders"]
+    }
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "acme.prod.orders")
+    file = str(stored(ORDERS).parents[1] / "generated" / "acme.prod.1.py")
+    [run] = compiler.build_dags(file, {"acme.prod.orders": ""}).values()
+    assert not any(task.outlets for task in run.tasks)
 
 
 def test_the_diagram_shows_chains_branches_and_error_routes(source: Source) -> None:

@@ -1,0 +1,72 @@
+"""What the dispatcher does beside dispatching: pools, outcomes, the stream DAG's runs. In a thread of its own, so
+that messages never wait for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
+
+from continuitybridge.airflow.generations import forget_runs, revive
+from continuitybridge.airflow.outcomes import OutcomeTeller
+from continuitybridge.airflow.pools import ensure_pools
+from continuitybridge.errors import Unavailable
+from continuitybridge.settings import Settings
+
+REVIVE_INTERVAL_S = 5.0
+TIDY_INTERVAL_S = 3600.0
+AGAIN_S = 5.0
+"""How soon a job that failed is tried again."""
+
+_log = logging.getLogger("continuitybridge.upkeep")
+
+
+@dataclass
+class _Job:
+    name: str
+    interval_s: float
+    do: Callable[[], object]
+    due: float = 0.0
+
+
+class Upkeep:
+    """Runs each job at its interval until `stopping` is set; a job that fails is tried again and holds up no
+    other."""
+
+    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+        teller = OutcomeTeller()
+        self._stopping = stopping
+        self._jobs = [
+            _Job("pools", TIDY_INTERVAL_S, lambda: ensure_pools(settings)),
+            _Job("stream runs", REVIVE_INTERVAL_S, lambda: revive(settings)),
+            _Job("outcomes", settings.outcome_interval_s, teller.tell),
+            _Job("old asset events", TIDY_INTERVAL_S, teller.forget),
+            _Job("old stream runs", TIDY_INTERVAL_S, forget_runs),
+        ]
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="bridge-upkeep", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            for job in self._jobs:
+                if time.monotonic() >= job.due and not self._stopping.is_set():
+                    job.due = time.monotonic() + self._try(job)
+            self._stopping.wait(max(0.0, min(job.due for job in self._jobs) - time.monotonic()))
+
+    @staticmethod
+    def _try(job: _Job) -> float:
+        """Seconds until it is due again."""
+        try:
+            job.do()
+        except (Unavailable, DBAPIError) as error:
+            _log.warning("%s: the database does not answer (%s)", job.name, str(error).strip().split("\n", 1)[0])
+        except Exception:
+            _log.exception("%s failed", job.name)
+        else:
+            return job.interval_s
+        return min(AGAIN_S, job.interval_s)

@@ -1,0 +1,169 @@
+"""A stream worker gets the keys and connections of the organizations whose messages it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from continuitybridge import connections, database
+from continuitybridge.errors import NotFound
+from continuitybridge.inbox.accept import Acceptance, accept
+from continuitybridge.inbox.payloads import PAYLOAD
+from continuitybridge.organizations import Organization
+from continuitybridge.stream.access import Access
+from continuitybridge.vault.keyring import Keyring
+
+BODY = b'{"po": 1}'
+
+
+def accepted(organization: Organization, keyring: Keyring) -> str:
+    return accept(
+        Acceptance(
+            organization_id=organization.organization_id,
+            environment="prod",
+            flow="order",
+            version="1.0.0",
+            source="webhook",
+            body=BODY,
+            content_type="application/json",
+        ),
+        keyring,
+    ).message_id
+
+
+def lease(message_id: str, owner: str, seconds: float = 60) -> bytes:
+    """Lease the message as a worker does; gives its ciphertext."""
+    with database.relay() as connection:
+        [(payload,)] = connection.execute(
+            "UPDATE bridge.messages SET state = 'claimed', lease_owner = %s, epoch = epoch + 1,"
+            " lease_until = now() + make_interval(secs => %s) WHERE message_id = %s RETURNING payload",
+            (owner, seconds, message_id),
+        ).fetchall()
+    return bytes(payload)
+
+
+class Worker:
+    """A stream worker whose api-server is the real secrets backend, asked as this task."""
+
+    def __init__(self) -> None:
+        from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+        from continuitybridge.airflow import secrets
+        from continuitybridge.airflow.leased_access import LeasedAccess
+
+        task_id = uuid4()
+        self.owner = secrets.stream_owner(task_id)
+        self.asked = 0
+        task = secrets.StreamTask(self.owner)
+        backend = secrets.OrganizationSecrets()
+
+        def ask(conn_id: str) -> str | None:
+            self.asked += 1
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(secrets, "_asker", lambda: task)
+                try:
+                    found = backend.get_connection(conn_id)
+                except AirflowSecretsBackendAccessDenied:
+                    return None
+            return str(found.login or found.extra)
+
+        self.access: Access = LeasedAccess(lambda: ask(secrets.KEYS), ask)
+
+    async def read(self, organization: Organization, message_id: str, payload: bytes, **how: bool) -> bytes:
+        keys = await self.access.keys(organization.organization_id, **how)
+        return keys.decrypt(organization.organization_id, PAYLOAD, message_id, payload)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    from continuitybridge.airflow import services
+
+    # Masking tells the supervisor of the task; there is none here.
+    monkeypatch.setattr(services, "_hide", lambda info: None)
+    return Worker()
+
+
+async def test_a_worker_reads_what_is_leased_to_it_and_asks_once_for_all(
+    worker: Worker, make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    organizations = [make_organization() for _ in range(3)]
+    messages = [accepted(organization, keyring) for organization in organizations]
+    payloads = [lease(message, worker.owner) for message in messages]
+    held = list(zip(organizations, messages, payloads, strict=True))
+    assert await asyncio.gather(*(worker.read(*each) for each in held)) == [BODY] * 3
+    assert [await worker.read(*each) for each in held] == [BODY] * 3
+    assert worker.asked == 1
+
+
+async def test_a_worker_gets_no_key_of_an_organization_of_which_it_holds_nothing(
+    worker: Worker, make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    mine, theirs, late = make_organization(), make_organization(), make_organization()
+    lease(accepted(mine, keyring), worker.owner)
+    foreign, ended = accepted(theirs, keyring), accepted(late, keyring)
+    held = ((theirs, foreign, lease(foreign, "stream/another")), (late, ended, lease(ended, worker.owner, 0)))
+    for each in held:
+        with pytest.raises(NotFound):
+            await worker.read(*each)
+
+
+async def test_a_key_that_was_made_meanwhile_is_there_when_asked_for_anew(
+    worker: Worker, organization: Organization, keyring: Keyring
+) -> None:
+    first = accepted(organization, keyring)
+    assert await worker.read(organization, first, lease(first, worker.owner)) == BODY
+    with database.platform() as connection:
+        keyring.create_key(connection, organization.organization_id)
+    keyring.forget()
+    second = accepted(organization, keyring)
+    payload = lease(second, worker.owner)
+    with pytest.raises(NotFound):
+        await worker.read(organization, second, payload)
+    assert await worker.read(organization, second, payload, fresh=True) == BODY
+
+
+async def test_keys_are_forgotten_unless_the_organization_has_a_message_again(
+    worker: Worker, organization: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuitybridge.airflow import leased_access
+
+    message = accepted(organization, keyring)
+    payload = lease(message, worker.owner)
+    assert await worker.read(organization, message, payload) == BODY
+    monkeypatch.setattr(leased_access, "REFRESH_S", 0.0)
+    lease(message, worker.owner, seconds=0)
+    with pytest.raises(NotFound):
+        await worker.read(organization, message, payload)
+
+
+async def test_a_connection_is_there_while_a_message_of_its_environment_is_leased(
+    worker: Worker, make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    mine, theirs = make_organization(), make_organization()
+
+    def put(organization: Organization, environment: str, token: str) -> None:
+        definition = {"base_url": "http://127.0.0.1:9", "auth": {"type": "bearer", "token": token}}
+        connections.put(organization.organization_id, environment, "target", definition, "test")
+
+    for organization in (mine, theirs):
+        put(organization, "prod", "token-1")
+        put(organization, "test", "token-1")
+    lease(accepted(mine, keyring), worker.owner)
+    place = (mine.organization_id, "prod", "target")
+    found = await asyncio.gather(*(worker.access.connection(*place) for _ in range(5)))
+    assert {info.auth["token"] for info in found} == {"token-1"}
+    assert worker.asked == 1
+    put(mine, "prod", "token-2")
+    worker.access.forget(mine.organization_id, "prod")
+    assert (await worker.access.connection(*place)).auth["token"] == "token-2"
+    for missing in (
+        (theirs.organization_id, "prod", "target"),
+        (mine.organization_id, "test", "target"),
+        (mine.organization_id, "prod", "unknown"),
+        (mine.organization_id, "prod:target", ""),
+    ):
+        with pytest.raises(NotFound):
+            await worker.access.connection(*missing)
