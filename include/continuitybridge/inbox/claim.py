@@ -120,12 +120,12 @@ def claim(
         try:
             claimed.append(_of_message(batch, owner, row, keys))
         except DecryptionFailed as error:
-            _bury(batch, row[0], None, row[9], error)
+            _bury(batch, owner, row[0], None, row[9], error)
     for row in parts:
         try:
             claimed.append(_of_hand_over(batch, owner, row, keys))
         except DecryptionFailed as error:
-            _bury(batch, row[0], row[4], row[8], error)
+            _bury(batch, owner, row[0], row[4], row[8], error)
     return claimed
 
 
@@ -146,15 +146,17 @@ def renew(claimed: Sequence[Claimed], lease_s: float) -> list[Claimed]:
             id_type = "text" if table == "messages" else "uuid"
             rows = connection.execute(
                 f"UPDATE bridge.{table} u SET lease_until = now() + %s"  # noqa: S608  (names from above)
-                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[]) AS t (organization_id, id, epoch)"
+                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[], %s::text[])"
+                " AS t (organization_id, id, epoch, owner)"
                 f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
-                " AND u.state = 'claimed' RETURNING u.organization_id, u.message_id,"
+                " AND u.lease_owner = t.owner AND u.state = 'claimed' RETURNING u.organization_id, u.message_id,"
                 f" {'NULL::uuid' if table == 'messages' else 'u.hand_over_id'}, u.lease_until",
                 (
                     lease,
                     [unit.organization_id for unit in of],
                     [unit.message_id if table == "messages" else unit.hand_over_id for unit in of],
                     [unit.epoch for unit in of],
+                    [unit.owner for unit in of],
                 ),
             )
             kept |= {(row[0], row[1], row[2]): row[3] for row in rows}
@@ -185,14 +187,16 @@ def release(claimed: Sequence[Claimed]) -> int:
             released += connection.execute(
                 f"UPDATE bridge.{table} u SET state = %s, attempts = u.attempts - 1,"  # noqa: S608
                 " lease_owner = NULL, lease_until = NULL"
-                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[]) AS t (organization_id, id, epoch)"
+                f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[], %s::text[])"
+                " AS t (organization_id, id, epoch, owner)"
                 f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
-                " AND u.state = 'claimed'",
+                " AND u.lease_owner = t.owner AND u.state = 'claimed'",
                 (
                     state,
                     [unit.organization_id for unit in of],
                     [unit.message_id if table == "messages" else unit.hand_over_id for unit in of],
                     [unit.epoch for unit in of],
+                    [unit.owner for unit in of],
                 ),
             ).rowcount
     return released
@@ -290,9 +294,11 @@ def _of_hand_over(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
     )
 
 
-def _bury(batch: Batch, message_id: str, hand_over_id: UUID | None, epoch: int, error: DecryptionFailed) -> None:
+def _bury(
+    batch: Batch, owner: str, message_id: str, hand_over_id: UUID | None, epoch: int, error: DecryptionFailed
+) -> None:
     with database.relay() as connection:
-        units.bury(connection, batch.organization_id, message_id, hand_over_id, epoch, error.code)
+        units.bury(connection, batch.organization_id, message_id, hand_over_id, owner, epoch, error.code)
 
 
 def _batches(claimed: Sequence[Claimed]) -> tuple[list[UUID], list[str]]:

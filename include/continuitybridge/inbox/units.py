@@ -11,6 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
+from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
 Connection = psycopg.Connection[Any]
@@ -77,28 +78,38 @@ def conclude(connection: Connection, organization_id: UUID, message_id: str) -> 
     return ending
 
 
+def append_trace(connection: Connection, organization_id: UUID, message_id: str, trace: Jsonb) -> None:
+    connection.execute(
+        "UPDATE bridge.messages SET trace = trace || %s WHERE organization_id = %s AND message_id = %s",
+        (trace, organization_id, message_id),
+    )
+
+
 def bury(
     connection: Connection,
     organization_id: UUID,
     message_id: str,
     hand_over_id: UUID | None,
+    owner: str,
     epoch: int,
     code: str,
 ) -> None:
-    """Make a claimed unit a dead letter for a reason that leaves nothing to capture. Does nothing when the epoch
-    is no longer the unit's."""
+    """Make a claimed unit a dead letter for a reason that leaves nothing to capture. Does nothing when the lease
+    is another's by now."""
     lock(connection, organization_id, message_id)
     if hand_over_id is None:
         buried = connection.execute(
             "UPDATE bridge.messages SET state = 'dead', dead_at = now(), lease_owner = NULL, lease_until = NULL"
-            " WHERE organization_id = %s AND message_id = %s AND state = 'claimed' AND epoch = %s",
-            (organization_id, message_id, epoch),
+            " WHERE organization_id = %s AND message_id = %s AND state = 'claimed' AND lease_owner = %s"
+            " AND epoch = %s",
+            (organization_id, message_id, owner, epoch),
         ).rowcount
     else:
         buried = connection.execute(
             "UPDATE bridge.hand_overs SET state = 'dead', lease_owner = NULL, lease_until = NULL"
-            " WHERE organization_id = %s AND hand_over_id = %s AND state = 'claimed' AND epoch = %s",
-            (organization_id, hand_over_id, epoch),
+            " WHERE organization_id = %s AND hand_over_id = %s AND state = 'claimed' AND lease_owner = %s"
+            " AND epoch = %s",
+            (organization_id, hand_over_id, owner, epoch),
         ).rowcount
     if not buried:
         return

@@ -101,6 +101,50 @@ def test_a_stale_epoch_can_neither_settle_nor_renew(deployed: Deployed) -> None:
     assert settle(held, done(held), keys=deployed.keyring) == "done"
 
 
+def test_an_epoch_given_twice_is_its_owners_alone(deployed: Deployed) -> None:
+    """A crash of the database may forget a claim, and the next one gets the same epoch."""
+    batch, ids = deployed.batch(2)
+    forgotten = claim(batch, "first", 30, 10, keys=deployed.keyring)
+    with database.relay() as connection:
+        connection.execute(
+            "UPDATE bridge.messages SET state = 'accepted', epoch = epoch - 1, attempts = attempts - 1,"
+            " lease_owner = NULL, lease_until = NULL WHERE message_id = ANY(%s)",
+            (ids,),
+        )
+    again = claim(batch, "second", 30, 10, keys=deployed.keyring)
+    assert {unit.epoch for unit in forgotten} == {unit.epoch for unit in again} == {1}
+    assert renew(forgotten, 30) == []
+    assert release(forgotten) == 0
+    outcomes = [(forgotten[0], done(forgotten[0])), (forgotten[1], failed(forgotten[1]))]
+    assert settle_many(outcomes, keys=deployed.keyring, plan=deployed.plan) == ["stale", "stale"]
+    assert settle_many([(unit, done(unit)) for unit in again], keys=deployed.keyring) == ["done", "done"]
+
+
+def test_endings_of_every_kind_are_written_in_one_call(deployed: Deployed) -> None:
+    batch, ids = deployed.batch(6)
+    units = {unit.message_id: unit for unit in claim(batch, "w", 30, 10, "parse", keys=deployed.keyring)}
+    parts_of, *rest = ids
+    settle(units[parts_of], handed_over(units[parts_of], "deliver", children=["a", "b"]), keys=deployed.keyring)
+    parts = claim(batch, "w", 30, 10, "deliver", keys=deployed.keyring)
+    well, on, again, whole, dead = (units[message_id] for message_id in rest)
+    outcomes = [
+        (dead, failed(dead)),
+        (parts[0], done(parts[0])),
+        (well, done(well)),
+        (again, failed(again, verdict=Verdict.TRANSIENT)),
+        (well, done(well)),
+        (whole, failed(whole, verdict=Verdict.TRANSIENT, known=False)),
+        (parts[1], done(parts[1])),
+        (on, handed_over(on, "deliver")),
+    ]
+    became = settle_many(outcomes, keys=deployed.keyring, plan=deployed.plan, policy=POLICY)
+    assert became == ["dead", "handed_over", "done", "retry", "stale", "retry", "done", "handed_over"]
+    ends = ["dead", "done", "handed_over", "accepted", "done", "handed_over"]
+    assert [state(deployed, unit.message_id) for unit in (dead, well, again, whole, parts[0], on)] == ends
+    traces = status(deployed.organization_id, parts_of).trace
+    assert [(step["node_id"], step["emitted"]) for step in traces] == [("parse", 2), ("parse", 1), ("parse", 1)]
+
+
 def test_a_lease_that_ran_out_but_was_not_taken_away_still_settles(deployed: Deployed) -> None:
     batch, _ = deployed.batch()
     [unit] = claim(batch, "w", 0, 10, keys=deployed.keyring)

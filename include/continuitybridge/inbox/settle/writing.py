@@ -1,0 +1,286 @@
+"""Writing endings: so many statements as there are kinds of them, whatever the number of units.
+
+The statements are a generator's, which gets the rows of each back: what runs them, and whether it waits in a
+thread or in an event loop, is the caller's. All of one call belong into one transaction; a single one needs none
+around it.
+
+Lock order, everywhere: messages by organization and id, and a message's row before the rows of its hand-overs. So
+settlements wait for each other instead of deadlocking, and two that end the last two hand-overs of a message see
+each other: exactly one of them settles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+from continuitybridge.inbox import units
+from continuitybridge.inbox.settle.endings import Ending, HandOver
+
+Became = Literal["done", "skipped", "handed_over", "retry", "dead", "stale"]
+"""What became of the message: `handed_over` when another stage or another unit has yet to end; `retry` when this
+unit will be tried again; `stale` when somebody else holds or has settled the unit, and nothing was changed."""
+
+Rows = list[tuple[Any, ...]]
+Writing = Generator[tuple[str, Sequence[Any]], Rows, list[Became]]
+_Steps = Generator[tuple[str, Sequence[Any]], Rows, None]
+_MessageKey = tuple[UUID, str]
+
+# A lease is its owner's and its epoch's: a claim is committed without waiting for the disk, so that a crash of
+# the database may forget one and give its epoch a second time.
+_HELD = """
+WITH ending AS (
+    SELECT * FROM unnest(%b::uuid[], %b::{id_type}[], %b::int8[], %b::text[]{more_types})
+        AS t (organization_id, id, epoch, owner{more})
+)"""
+_IS_HELD = """
+WHERE u.organization_id = e.organization_id AND u.{id} = e.id AND u.epoch = e.epoch AND u.lease_owner = e.owner
+  AND u.state = 'claimed'
+"""
+
+# Each message is deleted under its lease and settled by what the delete gave back, so that a message settles
+# exactly when it leaves the hot table.
+_CLOSE_MESSAGES = (
+    _HELD.format(id_type="text", more_types=", %b::text[]", more=", trace")  # noqa: S608  (constants, here and below)
+    + ", gone AS (DELETE FROM bridge.messages u USING ending e"
+    + _IS_HELD.format(id="message_id")
+    + "RETURNING u.*, e.trace AS added)"
+    + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb")
+    + "RETURNING organization_id, message_id"
+)
+_LOCK = """
+SELECT FROM bridge.messages u JOIN unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
+    USING (organization_id, message_id)
+ORDER BY u.organization_id, u.message_id FOR UPDATE OF u
+"""
+_END_MESSAGES = (
+    _HELD.format(
+        id_type="text",
+        more_types=", %b::text[], %b::text[], %b::float8[], %b::bool[]",
+        more=", state, trace, wait_s, leaves",
+    )
+    + """
+UPDATE bridge.messages u
+SET state = e.state, lease_owner = NULL, lease_until = NULL, trace = u.trace || e.trace::jsonb,
+    dead_at = CASE WHEN e.state = 'dead' THEN now() END, available_at = now() + make_interval(secs => e.wait_s),
+    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END
+FROM ending e"""
+    + _IS_HELD.format(id="message_id")
+    + "RETURNING u.organization_id, u.message_id"
+)
+_END_HAND_OVERS = (
+    _HELD.format(
+        id_type="uuid", more_types=", %b::text[], %b::float8[], %b::bool[]", more=", state, wait_s, leaves"
+    )
+    + """
+UPDATE bridge.hand_overs u
+SET state = e.state, lease_owner = NULL, lease_until = NULL,
+    available_at = now() + make_interval(secs => e.wait_s),
+    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END
+FROM ending e"""
+    + _IS_HELD.format(id="hand_over_id")
+    + "RETURNING u.organization_id, u.hand_over_id"
+)
+_CLOSE_HAND_OVERS = (
+    _HELD.format(id_type="uuid", more_types="", more="")  # noqa: S608
+    + "DELETE FROM bridge.hand_overs u USING ending e"
+    + _IS_HELD.format(id="hand_over_id")
+    + "RETURNING u.organization_id, u.hand_over_id"
+)
+_INSERT_HAND_OVERS = """
+INSERT INTO bridge.hand_overs (organization_id, hand_over_id, message_id, child_id, environment, flow, version,
+                               stage, node_id, state, payload, attempts, available_at, batch_id, mode)
+SELECT m.organization_id, t.hand_over_id, m.message_id, t.child_id, m.environment, m.flow, m.version, t.stage,
+       t.node_id, t.state, t.payload, t.attempts, now() + make_interval(secs => t.wait_s), t.batch_id, m.mode
+FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
+            %b::int4[], %b::float8[], %b::text[])
+     AS t (organization_id, message_id, hand_over_id, child_id, stage, node_id, state, payload, attempts, wait_s,
+           batch_id)
+JOIN bridge.messages m USING (organization_id, message_id)
+"""
+_INSERT_FAILURES = """
+INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow, version,
+                             node_id, node_type, code, verdict, final, attempt, context)
+SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
+                     %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[], %b::int4[], %b::bytea[])
+"""
+_APPEND_TRACES = """
+UPDATE bridge.messages u SET trace = u.trace || t.trace::jsonb
+FROM unnest(%b::uuid[], %b::text[], %b::text[]) AS t (organization_id, message_id, trace)
+WHERE u.organization_id = t.organization_id AND u.message_id = t.message_id
+"""
+# Settled when nothing is left to do (dead beats skipped, skipped beats done).
+_CONCLUDE = f"""
+WITH looked AS (
+    SELECT t.organization_id, t.message_id, CASE
+        WHEN bool_or(h.state IN ('available', 'claimed', 'waiting')) THEN 'handed_over'
+        WHEN bool_or(h.state = 'dead') THEN 'dead'
+        WHEN bool_or(h.state = 'skipped') THEN 'skipped' ELSE 'done' END AS became
+    FROM unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
+    LEFT JOIN bridge.hand_overs h USING (organization_id, message_id)
+    GROUP BY t.organization_id, t.message_id
+), buried AS (
+    UPDATE bridge.messages u SET state = 'dead', dead_at = now() FROM looked l
+    WHERE u.organization_id = l.organization_id AND u.message_id = l.message_id AND l.became = 'dead'
+), gone AS (
+    DELETE FROM bridge.messages u USING looked l
+    WHERE u.organization_id = l.organization_id AND u.message_id = l.message_id
+      AND l.became IN ('done', 'skipped')
+    RETURNING u.*, l.became
+), settled AS (
+    {units.SETTLE_GONE.format(result="became", trace="trace")}
+)
+SELECT organization_id, message_id, became FROM looked
+"""  # noqa: S608
+
+
+def write(endings: Sequence[Ending]) -> Writing:
+    """The statements that write `endings`; gives what became of each, in their order. Of two endings of one unit
+    the first counts, and the other is stale."""
+    became: list[Became] = ["stale"] * len(endings)
+    order = sorted(_first_of_each(endings), key=lambda n: _message(endings[n]))
+    plain = [n for n in order if endings[n].is_plain]
+    other = [n for n in order if not endings[n].is_plain]
+    if plain:
+        of = [endings[n] for n in plain]
+        rows = yield _CLOSE_MESSAGES, (*_leases(of, _message_id), [each.trace for each in of])
+        settled = {(row[0], row[1]) for row in rows}
+        for n in plain:
+            if _message(endings[n]) in settled:
+                became[n] = "done"
+    if other:
+        yield _LOCK, _keys(dict.fromkeys(_message(endings[n]) for n in other))
+        held = yield from _end([endings[n] for n in other])
+        kept = [n for n in other if _unit(endings[n]) in held]
+        yield from _add([endings[n] for n in kept])
+        # A message that was claimed as a whole has no hand-overs but those just written.
+        looked = dict.fromkeys(_message(endings[n]) for n in kept if endings[n].claimed.hand_over_id is not None)
+        concluded: dict[_MessageKey, Became] = {}
+        if looked:
+            rows = yield _CONCLUDE, _keys(looked)
+            concluded = {(row[0], row[1]): row[2] for row in rows}
+        last = {_message(endings[n]): n for n in kept}
+        for n in kept:
+            message = _message(endings[n])
+            state = concluded.get(message) or _message_state(endings[n])
+            if last[message] != n:
+                state = "handed_over"  # another unit of the message ended with it
+            became[n] = "retry" if endings[n].tried_again and state in ("handed_over", "accepted") else state
+    return became
+
+
+def _end(endings: Sequence[Ending]) -> Generator[tuple[str, Sequence[Any]], Rows, set[Any]]:
+    """End the units under their leases; the units that were held."""
+    held: set[Any] = set()
+    messages = [each for each in endings if each.claimed.hand_over_id is None]
+    parts = [each for each in endings if each.claimed.hand_over_id is not None]
+    closed = [each for each in parts if each.fate == "closed"]
+    kept = [each for each in parts if each.fate != "closed"]
+    if messages:
+        rows = yield (
+            _END_MESSAGES,
+            (
+                *_leases(messages, _message_id),
+                [_message_state(each) for each in messages],
+                [each.trace for each in messages],
+                *_again(messages),
+            ),
+        )
+        held |= {(row[0], row[1], None) for row in rows}
+    names = {(each.claimed.organization_id, each.claimed.hand_over_id): _unit(each) for each in parts}
+    if closed:
+        rows = yield _CLOSE_HAND_OVERS, _leases(closed, _hand_over_id)
+        held |= {names[row[0], row[1]] for row in rows}
+    if kept:
+        states = ["available" if each.fate == "retry" else "dead" for each in kept]
+        rows = yield _END_HAND_OVERS, (*_leases(kept, _hand_over_id), states, *_again(kept))
+        held |= {names[row[0], row[1]] for row in rows}
+    return held
+
+
+def _add(endings: Sequence[Ending]) -> _Steps:
+    """Write what the units left: hand-overs, failures, traces."""
+    rows = [_hand_over_row(ending, each) for ending in endings for each in ending.hand_overs]
+    if rows:
+        yield _INSERT_HAND_OVERS, _columns(rows)
+    failures = [each for ending in endings for each in ending.failures]
+    if failures:
+        yield _INSERT_FAILURES, _columns(failures)
+    traces: dict[_MessageKey, list[str]] = {}
+    for ending in endings:
+        if ending.claimed.hand_over_id is not None:
+            traces.setdefault(_message(ending), []).append(ending.trace[1:-1])
+    if traces:
+        texts = [f"[{','.join(filter(None, parts))}]" for parts in traces.values()]
+        yield _APPEND_TRACES, (*_keys(traces), texts)
+
+
+def _message_state(ending: Ending) -> Any:
+    """What a message becomes that was claimed as a whole."""
+    if ending.fate != "closed":
+        return "accepted" if ending.fate == "retry" else "dead"
+    # With none alive among its hand-overs, all that is left of it is dead.
+    return "handed_over" if any(each.state != "dead" for each in ending.hand_overs) else "dead"
+
+
+def _first_of_each(endings: Sequence[Ending]) -> list[int]:
+    seen: dict[Any, int] = {}
+    for n, ending in enumerate(endings):
+        seen.setdefault((_unit(ending), ending.claimed.epoch), n)
+    return list(seen.values())
+
+
+def _unit(ending: Ending) -> tuple[UUID, str, UUID | None]:
+    return ending.claimed.organization_id, ending.claimed.message_id, ending.claimed.hand_over_id
+
+
+def _message(ending: Ending) -> _MessageKey:
+    return ending.claimed.organization_id, ending.claimed.message_id
+
+
+def _message_id(ending: Ending) -> str:
+    return ending.claimed.message_id
+
+
+def _hand_over_id(ending: Ending) -> UUID | None:
+    return ending.claimed.hand_over_id
+
+
+def _leases(endings: Sequence[Ending], id_of: Callable[[Ending], Any]) -> tuple[list[Any], ...]:
+    return (
+        [each.claimed.organization_id for each in endings],
+        [id_of(each) for each in endings],
+        [each.claimed.epoch for each in endings],
+        [each.claimed.owner for each in endings],
+    )
+
+
+def _again(endings: Sequence[Ending]) -> tuple[list[float], list[bool]]:
+    return [each.wait_s for each in endings], [each.fate == "retry" and not each.in_batch for each in endings]
+
+
+def _keys(messages: Iterable[_MessageKey]) -> tuple[list[UUID], list[str]]:
+    keys = list(messages)
+    return [key[0] for key in keys], [key[1] for key in keys]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _hand_over_row(ending: Ending, each: HandOver) -> tuple[Any, ...]:
+    claimed = ending.claimed
+    return (
+        claimed.organization_id,
+        claimed.message_id,
+        each.hand_over_id,
+        each.child_id,
+        each.stage,
+        each.node_id,
+        each.state,
+        each.payload,
+        each.attempts,
+        each.wait_s,
+        claimed.batch_id if each.in_batch else None,
+    )
