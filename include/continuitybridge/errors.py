@@ -111,6 +111,20 @@ class CircuitOpen(DestinationClosed):
     title = "The destination failed too often and rests for a while"
 
 
+class Incomplete(NodeError):
+    """A wait ended without what was waited for; facts say what is missing."""
+
+    code = "incomplete"
+    title = "Not everything arrived that the message waited for"
+
+
+class SubflowFailed(NodeError):
+    """The flow that was called gave no result; facts: `flow`, `message_id`."""
+
+    code = "subflow-failed"
+    title = "The called flow gave no result"
+
+
 class NodeCrashed(NodeError):
     """The process running the node ended while it worked on this message (memory, crash)."""
 

@@ -9,6 +9,8 @@ Guarantees of a walk, whichever way it is driven (`runner.run`, `runner.run_inli
   within one emission, of the port's targets. Walking again gives the same ids.
 - Siblings share nothing that can be changed: headers, vars and JSON bodies are copied where paths part.
 - An error route is taken at most once per handler on one path, so that a failing handler cannot loop.
+- What waits leaves the walk as an output with its wait; groups whose members all come together in it complete in
+  it (`groups`).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from typing import Any, NamedTuple
 
 from continuitybridge.engine.destinations import destination_name
 from continuitybridge.engine.gate import Gate
+from continuitybridge.engine.groups import Groups
 from continuitybridge.engine.limits import (
     Limits,
     too_deep,
     too_many,
     too_much_memory,
 )
-from continuitybridge.engine.message import Body, Emit, Failure, Message
+from continuitybridge.engine.message import Body, Emit, Failure, Message, Park, Resume, Wait
 from continuitybridge.errors import (
     BridgeError,
     ConfigurationError,
@@ -40,9 +43,10 @@ from continuitybridge.errors import (
     NodeCrashed,
     NodeError,
 )
+from continuitybridge.flows import graph
 from continuitybridge.flows.plan import Plan, PlanNode
 from continuitybridge.nodes import registry
-from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services
+from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services, WaitNode
 
 MAX_DETAIL_CHARACTERS = 4_000
 
@@ -100,6 +104,7 @@ class Step:
 
     __slots__ = (
         "context",
+        "counts",
         "destination",
         "id",
         "index",
@@ -109,6 +114,7 @@ class Step:
         "process",
         "routes",
         "single",
+        "stage",
         "timeout_s",
         "type",
     )
@@ -118,10 +124,15 @@ class Step:
         self.id = planned.id
         self.type = planned.type
         self.node = node
+        self.stage = planned.stage
+        self.counts = 1
+        """What the trace counts as received when the step is asked."""
         self.process: Callable[[Message, RunContext], Any] = node.process
         self.is_async = False
         self.timeout_s = 0.0
         self.destination = ""
+        if isinstance(node, WaitNode) and emulate:
+            self.process = node.emulate
         if isinstance(node, AsyncNode):
             if emulate and node.emulated:
                 self.process = node.emulate
@@ -134,6 +145,23 @@ class Step:
         """The routes of the ports that lead to one place only."""
         self.on_error: Route | None = None
         self.context: RunContext
+
+
+class _Resumed(Step):
+    """A step that goes on with a message which waited at it: in everything else the step itself."""
+
+    __slots__ = ("repeats", "resume")
+
+    def __init__(self, step: Step, resume: Resume) -> None:
+        for name in Step.__slots__:
+            setattr(self, name, getattr(step, name))
+        node = step.node
+        if not isinstance(node, WaitNode):
+            raise ConfigurationError(f"no message waits at the node {step.id!r}", node_id=step.id)
+        self.resume = resume
+        self.repeats = node.repeats
+        self.counts = 0
+        self.process = lambda message, context: node.resume(message, resume, context)
 
 
 _Item = tuple[Step, Message, frozenset[str]]
@@ -163,6 +191,7 @@ class Chain:
                 f"the plan has no stage {stage!r}; it has {', '.join(sorted(known))}", stage=stage
             )
         self.steps: dict[str, Step] = {}
+        self._leading = _leading(plan)
         for index, planned in enumerate(plan.nodes.values()):
             if stage is None or planned.stage == stage:
                 if before_build is not None:
@@ -173,6 +202,7 @@ class Chain:
         self.gate: Gate | None = None
         """What outside calls pass before they begin; None: each may begin at once."""
         self.is_async = any(step.is_async for step in self.steps.values())
+        self.gathers = any(isinstance(step.node, WaitNode) for step in self.steps.values())
 
     def _build(self, planned: PlanNode) -> AnyNode:
         context = BuildContext(
@@ -180,6 +210,8 @@ class Chain:
             node_id=planned.id,
             files=self.plan.files,
             routes=frozenset(planned.next),
+            sources=self._leading[planned.id][0] if planned.id in self._leading else None,
+            before=self._leading[planned.id][1] if planned.id in self._leading else None,
         )
         return registry.build(planned.type, planned.config, context)
 
@@ -192,6 +224,9 @@ class Chain:
         step.single = {port: routes[0] for port, routes in step.routes.items() if len(routes) == 1}
         if planned.on_error is not None:
             step.on_error = self._route(planned.on_error)
+        reached = {target for ids in planned.next.values() for target in ids} | {planned.on_error or ""}
+        if any(_names_origin(self.plan.nodes[target]) for target in reached if target in self.plan.nodes):
+            step.process = _telling_origin(step.id, step.process)
 
     def _route(self, target: str) -> Route:
         step = self.steps.get(target)
@@ -270,14 +305,15 @@ class Chain:
 
 class Walk:
     """One input message on its way through a chain. After the walk, `outputs` holds (message, the step that gave
-    it, node id, stage) as `message.Output` means the last two, `failures` the failures, and `trace()` the counts
-    per node."""
+    it, node id, stage, wait) as `message.Output` means the last three, `failures` the failures, and `trace()` the
+    counts per node."""
 
     __slots__ = (
         "_beyond",
         "_branched",
         "_chain",
         "_events",
+        "_groups",
         "_poison",
         "_progress",
         "_root",
@@ -300,7 +336,8 @@ class Walk:
         self._branched = False
         self._beyond: dict[int, int] | None = None
         self._waiting: list[_Item] = []
-        self.outputs: list[tuple[Message, Step, str, str | None]] = []
+        self._groups: Groups | None = None
+        self.outputs: list[tuple[Message, Step, str, str | None, Wait | None]] = []
         self.failures: list[Failure] = []
         self.out_of_memory = False
 
@@ -310,8 +347,9 @@ class Walk:
         """Walk a chain without outside calls to its end."""
         self._progress.enter(self._sequence)
         stack = self._start(entry)
-        if stack:
+        while stack:
             self._advance(stack)
+            stack = self._gathered()
         self._progress.leave()
 
     async def run_async(self, entry: str | None, calls: asyncio.Semaphore) -> None:
@@ -324,7 +362,9 @@ class Walk:
             progress.leave()
             waiting, self._waiting = self._waiting, []
             if not waiting:
-                return
+                progress.enter(self._sequence)
+                stack = self._gathered()
+                continue
             answers = (
                 [await self._call(waiting[0], calls)]
                 if len(waiting) == 1
@@ -392,18 +432,46 @@ class Walk:
         message = self._root
         try:
             steps = self._chain.entries(message, entry)
+            if message.resume is not None:
+                steps = (_Resumed(steps[0], message.resume),)
+                message.resume = None
         except ConfigurationError as error:
             where = entry or str(message.vars.get("trigger") or "")
             self.failures.append(_failure(message, where, "", error))
             return []
         none: frozenset[str] = frozenset()
+        if self._chain.gathers:
+            self._groups = Groups(whole=entry is None, emulate=self._chain.emulate)
         if len(steps) == 1:
             return [(steps[0], message, none)]
         self._branched = True
+        if self._groups is not None:
+            self._groups.branched(message.id)
         return [
             (step, _child(message, n, message.body, copy_body=n < len(steps)), none)
             for n, step in enumerate(steps, 1)
         ][::-1]
+
+    def _gathered(self) -> list[_Item]:
+        """The groups that nothing more can join, as what goes on with them; what they still wait for when there is
+        none leaves as waits."""
+        if self._groups is None:
+            return []
+        ready = self._groups.ready(
+            (message.id for message, _, _, stage, _ in self.outputs if stage is not None),
+            (failure.message_id for failure in self.failures),
+        )
+        if not ready:
+            self.outputs += [(m.message, m.step, m.step.id, m.step.stage, m.wait) for m in self._groups.leave()]
+        return [(_Resumed(step, resume), message, frozenset[str]()) for step, message, resume in reversed(ready)]
+
+    def _park(self, step: Step, message: Message, park: Park) -> None:
+        if not isinstance(step.node, WaitNode):
+            raise NodeError("the node parked a message; only a wait node may")
+        message.body = park.body
+        self._branched = True  # the node is visited again, which the trace tells as one
+        if self._groups is None or not self._groups.hold(step, message, park.wait):
+            self.outputs.append((message, step, step.id, step.stage, park.wait))
 
     def _advance(self, stack: list[_Item]) -> None:
         """Process until nothing is left but messages that wait for an outside call.
@@ -438,20 +506,22 @@ class Walk:
                         if route is not None:
                             message = result
                     elif kind is Emit:
-                        route = step.single.get(result.port)
+                        route = None if result.child else step.single.get(result.port)
                         if route is not None:
                             message.body = result.body
+                            if result.vars is not None:
+                                message.vars = {**message.vars, **result.vars}
                     else:
                         route = None
                     ended = monotonic_ns()
                     if route is not None:
-                        events.append((step.index, 1, 1, 0, (ended - started) // 1000))
+                        events.append((step.index, step.counts, 1, 0, (ended - started) // 1000))
                         started = ended
                         following, node_id, stage = route
                         if following is not None:
                             step = following
                             continue
-                        self.outputs.append((message, step, node_id, stage))
+                        self.outputs.append((message, step, node_id, stage, None))
                         break
                     onward = self._route(step, message, taken, result, (ended - started) // 1000)
                 except BaseException as error:
@@ -470,28 +540,35 @@ class Walk:
     def _route(self, step: Step, message: Message, taken: frozenset[str], result: Any, micros: int) -> list[_Item]:
         """Where what a node gave back goes on; what leaves the chain is put into `outputs`. Raises `NodeError`
         for a result that is none, or too many."""
+        if isinstance(result, Park):
+            self._events.append((step.index, step.counts, 0, 0, micros))
+            self._park(step, message, result)
+            return []
+        emits: list[Emit] = []
         if isinstance(result, Message):
-            parts: list[tuple[Message, Body, str]] = [(result, result.body, "out")]
+            message, emits = result, [Emit(result.body)]
         elif isinstance(result, Emit):
-            parts = [(message, result.body, result.port)]
-        elif result is None:
-            parts = []
-        else:
-            parts = [(message, emit.body, emit.port) for emit in self._collect(step, result)]
-        ways = [(part, body, route) for part, body, port in parts for route in self._routes(step, port)]
+            emits = [result]
+        elif result is not None:
+            emits = self._collect(step, result)
+        ways = [(emit, route) for emit in emits for route in self._routes(step, emit.port)]
         self._count(step, len(ways) - 1)
-        self._events.append((step.index, 1, len(parts), 0, micros))
+        self._events.append((step.index, step.counts, len(emits), 0, micros))
         onward: list[_Item] = []
-        if len(ways) == 1:
-            part, body, route = ways[0]
-            part.body = body
-            self._send(part, step, route, taken, onward)
+        if len(ways) == 1 and not ways[0][0].child:
+            emit, route = ways[0]
+            message.body = emit.body
+            if emit.vars is not None:
+                message.vars = {**message.vars, **emit.vars}
+            self._send(message, step, route, taken, onward)
         elif ways:
             self._branched = True
+            if self._groups is not None:
+                self._groups.branched(message.id)
             seen: set[int] = set()
-            for n, (part, body, route) in enumerate(ways, 1):
-                child = _child(part, n, body, copy_body=id(body) in seen)
-                seen.add(id(body))
+            for n, (emit, route) in enumerate(ways, 1):
+                child = _child(message, n, emit.body, copy_body=id(emit.body) in seen, more_vars=emit.vars)
+                seen.add(id(emit.body))
                 self._send(child, step, route, taken, onward)
         return onward
 
@@ -501,7 +578,7 @@ class Walk:
         if route.step is not None:
             onward.append((route.step, message, taken))
         else:
-            self.outputs.append((message, step, route.node_id, route.stage))
+            self.outputs.append((message, step, route.node_id, route.stage, None))
 
     def _routes(self, step: Step, port: str) -> tuple[Route, ...]:
         routes = step.routes.get(port)
@@ -542,12 +619,14 @@ class Walk:
         self, step: Step, message: Message, taken: frozenset[str], error: BaseException, micros: int
     ) -> _Item | None:
         """Send a failed message along its error route, or record the failure."""
-        self._events.append((step.index, 1, 0, 1, micros))
+        self._events.append((step.index, step.counts, 0, 1, micros))
         known, stack = self._known(error)
         route = step.on_error
         # A destination that is closed for now is no failure that a route could mend: the message comes back to it.
         closed = isinstance(known, DestinationClosed)
         if closed or route is None or route.node_id in taken or route.step is step:
+            if isinstance(step, _Resumed) and not step.repeats:
+                message.resume = step.resume
             failure = _failure(message, step.id, step.type, known)
             failure.traceback = stack
             self.failures.append(failure)
@@ -624,7 +703,7 @@ class Walk:
             result = await step.process(message, step.context)
         except SystemExit as error:  # asyncio would end the loop for it
             raise NodeError("the node asked the process to end") from error
-        if result is None or isinstance(result, (Message, Emit)):
+        if result is None or isinstance(result, (Message, Emit, Park)):
             return result
         return self._collect(step, result)
 
@@ -652,6 +731,29 @@ def _marked(awaitable: Awaitable[Any], walk: Walk, step: Step, message: Message)
             send, argument = steps.throw, error
 
 
+def _leading(plan: Plan) -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
+    edges = {
+        node.id: [*{target: None for ids in node.next.values() for target in ids}, *filter(None, [node.on_error])]
+        for node in plan.nodes.values()
+    }
+    return graph.leading(edges, {node.id: node.type for node in plan.nodes.values()})
+
+
+def _names_origin(planned: PlanNode) -> bool:
+    found: Any = registry.get(planned.type)
+    return bool(issubclass(found, WaitNode) and found.names_origin)
+
+
+def _telling_origin(step_id: str, process: Callable[[Message, RunContext], Any]) -> Callable[..., Any]:
+    """`process`, leaving with the message that it passed this step."""
+
+    def told(message: Message, context: RunContext) -> Any:
+        message.vars = {**message.vars, "from": step_id}
+        return process(message, context)
+
+    return told
+
+
 def _timed_out(step: Step) -> DeliveryFailed:
     return DeliveryFailed(f"the node did not end within its {step.timeout_s:g} s", timeout_s=step.timeout_s)
 
@@ -662,12 +764,17 @@ def _failure(message: Message, node_id: str, node_type: str, error: BridgeError)
     return failure
 
 
-def _child(parent: Message, n: int, body: Body, *, copy_body: bool) -> Message:
+def _child(
+    parent: Message, n: int, body: Body, *, copy_body: bool, more_vars: Mapping[str, Any] | None = None
+) -> Message:
+    variables = _copied(parent.vars) if parent.vars else {}
+    if more_vars is not None:
+        variables.update(more_vars)
     return Message(
         f"{parent.id}.{n}",
         _copied(body) if copy_body else body,
         dict(parent.headers),
-        _copied(parent.vars) if parent.vars else {},
+        variables,
         parent.generation,
     )
 
@@ -675,7 +782,12 @@ def _child(parent: Message, n: int, body: Body, *, copy_body: bool) -> Message:
 def copy_of(message: Message) -> Message:
     """The message, sharing nothing that can be changed."""
     return Message(
-        message.id, _copied(message.body), dict(message.headers), _copied(message.vars), message.generation
+        message.id,
+        _copied(message.body),
+        dict(message.headers),
+        _copied(message.vars),
+        message.generation,
+        message.resume,
     )
 
 

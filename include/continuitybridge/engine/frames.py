@@ -12,6 +12,7 @@ import contextlib
 import marshal
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -26,6 +27,8 @@ from continuitybridge.engine.message import (
     Outcome,
     OutcomeStatus,
     Output,
+    Resume,
+    Wait,
 )
 from continuitybridge.errors import BridgeError, LimitExceeded, NodeError, Verdict
 
@@ -108,18 +111,28 @@ def pack_message(message: Message) -> tuple[Any, ...]:
         message.headers,
         _pack_vars(message.vars),
         message.generation,
+        _pack_resume(message.resume),
     )
 
 
 def unpack_message(packed: tuple[Any, ...]) -> Message:
-    identity, body, headers, variables, generation = packed
+    identity, body, headers, variables, generation, resume = packed
     return Message(
         identity,
         unpack_body(body),
         headers,
         marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
         generation,
+        _unpack_resume(resume),
     )
+
+
+def _pack_resume(resume: Resume | None) -> tuple[str, bytes] | None:
+    return None if resume is None else (resume.how, marshal.dumps(dict(resume.facts)))
+
+
+def _unpack_resume(packed: tuple[str, bytes] | None) -> Resume | None:
+    return None if packed is None else Resume(packed[0], marshal.loads(packed[1]))  # noqa: S302  (own bytes)
 
 
 def _pack_vars(variables: dict[str, Any]) -> bytes:
@@ -178,10 +191,11 @@ def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
     message at the node that gave it; the outputs of one input that exceed a limit together become one."""
     sealed: list[tuple[Any, ...]] = []
     total = 0
-    for message, step, node_id, stage in walk.outputs:
+    for message, step, node_id, stage, wait in walk.outputs:
         walk.mark(step, message)
         try:
             body, size = _sealed_body(message.body, limits)
+            parked = None if wait is None else _sealed_wait(wait, limits)
         except BridgeError as error:
             walk.refuse(step, message, error)
             continue
@@ -202,9 +216,24 @@ def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
                 message.generation,
                 node_id,
                 stage,
+                parked,
             )
         )
     return sealed
+
+
+_PLAIN_FIELDS = tuple(field.name for field in fields(Wait) if field.name not in ("payload", "options"))
+
+
+def _sealed_wait(wait: Wait, limits: Limits) -> tuple[Any, ...]:
+    payload, _ = _sealed_body(wait.payload, limits)
+    plainly = {name: getattr(wait, name) for name in _PLAIN_FIELDS}
+    return plainly, payload, plain(wait.options)
+
+
+def _unpack_wait(packed: tuple[Any, ...]) -> Wait:
+    plainly, payload, options = packed
+    return Wait(**plainly, payload=unpack_body(payload), options=options)
 
 
 def _too_much(limits: Limits) -> LimitExceeded:
@@ -296,7 +325,12 @@ def _pack_rest(failure: Failure) -> tuple[Any, ...] | None:
     message = failure.message
     if message is None:
         return None
-    return _plain_headers(message.headers), _pack_vars(message.vars), message.generation
+    return (
+        _plain_headers(message.headers),
+        _pack_vars(message.vars),
+        message.generation,
+        _pack_resume(message.resume),
+    )
 
 
 def unpack_outcome(
@@ -321,13 +355,14 @@ def _unpack_failure(packed: tuple[Any, ...]) -> Failure:
         message_id, node_id, node_type, code, detail, Verdict(verdict), facts, unpack_body(body), traceback
     )
     if rest is not None:
-        headers, variables, generation = rest
+        headers, variables, generation, resume = rest
         failure.message = Message(
             message_id,
             failure.body,
             headers,
             marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
             generation,
+            _unpack_resume(resume),
         )
     return failure
 
@@ -344,8 +379,9 @@ def unpack_outputs(sealed: Sequence[tuple[Any, ...]]) -> list[Output]:
             ),
             node_id,
             stage,
+            None if wait is None else _unpack_wait(wait),
         )
-        for identity, body, headers, variables, generation, node_id, stage in sealed
+        for identity, body, headers, variables, generation, node_id, stage, wait in sealed
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ class Message:
     headers: dict[str, str] = field(default_factory=dict)
     vars: dict[str, Any] = field(default_factory=dict)
     generation: int = 1
+    resume: Resume | None = None
+    """Set on a message that goes on where it waited: its entry node is asked by `resume`, not by `process`."""
 
     def derive(self, body: Body, *, id: str | None = None) -> Message:
         """The same message with another body (and id, for a child)."""
@@ -34,10 +37,65 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """What a node gives back when it names a port or emits several messages."""
+    """What a node gives back when it names a port or emits several messages. `vars` are set on that message
+    beside those it has. `child` makes it a child (`<parent>.<n>`) even where it is the only one."""
 
     body: Body
     port: str = "out"
+    vars: Mapping[str, Any] | None = None
+    child: bool = False
+
+
+WaitKind = Literal["time", "group", "person", "flow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a parked message waits for.
+
+    `until` (seconds since the epoch), or `within_s` from when the wait is written, ends it whatever happened; of a
+    group, counted from its first member. A `group` completes when `need` different `member`s (0: no number) have
+    arrived under one `key`, or, where there is a `scope`, when nothing else can arrive. `scope` confines the group
+    to one accepted message: the id whose descendants it gathers, or "" for everything that the message became;
+    None gathers across messages. Members are given to the node in the order of their `position`; what goes on
+    bears the id `becomes` (else the first member's). `payload` goes to whoever is waited for: what a person
+    decides on, the message for a flow. `options` is JSON data (small: texts up to 4,000 characters, lists up to
+    100 items) for those who release the wait.
+    """
+
+    kind: WaitKind
+    until: float | None = None
+    within_s: float | None = None
+    key: str = ""
+    scope: str | None = None
+    member: str = ""
+    position: int = 0
+    need: int = 0
+    becomes: str = ""
+    payload: Body = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """What a node gives back to let its message wait, as a state in the tables: no process sleeps meanwhile. When
+    the wait is over, the node is asked to `resume` the message with this body."""
+
+    body: Body
+    wait: Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """How a wait ended, and what is to be known of it (JSON data; bodies may be bytes).
+
+    `how`: `due` (a time has come), `timeout` (it came before what was waited for); of a group `complete`, `ended`
+    (nothing else can arrive) or `late` (it was closed when this message came); of a person `approved` or
+    `rejected`; of a flow `done` or `failed`.
+    """
+
+    how: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -84,12 +142,13 @@ class Failure:
 
 @dataclass(slots=True)
 class Output:
-    """A message that left the plan (`stage` None) or crosses into another stage (`stage` and `node_id` name
-    where it goes on)."""
+    """A message that left the plan (`stage` None), crosses into another stage (`stage` and `node_id` name where
+    it goes on), or waits (`wait` too: at `node_id`, which resumes it)."""
 
     message: Message
     node_id: str
     stage: str | None = None
+    wait: Wait | None = None
 
 
 OutcomeStatus = Literal["done", "failed", "handed_over"]
@@ -100,7 +159,7 @@ class Outcome:
     """What became of one input message of a batch.
 
     `failed` when any of its children failed without an error route; `handed_over` when something crosses
-    into another stage; else `done` (also when a filter dropped it). `outputs` holds terminal messages and
+    into another stage or waits; else `done` (also when a filter dropped it). `outputs` holds terminal messages and
     hand-overs alike.
     """
 

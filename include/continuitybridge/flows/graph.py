@@ -60,6 +60,21 @@ def reachable(graph: Edges, start: Iterable[str]) -> set[str]:
     return seen
 
 
+def leading(graph: Edges, types: Mapping[str, str]) -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
+    """Node id → (the ids with an edge to it, the types of all nodes on the way to it); empty for a graph with a
+    circle. `types` maps node ids to their types."""
+    order = topological(graph)
+    direct: dict[str, list[str]] = {node: [] for node in graph}
+    before: dict[str, set[str]] = {node: set() for node in graph}
+    for node in order or ():
+        for target in graph[node]:
+            if target in direct:
+                direct[target].append(node)
+                before[target] |= before[node]
+                before[target].add(types[node])
+    return {node: (tuple(direct[node]), frozenset(before[node])) for node in order or ()}
+
+
 def topological(graph: Edges) -> list[str] | None:
     """An order in which each step stands before all it leads to, equal graphs giving equal orders and ties
     keeping the graph's; None when the graph has a circle. Targets that do not exist are passed over."""

@@ -52,6 +52,7 @@ class _Lint:
         self.found: list[Problem] = [*loaded.unreadable, *loaded.remarks]
         self.nodes = list(zip(self.flow.nodes(), loaded.places, strict=True))
         self.by_id = {step.id: (step, place) for step, place in reversed(self.nodes)}
+        self.leading = self._leading()
         self.compared = 0
         self.meant: set[str] = set()
         """Steps that a misspelt route probably meant: that nothing leads to them needs no telling."""
@@ -66,6 +67,12 @@ class _Lint:
         self.shape()
         found = dict.fromkeys(self.found)
         return sorted(found, key=lambda problem: (problem.line, problem.column))
+
+    def _leading(self) -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
+        nodes = self.flow.nodes()
+        return graph.leading(
+            graph.edges(nodes, graph.error_routes(self.flow)), {step.id: step.type for step in nodes}
+        )
 
     # ------------------------------------------------------------ telling
     def tell(self, path: Path, message: str, value: Any = None, **more: Any) -> None:
@@ -246,7 +253,8 @@ class _Lint:
     def configuration(self, step: Step, place: NodePlace) -> None:
         """Build the node; a file that could not be brought along has been told already."""
         routes = frozenset(step.next)
-        context = BuildContext(self.flow.name, step.id, self.flow.files, routes)
+        sources, before = self.leading.get(step.id, (None, None))
+        context = BuildContext(self.flow.name, step.id, self.flow.files, routes, sources, before)
         try:
             registry.build(step.type, step.config, context)
         except ConfigurationError as error:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from continuitybridge.engine.message import Emit, Message
+from continuitybridge.engine.message import Emit, Message, Park, Resume
 
 Category = Literal["trigger", "parse", "transform", "route", "connect", "notify", "control"]
 
@@ -75,7 +75,9 @@ class Example:
     """A runnable example. The tests build the node from `config`, feed `input` and compare.
 
     `output` is the expected body, or the list of `(port, body)` when several are expected;
-    `fails` is the expected error code instead. `input_headers` go with the input.
+    `fails` is the expected error code instead. `input_headers` go with the input. With `resume` the input is
+    what waited, and the output what comes when the wait ends so; of a group, the input is the list of its members'
+    bodies.
     """
 
     title: str
@@ -85,6 +87,7 @@ class Example:
     fails: str | None = None
     several: bool = False
     input_headers: Mapping[str, str] = field(default_factory=dict)
+    resume: Resume | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,16 @@ class Services(Protocol):
 @dataclass(frozen=True)
 class BuildContext:
     """What a node may use while it is built: where the flow stands (for error texts), side files (`files`
-    maps a relative name to its text: XSLT, schemas, lookups) and which of its ports lead somewhere."""
+    maps a relative name to its text: XSLT, schemas, lookups), which of its ports lead somewhere, and what leads to
+    it: `sources` are the steps and triggers with a route to it, `before` the types of all nodes on the way (None
+    for both where that is not known)."""
 
     flow: str = ""
     node_id: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     routes: frozenset[str] = frozenset({"out"})
+    sources: tuple[str, ...] | None = None
+    before: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,32 @@ class AsyncNode(_Node[ConfigT]):
         """Release pooled connections when the plan is dropped."""
 
 
+class WaitNode(_Node[ConfigT]):
+    """A node that lets messages wait. It computes like a `Node`, in two halves: `process` parks what comes in, and
+    `resume` says where it goes when the wait is over, maybe days later and in another process."""
+
+    names_origin: ClassVar[bool] = False
+    """Whether the node asks which step a message comes from: then the engine leaves that step's id in
+    `vars["from"]`."""
+    repeats: ClassVar[bool] = False
+    """Whether a failed `resume` is tried again from the beginning of the wait rather than resumed again."""
+
+    @abstractmethod
+    def process(self, message: Message, context: RunContext) -> Park | Message | Emit | None:
+        """Park the message, or let it pass as `Node.process` does. Raises `NodeError`s."""
+
+    @abstractmethod
+    def resume(
+        self, message: Message, resume: Resume, context: RunContext
+    ) -> Message | Emit | Iterable[Emit] | None:
+        """The parked message, when its wait has ended: as `Node.process`. Of a group, `message.body` is the list
+        of its members' bodies, in the order of their members."""
+
+    def emulate(self, message: Message, context: RunContext) -> Park | Message | Emit | Iterable[Emit] | None:
+        """What the node does when nothing may wait. Groups are complete when the message has been walked."""
+        return self.process(message, context)
+
+
 class TriggerNode(_Node[ConfigT]):
     """Where messages come from. A trigger does not process: the inbox is the door, and this is its
     configuration. At run time it passes the accepted message on unchanged."""
@@ -229,4 +262,4 @@ class TriggerNode(_Node[ConfigT]):
         return message
 
 
-AnyNode = Node[Any] | AsyncNode[Any] | TriggerNode[Any]
+AnyNode = Node[Any] | AsyncNode[Any] | TriggerNode[Any] | WaitNode[Any]

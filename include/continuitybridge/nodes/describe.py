@@ -264,7 +264,12 @@ def _example(node: NodeType, example: Example) -> str:
         parts += ["Configuration:", _fenced(dict(example.config))]
     if example.input_headers:
         parts += ["Headers:", _fenced(dict(example.input_headers))]
-    parts += ["In:", _fenced(example.input)]
+    if example.resume is None:
+        parts += ["In:", _fenced(example.input)]
+    else:
+        facts = {name: value for name, value in example.resume.facts.items() if name != "members"}
+        more = f", {_json(facts)}" if facts else ""
+        parts += ["What waited:", _fenced(example.input), f"The wait ends: `{example.resume.how}`{more}"]
     if example.fails is not None:
         parts.append(f"Fails with `{example.fails}`.")
     elif example.several:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from continuitybridge.engine.message import Emit, Message
+from continuitybridge.engine.message import Emit, Message, Resume
 from continuitybridge.engine.services import LocalServices
 from continuitybridge.nodes import registry
-from continuitybridge.nodes.base import AsyncNode, BuildContext, RunContext
+from continuitybridge.nodes.base import AsyncNode, BuildContext, RunContext, WaitNode
 
 Emitted = list[tuple[str, Any]]
 
@@ -24,12 +25,21 @@ def run(
     *,
     headers: Mapping[str, str] | None = None,
     max_nesting_depth: int = 200,
+    resume: Resume | None = None,
 ) -> Emitted:
-    """What the node emits for one message: (port, body) in order. An outside call is emulated."""
+    """What the node emits for one message: (port, body) in order. An outside call is emulated. With `resume`, what
+    it emits for a message that waited there and goes on so."""
     node = registry.build(node_type, config, BuildContext(flow="test", node_id="node"))
-    context = RunContext("node", LocalServices(log=quiet), max_nesting_depth=max_nesting_depth)
+    context = RunContext("node", LocalServices(log=quiet), now=time.time(), max_nesting_depth=max_nesting_depth)
     message = Message("m-1", body, dict(headers or {}))
-    result = node.emulate(message, context) if isinstance(node, AsyncNode) else node.process(message, context)
+    result: Any
+    if resume is not None:
+        assert isinstance(node, WaitNode)
+        result = node.resume(message, resume, context)
+    elif isinstance(node, AsyncNode):
+        result = node.emulate(message, context)
+    else:
+        result = node.process(message, context)
     if result is None:
         return []
     if isinstance(result, Message):

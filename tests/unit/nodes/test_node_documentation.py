@@ -35,10 +35,10 @@ def bridge_json(*arguments: str) -> Any:
 def test_the_example_does_what_the_documentation_says(node_type: str, example: Example) -> None:
     if example.fails is not None:
         with pytest.raises(NodeError) as refused:
-            run(node_type, example.config, example.input, headers=example.input_headers)
+            run(node_type, example.config, example.input, headers=example.input_headers, resume=example.resume)
         assert refused.value.code == example.fails
         return
-    emitted = run(node_type, example.config, example.input, headers=example.input_headers)
+    emitted = run(node_type, example.config, example.input, headers=example.input_headers, resume=example.resume)
     if example.several:
         assert emitted == list(example.output)
     elif example.output is None and example.input is not None:

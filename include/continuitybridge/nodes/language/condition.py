@@ -56,6 +56,27 @@ class Condition:
         return result is not None and result is not False
 
 
+class Expression:
+    """A jq expression that gives a value: its first output, null when it has none. Plain paths are followed
+    without jq, with the same answers. Raises as `Condition` does."""
+
+    __slots__ = ("_fetch", "_program", "text")
+
+    def __init__(self, text: str, *, field: str) -> None:
+        self.text = text
+        self._program = JqProgram(text, field=field)
+        plain = _TOKEN.fullmatch(text.strip())
+        self._fetch = _fetch(plain["path"] or ".") if plain and plain.lastgroup in ("path", "this") else None
+
+    def __call__(self, message: Message) -> Any:
+        if self._fetch is not None:
+            try:
+                return self._fetch(message)
+            except _Beyond:
+                pass
+        return self._program.first(message)
+
+
 class _Beyond(Exception):
     """The message is not as the fast path needs it; jq decides."""
 
