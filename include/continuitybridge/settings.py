@@ -86,6 +86,22 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=8, ge=1, description="Deliveries tried before a dead letter.")
     retry_base_s: float = Field(default=2.0, gt=0, description="First wait before a retry; doubles, with jitter.")
     retry_max_s: float = Field(default=900.0, gt=0, description="Longest wait between two tries.")
+    destination_max_concurrency: int = Field(
+        default=64, ge=1, description="Most calls to one destination at once, in each process that delivers."
+    )
+    circuit_failures: int = Field(
+        default=10,
+        ge=0,
+        description="Passing failures in a row after which a destination is left alone for a while. 0: never.",
+    )
+    circuit_wait_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="How long a destination that failed is left alone; doubles when the next call fails too.",
+    )
+    circuit_max_wait_s: float = Field(
+        default=300.0, gt=0, description="Longest time that a destination that failed is left alone."
+    )
     sweep_interval_s: float = Field(default=5.0, gt=0, description="How often the orphan sweep looks.")
     batch_max_messages: int = Field(default=500, ge=1, description="Most messages of one batch run.")
     batch_max_active: int = Field(

@@ -140,7 +140,7 @@ class RunStageOperator(BaseOperator):
     def _begin(self, context: Context, keys: DataKeys) -> Batch:
         """Make the batch of a run that began outside the inbox."""
         from continuitybridge.errors import Conflict
-        from continuitybridge.inbox import batches
+        from continuitybridge.inbox import batches, holds
 
         run = context["dag_run"]
         payload = (run.conf or {}).get("payload")
@@ -155,6 +155,10 @@ class RunStageOperator(BaseOperator):
             raise AirflowFailException(
                 f"flow {self.plan.flow} is disabled in {self.environment}: enable it, then start the run again"
             )
+        try:
+            holds.check_taking(self.organization_id, self.environment, self.plan.flow, self.plan.version)
+        except holds.Draining as error:
+            raise AirflowFailException(f"{error.detail}; resume it, then start the run again") from None
         try:
             return batches.adopt(
                 run.dag_id,

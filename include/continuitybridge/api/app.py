@@ -16,7 +16,9 @@ from continuitybridge import problems
 from continuitybridge.api import gate, openapi
 from continuitybridge.api.routes import health, me, node_types
 from continuitybridge.deployments.routes import router as flows
+from continuitybridge.destinations.routes import router as destinations
 from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
+from continuitybridge.inbox.hold_routes import router as flow_holds
 from continuitybridge.inbox.routes import router as messages
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.webhooks.intake import IntakeApp
@@ -56,7 +58,17 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.intake = intake
-    for router in (me.router, flows, messages, endpoints, node_types.router, health.router):
+    routers = (
+        me.router,
+        flows,
+        flow_holds,
+        destinations,
+        messages,
+        endpoints,
+        node_types.router,
+        health.router,
+    )
+    for router in routers:
         app.include_router(router)
 
     @app.get("/openapi.json", summary="This document", tags=["about"])

@@ -101,6 +101,11 @@ flow = LazyGroup(
         "disable": f"{_HERE}.deployment",
         "enable": f"{_HERE}.deployment",
         "remove": f"{_HERE}.deployment",
+        "pause": f"{_HERE}.hold",
+        "drain": f"{_HERE}.hold",
+        "resume": f"{_HERE}.hold",
+        "cancel": f"{_HERE}.hold",
+        "holds": f"{_HERE}.hold",
     },
 )
 
@@ -114,6 +119,7 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
+        "destination": f"{_HERE}.destination",
         "dispatch": f"{_HERE}.dispatch",
         "up": f"{_HERE}.service",
         "down": f"{_HERE}.service",

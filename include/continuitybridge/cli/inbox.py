@@ -111,8 +111,8 @@ def status(message: str, organization: str, as_json: bool) -> None:
     if parts:
         click.echo()
         options.print_table(
-            ("part", "goes on at", "state", "attempts", "available"),
-            [(p.child_id, p.node_id, p.state, p.attempts, p.available_at) for p in parts],
+            ("part", "goes on at", "state", "attempts", "available", "waits for"),
+            [(p.child_id, p.node_id, p.state, p.attempts, p.available_at, p.waits_for) for p in parts],
         )
     if failures:
         click.echo()

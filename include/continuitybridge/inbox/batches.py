@@ -19,6 +19,7 @@ from uuid6 import uuid7
 from continuitybridge import database
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox.accept import Acceptance, Accepted, accept_into
+from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
@@ -87,7 +88,7 @@ WITH ready AS (
     FROM ready
     JOIN bridge.organizations o USING (organization_id)
     JOIN bridge.deployments d USING (organization_id, environment, flow)
-    WHERE o.status = 'active' AND d.status = 'active'
+    WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="ready")}
       AND NOT EXISTS (
           SELECT FROM unnest(%(paused)s::uuid[], %(paused_environments)s::text[], %(paused_flows)s::text[])
                       AS p (organization_id, environment, flow)
@@ -148,8 +149,9 @@ def dispatch_ready(
 
     One batch holds messages of one organization, environment, flow and version, at most `max_messages` (default
     `BRIDGE_BATCH_MAX_MESSAGES`). Organizations take turns: none gets its second batch before every other with
-    something to do has its first. Left alone are flows in `paused`, disabled or removed deployments, suspended
-    organizations and flows with `max_open_per_flow` batches open: their messages stay accepted.
+    something to do has its first. Left alone are held flows (`holds`) and those in `paused`, disabled or removed
+    deployments, suspended organizations and flows with `max_open_per_flow` batches open: their messages stay
+    accepted.
 
     Any number of dispatchers may run at once: no message gets into two batches. A crash before the commit leaves
     everything as it was; after it, `unstarted` gives the batches again.

@@ -12,6 +12,7 @@ from continuitybridge import database
 from continuitybridge.engine.message import Message
 from continuitybridge.inbox import payloads, units
 from continuitybridge.inbox.batches import Batch
+from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher
@@ -73,10 +74,11 @@ WHERE h.organization_id = taken.organization_id AND h.hand_over_id = taken.hand_
 RETURNING h.message_id, h.environment, h.flow, h.version, h.hand_over_id, h.node_id, h.payload, m.generation,
           h.epoch, h.attempts, h.lease_until, m.accepted_at
 """
-_ACTIVE = """
-UPDATE bridge.batches SET status = 'started', started_at = coalesce(started_at, now()), active_at = now()
+_ACTIVE = f"""
+UPDATE bridge.batches b SET status = 'started', started_at = coalesce(started_at, now()), active_at = now()
 WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND status IN ('created', 'started')
-"""
+  AND {NOT_PAUSED.format(row="b")}
+"""  # noqa: S608  (constants)
 
 
 def claim(
@@ -93,7 +95,7 @@ def claim(
     New messages belong to the flow's first stage. When this returns, each unit is leased to `owner` for `lease_s`
     seconds under an epoch that no former holder has: whatever a former holder still does, it cannot settle. Units
     that others hold or are just claiming are passed over. An empty list means that nothing is available now; it
-    may be later, when a lease ends or a stage before this one hands over.
+    may be later, when a lease ends, a stage before this one hands over, or the flow, which is paused, is resumed.
 
     A crash after the claim costs the units one attempt and the rest of the lease. A unit that cannot be decrypted
     becomes a dead letter here and does not hold up the others.

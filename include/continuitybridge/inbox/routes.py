@@ -52,13 +52,15 @@ class MessagePage(BaseModel):
 
 
 class OpenPart(BaseModel):
-    """A part of the message that is not done: the node it goes on at, and when it may."""
+    """A part of the message that is not done: the node it goes on at, and when it may. `waits_for`: the
+    destination that turned it back."""
 
     id: str
     node: str
     state: str
     attempts: int
     available_at: datetime
+    waits_for: str | None
 
 
 class FailedTry(BaseModel):
@@ -82,6 +84,7 @@ class Message(_Summary):
     replays: int
     run_id: str | None
     available_at: datetime | None
+    waits_for: str | None
     trace: list[dict[str, Any]]
     parts: list[OpenPart]
     failures: list[FailedTry]
@@ -178,6 +181,7 @@ def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQue
         replays=m.replays,
         run_id=m.run_id,
         available_at=m.available_at,
+        waits_for=m.waits_for,
         trace=m.trace,
         parts=[
             OpenPart(
@@ -186,6 +190,7 @@ def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQue
                 state=part.state,
                 attempts=part.attempts,
                 available_at=part.available_at,
+                waits_for=part.waits_for,
             )
             for part in m.parts
         ],

@@ -15,7 +15,8 @@ from continuitybridge.errors import NotFound
 
 @dataclass(frozen=True, slots=True)
 class OpenPart:
-    """A hand-over that is not done: at which node it goes on, and when it may."""
+    """A hand-over that is not done: at which node it goes on, and when it may. `waits_for` is the destination that
+    turned it back."""
 
     child_id: str
     stage: str
@@ -23,6 +24,7 @@ class OpenPart:
     state: str
     attempts: int
     available_at: datetime
+    waits_for: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class FailedTry:
 @dataclass(frozen=True, slots=True)
 class MessageStatus:
     """`state` is one of accepted, claimed, handed_over, waiting, dead (in triage), done, skipped, discarded.
-    `trace` holds each node's counts and microseconds, and who skipped or replayed it."""
+    `trace` holds each node's counts and microseconds, and who skipped or replayed it. `waits_for` is the
+    destination that turned the message back as a whole."""
 
     message_id: str
     environment: str
@@ -63,6 +66,7 @@ class MessageStatus:
     accepted_at: datetime
     available_at: datetime | None
     ended_at: datetime | None
+    waits_for: str | None
     parts: list[OpenPart] = field(default_factory=list)
     failures: list[FailedTry] = field(default_factory=list)
 
@@ -70,7 +74,7 @@ class MessageStatus:
 _HOT = """
 SELECT m.message_id, m.environment, m.flow, m.version, m.source, m.endpoint, m.state, m.generation, m.replays,
        m.attempts, m.size_bytes, m.keys, m.trace, m.batch_id, b.run_id, m.accepted_at, m.available_at,
-       m.dead_at AS ended_at
+       m.dead_at AS ended_at, m.waits_for
 FROM bridge.messages m LEFT JOIN bridge.batches b USING (organization_id, batch_id)
 WHERE m.organization_id = %(organization)s AND m.message_id = %(message)s
 """
@@ -78,7 +82,7 @@ _SETTLED = """
 SELECT s.message_id, s.environment, s.flow, s.version, s.source, s.endpoint,
        CASE s.result WHEN 'dead' THEN 'discarded' ELSE s.result END AS state, s.generation, s.replays, s.attempts,
        s.size_bytes, s.keys, s.trace, s.batch_id, b.run_id, s.accepted_at, NULL::timestamptz AS available_at,
-       s.settled_at AS ended_at
+       s.settled_at AS ended_at, NULL::text AS waits_for
 FROM bridge.settled_messages s LEFT JOIN bridge.batches b USING (organization_id, batch_id)
 WHERE s.organization_id = %(organization)s AND s.message_id = %(message)s
 ORDER BY s.settled_at DESC, s.replays DESC LIMIT 1
@@ -101,7 +105,7 @@ def status(organization_id: UUID, message_id: str) -> MessageStatus:
             raise NotFound(f"no message {message_id}", message_id=message_id)
         with connection.cursor(row_factory=class_row(OpenPart)) as parts:
             parts.execute(
-                "SELECT child_id, stage, node_id, state, attempts, available_at FROM bridge.hand_overs"
+                "SELECT child_id, stage, node_id, state, attempts, available_at, waits_for FROM bridge.hand_overs"
                 " WHERE organization_id = %(organization)s AND message_id = %(message)s ORDER BY hand_over_id",
                 place,
             )

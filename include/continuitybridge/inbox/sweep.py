@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from continuitybridge import database
-from continuitybridge.inbox import batches, units
+from continuitybridge.inbox import batches, turned_back, units
 from continuitybridge.settings import get_settings
 
 BATCH_CREATED_IDLE_S = 900.0
@@ -30,6 +30,7 @@ class Swept:
     orphans_released: int
     keys_forgotten: int
     records_removed: int
+    turned_back_woken: int
 
 
 def sweep(
@@ -46,6 +47,7 @@ def sweep(
     - Batches with nothing left to do are settled; those nobody works on are abandoned and their units released,
       except for runs named in `running` ((dag id, run id) that Airflow has queued or running).
     - Units in a batch that is closed (their worker settled after the batch was given up) are released.
+    - Units that were turned back by a destination just when it was resumed are available.
     - Idempotency keys whose window is over, old refusals, failures and batches are removed.
 
     So a message that was accepted is run by somebody again at most `BRIDGE_LEASE_S`, or the idle time of its
@@ -69,6 +71,7 @@ def sweep(
         _orphans(),
         _keys(),
         _records(settings.retention_standard_days),
+        turned_back.wake_forgotten(),
     )
 
 

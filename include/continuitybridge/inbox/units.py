@@ -44,6 +44,14 @@ def move_to_settled(connection: Connection, organization_id: UUID, message_id: s
     connection.execute(_MOVE, {"organization": organization_id, "message": message_id, "result": result})
 
 
+def append_trace(connection: Connection, organization_id: UUID, message_id: str, trace: Jsonb) -> None:
+    """Add entries to a message's trace."""
+    connection.execute(
+        "UPDATE bridge.messages SET trace = trace || %s WHERE organization_id = %s AND message_id = %s",
+        (trace, organization_id, message_id),
+    )
+
+
 def lock(connection: Connection, organization_id: UUID, message_id: str) -> bool:
     """Lock the message's row; false when there is none (settled meanwhile)."""
     return (
@@ -76,13 +84,6 @@ def conclude(connection: Connection, organization_id: UUID, message_id: str) -> 
     ending: Ending = "skipped" if skipped else "done"
     move_to_settled(connection, organization_id, message_id, ending)
     return ending
-
-
-def append_trace(connection: Connection, organization_id: UUID, message_id: str, trace: Jsonb) -> None:
-    connection.execute(
-        "UPDATE bridge.messages SET trace = trace || %s WHERE organization_id = %s AND message_id = %s",
-        (trace, organization_id, message_id),
-    )
 
 
 def bury(

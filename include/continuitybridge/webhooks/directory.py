@@ -1,9 +1,10 @@
 """Every endpoint in this process's memory, as intake needs it, kept alike with the database.
 
-A connection of its own LISTENs on `bridge_endpoints`: a change is known some milliseconds after its commit. As a
-notification can be lost (NOTIFY is at most once), the same connection compares count, revisions and states with
-the tables every `CHECK_INTERVAL_S`; a difference loads everything again. Before a request is told that there is no
-such endpoint, the tables are asked (`confirm`), so that whoever deployed and sends at once is not refused.
+A connection of its own LISTENs on `bridge_endpoints` and, for flows that are drained, on `bridge_holds`: a change
+is known some milliseconds after its commit. As a notification can be lost (NOTIFY is at most once), the same
+connection compares count, revisions and states with the tables every `CHECK_INTERVAL_S`; a difference loads
+everything again. Before a request is told that there is no such endpoint, the tables are asked (`confirm`), so
+that whoever deployed and sends at once is not refused.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from psycopg import OperationalError
 
 from continuitybridge.database import aio
 from continuitybridge.errors import Unavailable
+from continuitybridge.inbox import holds
 from continuitybridge.inbox.accept import Mode
 from continuitybridge.vault.keyring import Cipher
 from continuitybridge.webhooks import endpoints
@@ -43,7 +45,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Target:
     """An endpoint, its deployment and its opened secrets. `keys` are (key, its end in seconds since the epoch);
-    `sealed` says that a secret could not be opened here. `max_body_bytes` None: the platform's limit."""
+    `sealed` says that a secret could not be opened here; `draining`, why its flow takes nothing new now.
+    `max_body_bytes` None: the platform's limit."""
 
     organization_id: UUID
     organization: str
@@ -61,6 +64,7 @@ class Target:
     content_types: frozenset[str]
     idempotency_header: bytes | None
     max_body_bytes: int | None
+    draining: str | None
 
     @property
     def place(self) -> str:
@@ -80,6 +84,7 @@ class Directory:
         self._organizations: dict[str, UUID] = {}
         self._loaded = asyncio.Event()
         self._connected = False
+        self._drains: Any = None
         self._questions: dict[str, asyncio.Future[None]] = {}
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,6 +143,7 @@ class Directory:
                 connection = await aio.connect("relay", application_name="bridge-endpoints")
                 async with connection:
                     await connection.execute(f"LISTEN {endpoints.CHANNEL}")
+                    await connection.execute(f"LISTEN {holds.CHANNEL}")
                     await self._load(connection, None)
                     self._connected = True
                     failures = 0
@@ -181,7 +187,11 @@ class Directory:
         checked = time.monotonic()
         while True:
             wait_s = max(0.0, checked + CHECK_INTERVAL_S - time.monotonic())
-            changed = {notify.payload async for notify in connection.notifies(timeout=wait_s, stop_after=1)}
+            notices = [notify async for notify in connection.notifies(timeout=wait_s, stop_after=1)]
+            changed = {notify.payload for notify in notices if notify.channel == endpoints.CHANNEL}
+            held = {notify.payload for notify in notices if notify.channel == holds.CHANNEL}
+            # Endpoints are known by the same identity, with their slug behind it.
+            changed |= {identity for identity in self._places if identity.rpartition("/")[0] in held}
             if changed:
                 await self._load(connection, changed)
             if time.monotonic() - checked >= CHECK_INTERVAL_S:
@@ -198,12 +208,27 @@ class Directory:
                 " JOIN bridge.deployments d USING (organization_id, environment, flow)"
             )
             there = await cursor.fetchone()
+            if await self._drained(connection) != self._drains:
+                return False
         here = self._targets.values()
         return there == (len(here), sum(t.revision for t in here), sum(t.active for t in here))
+
+    async def _drained(self, connection: aio.AsyncConnection) -> Any:
+        """Tells one set of drained flows and destinations from another."""
+        cursor = await connection.execute(
+            "SELECT (SELECT array_agg(ROW(organization_id, environment, flow)::text"
+            "   ORDER BY organization_id, environment, flow)"
+            "  FROM bridge.flow_holds WHERE kind = 'drain'),"
+            " (SELECT array_agg(ROW(organization_id, environment, name)::text"
+            "   ORDER BY organization_id, environment, name)"
+            "  FROM bridge.destinations WHERE status = 'draining')"
+        )
+        return await cursor.fetchone()
 
     async def _load(self, connection: aio.AsyncConnection, identities: Collection[str] | None) -> None:
         """Read all endpoints, or those of these identities (`organization_id/environment/slug`)."""
         if identities is None:
+            self._drains = await self._drained(connection)
             cursor = await connection.execute(_ALL_ENDPOINTS)
             rows = await cursor.fetchall()
             cursor = await connection.execute(_ALL_SECRETS)
@@ -229,7 +254,8 @@ class Directory:
 
 _ALL_ENDPOINTS = """
 SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, x.trigger_id, x.revision,
-       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
+       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings,
+       bridge.draining(x.organization_id, x.environment, x.flow, d.version)
   FROM bridge.endpoints x
   JOIN bridge.organizations o USING (organization_id)
   JOIN bridge.deployments d USING (organization_id, environment, flow)
@@ -237,7 +263,8 @@ SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mo
 """
 _SOME_ENDPOINTS = """
 SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, x.trigger_id, x.revision,
-       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings
+       x.status = 'active' AND d.status = 'active' AND o.status = 'active', x.verification, x.settings,
+       bridge.draining(x.organization_id, x.environment, x.flow, d.version)
   FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
   JOIN bridge.endpoints x USING (organization_id, environment, slug)
   JOIN bridge.organizations o USING (organization_id)
@@ -270,7 +297,7 @@ def _targets(
         kept.setdefault((organization_id, environment, slug), []).append((stored[0], stored[1], stored[2]))
     found: dict[str, Target] = {}
     for organization_id, organization, environment, slug, flow, version, mode, trigger, *rest in rows:
-        revision, active, verification, settings = rest
+        revision, active, verification, settings, draining = rest
         verifier = VERIFIERS.get(verification)
         keys: list[tuple[bytes, float]] = []
         sealed = verifier is None
@@ -302,6 +329,7 @@ def _targets(
                 content_types=frozenset(given.lower() for given in settings["content_types"]),
                 idempotency_header=_header(settings["idempotency"]),
                 max_body_bytes=settings["max_body_bytes"],
+                draining=draining,
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             # One row that somebody altered must not keep all other addresses from answering.

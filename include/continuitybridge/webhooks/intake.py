@@ -30,6 +30,7 @@ from continuitybridge.errors import (
     RequestTimeout,
     Unavailable,
 )
+from continuitybridge.inbox import holds
 from continuitybridge.inbox.accept import Acceptance
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
@@ -252,6 +253,10 @@ class IntakeApp:
         request.target = target
         if not target.active:
             raise Gone("the endpoint is disabled")
+        if target.draining is not None:
+            raise holds.Draining(
+                f"{target.draining}: it takes no new messages", flow=target.flow, retry_after_s=holds.DRAIN_RETRY_S
+            )
         return target
 
     async def _read(self, request: _Request, target: Target) -> bytes:

@@ -46,7 +46,7 @@ def filled(path: str, values: dict[str, str]) -> str:
 def test_every_route_but_intake_and_liveness_refuses_a_stranger(
     document: dict[str, Any], stranger: httpx.Client
 ) -> None:
-    values = dict.fromkeys(["organization", "environment", "flow", "slug", "id", "type", "version"], "x")
+    values = dict.fromkeys(["organization", "environment", "flow", "slug", "id", "type", "version", "name"], "x")
     seen = set()
     for method, path, operation in operations(document):
         if (method, path) in PUBLIC:
@@ -136,6 +136,7 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         "id": their_message,
         "version": "1.0.0",
         "type": "jq",
+        "name": "warehouse",
     }
     invented = {**real, "organization": "nobody-at-all", "id": "01980000-0000-7000-8000-000000000000"}
     tried = 0
@@ -185,6 +186,7 @@ def test_a_customer_user_reads_and_changes_nothing(
         "id": mine.send(stranger),
         "version": "1.0.0",
         "type": "jq",
+        "name": "warehouse",
     }
     reader = sign_in({mine.organization: "customer_user"})
     for method, path, operation in operations(document):

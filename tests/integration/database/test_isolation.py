@@ -38,6 +38,8 @@ TENANT_TABLES = (
     "settled_messages",
     "idempotency_keys",
     "refusals",
+    "destinations",
+    "flow_holds",
 )
 
 
@@ -90,6 +92,8 @@ def fill(organization: Organization) -> None:
             "expires_at": "2100-01-01",
         },
         "refusals": {"environment": "prod", "endpoint": "s", "code": "c", "minute": "2026-01-01"},
+        "destinations": {"environment": "prod", "name": "d"},
+        "flow_holds": {"environment": "prod", "flow": "f", "kind": "pause", "by": "t"},
     }  # fmt: skip
     with psycopg.connect(database.owner_url()) as connection:
         for table, values in rows.items():

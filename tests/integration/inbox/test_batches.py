@@ -13,7 +13,8 @@ from continuitybridge import database
 from continuitybridge.errors import Conflict, NotFound, Verdict
 from continuitybridge.inbox import batches
 from continuitybridge.inbox.claim import claim
-from continuitybridge.inbox.settle import RetryPolicy, settle
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle import settle
 from continuitybridge.inbox.status import status
 
 NOW = RetryPolicy(max_attempts=3, base_s=0.0, max_s=0.0)

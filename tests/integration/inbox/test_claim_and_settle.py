@@ -14,7 +14,8 @@ from continuitybridge.engine.message import Message, Outcome, Output
 from continuitybridge.errors import StaleLease, Verdict
 from continuitybridge.inbox import batches, reconcile, triage
 from continuitybridge.inbox.claim import claim, fence, release, renew
-from continuitybridge.inbox.settle import RetryPolicy, settle, settle_many, skip
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle import settle, settle_many, skip
 from continuitybridge.inbox.status import status
 from continuitybridge.inbox.sweep import sweep
 

@@ -31,7 +31,8 @@ from continuitybridge.inbox.accept import accept
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.inbox.claim import Claimed, claim, fence, renew
 from continuitybridge.inbox.replay import replay
-from continuitybridge.inbox.settle import RetryPolicy, settle, settle_many
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle import settle, settle_many
 from continuitybridge.inbox.sweep import sweep
 
 AT_ONCE = RetryPolicy(max_attempts=1_000, base_s=0.0, max_s=0.0)

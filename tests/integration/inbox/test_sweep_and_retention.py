@@ -13,7 +13,8 @@ from continuitybridge import database
 from continuitybridge.errors import Verdict
 from continuitybridge.inbox import batches, reconcile, retention, triage
 from continuitybridge.inbox.claim import claim
-from continuitybridge.inbox.settle import RetryPolicy, settle
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle import settle
 from continuitybridge.inbox.status import status
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.settings import get_settings

@@ -16,12 +16,14 @@ from uuid import UUID
 import httpx
 import pytest
 
-from continuitybridge import database, deployments
+from continuitybridge import database, deployments, destinations
+from continuitybridge.flows.load import load_flow
+from continuitybridge.inbox import holds
 from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
-from .conftest import Deploy, Hook, Intake, eventually
+from .conftest import Deploy, Hook, Intake, eventually, flow_text
 
 BODY = b'{"po_number": "4711", "country": "CH"}'
 
@@ -302,6 +304,37 @@ def test_a_disabled_flow_is_410_and_a_removed_one_404_without_a_restart(
     eventually(lambda: client.post(hook.path, content=BODY, headers=hook.signed(BODY)).status_code == 202)
     deployments.set_status(owner, "dev", hook.flow, "remove", "tester")
     eventually(lambda: client.post(hook.path, content=BODY, headers=hook.signed(BODY)).status_code == 404)
+
+
+def test_a_draining_flow_is_503_until_it_is_resumed_and_one_whose_destination_drains_is_too(
+    client: httpx.Client, deploy: Deploy
+) -> None:
+    hook, bystander = deploy(), deploy()
+    place = (hook.organization.organization_id, "dev")
+
+    def status(of: Hook = hook) -> int:
+        return client.post(of.path, content=BODY, headers=of.signed(BODY)).status_code
+
+    holds.hold(*place, hook.flow, "pause", by="tester")
+    assert status() == 202
+    holds.hold(*place, hook.flow, "drain", by="tester", reason="moving")
+    eventually(lambda: status() == 503)
+    refused = client.post(hook.path, content=BODY, headers=hook.signed(BODY))
+    problem(refused, 503, "draining")
+    assert int(refused.headers["retry-after"]) == holds.DRAIN_RETRY_S
+    assert status(bystander) == 202
+    holds.resume(*place, hook.flow)
+    eventually(lambda: status() == 202)
+
+    text = flow_text(hook.flow, hook.slug, "2.0.0").replace(
+        '"logger","config":{"message":"got {{ message.id }}"}',
+        '"http_request","config":{"url":"http://Sink.example:8/x"}',
+    )
+    deployments.deploy(*place, load_flow(text), "tester")
+    destinations.drain(*place, "sink.example", by="tester")
+    eventually(lambda: status() == 503)
+    destinations.resume(*place, "sink.example", by="tester")
+    eventually(lambda: status() == 202)
 
 
 def test_a_new_deployment_answers_without_a_restart_and_a_new_version_takes_the_next_message(

@@ -13,7 +13,8 @@ from continuitybridge.engine.message import Outcome
 from continuitybridge.errors import StaleLease
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox.claim import Claimed
-from continuitybridge.inbox.settle.endings import RetryPolicy, ending_of
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle.endings import ending_of
 from continuitybridge.inbox.settle.skipping import skip
 from continuitybridge.inbox.settle.writing import Became, write
 from continuitybridge.vault.keyring import Cipher
@@ -64,6 +65,9 @@ def settle_many(
       wait by `policy`, while its failures are transient and it has attempts left, else it is a dead letter with a
       captured, encrypted context. Without `plan`, or when the engine does not know the message as the failed node
       got it, the whole unit is tried again or dies, and nothing of its outputs is kept.
+    - Turned back by a destination that is paused or whose circuit is open (`DestinationClosed`): no failure is
+      recorded, the attempt does not count, and the unit waits as long as the destination asks, or until it is
+      resumed.
     - A message with a dead hand-over is a dead letter when no other hand-over of it is left to do.
 
     What is tried again leaves its batch, to be dispatched when its time has come, unless `retry_in_batch`.

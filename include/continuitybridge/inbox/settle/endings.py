@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,33 +15,10 @@ from continuitybridge.errors import Verdict
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import capture, payloads
 from continuitybridge.inbox.claim import Claimed
-from continuitybridge.settings import get_settings
+from continuitybridge.inbox.retry import RetryPolicy, turned_back_by
 from continuitybridge.vault.keyring import Cipher
 
 State = Literal["done", "handed_over", "accepted", "dead", "available"]
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and when a transient failure is tried again. The wait doubles from `base_s` up to `max_s`, and a
-    random half of it is taken off, so that what failed together does not come back together. A destination that
-    says when to come back (`retry_after_s` in the failure's facts) is believed, up to `max_s`."""
-
-    max_attempts: int
-    base_s: float
-    max_s: float
-
-    @classmethod
-    def from_settings(cls) -> RetryPolicy:
-        settings = get_settings()
-        return cls(settings.max_attempts, settings.retry_base_s, settings.retry_max_s)
-
-    def wait_s(self, attempts: int, failures: Sequence[Failure]) -> float:
-        """Seconds until the try after `attempts` tries."""
-        wait = min(self.max_s, self.base_s * 2.0 ** min(attempts - 1, 60))
-        wait *= random.uniform(0.5, 1.0)  # noqa: S311  (spreads load, protects nothing)
-        asked = [failure.facts.get("retry_after_s") for failure in failures]
-        return max([wait, *(min(self.max_s, float(s)) for s in asked if isinstance(s, int | float) and s > 0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +34,14 @@ class HandOver:
     attempts: int = 0
     wait_s: float = 0.0
     in_batch: bool = True
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What is to be written for one unit. `fate`: `closed` when it has ended, and what is left of it stands in
-    `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON text; `failures` are rows."""
+    `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON text; `failures` are rows.
+    `waits_for` is the destination that turned the whole unit back: then the try does not count."""
 
     claimed: Claimed
     fate: Literal["closed", "retry", "dead"]
@@ -72,6 +50,7 @@ class Ending:
     failures: Sequence[tuple[Any, ...]] = ()
     wait_s: float = 0.0
     in_batch: bool = False
+    waits_for: str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -80,7 +59,9 @@ class Ending:
 
     @property
     def tried_again(self) -> bool:
-        return self.fate == "retry" or any(each.state == "available" and each.attempts for each in self.hand_overs)
+        return self.fate == "retry" or any(
+            each.state == "available" and (each.attempts or each.waits_for) for each in self.hand_overs
+        )
 
 
 def ending_of(
@@ -105,9 +86,14 @@ def ending_of(
     if not failures:
         return Ending(claimed, "closed", trace, hand_overs)
 
+    turned_back = [turned_back_by(failure) for failure in failures]
+    if turned_back[0] is not None and _stays(claimed, outcome, failures):
+        wait_s = policy.turned_back_s(failures)
+        return Ending(claimed, "retry", "[]", wait_s=wait_s, in_batch=retry_in_batch, waits_for=turned_back[0])
     resumed = [_resumed(claimed, failure, plan, keys) for failure in failures]
     retrying = [
-        failure.verdict is Verdict.TRANSIENT and claimed.attempts < policy.max_attempts for failure in failures
+        back is not None or (failure.verdict is Verdict.TRANSIENT and claimed.attempts < policy.max_attempts)
+        for failure, back in zip(failures, turned_back, strict=True)
     ]
     whole = any(each is None for each in resumed)
     if whole:
@@ -115,24 +101,41 @@ def ending_of(
         retrying = [all(retrying)] * len(failures)
     records = [
         _failure_record(claimed, failure, not again, keys, plan)
-        for failure, again in zip(failures, retrying, strict=True)
+        for failure, again, back in zip(failures, retrying, turned_back, strict=True)
+        if back is None or not again
     ]
     if whole:
-        wait_s = policy.wait_s(claimed.attempts, failures) if retrying[0] else 0.0
-        fate: Literal["retry", "dead"] = "retry" if retrying[0] else "dead"
-        return Ending(claimed, fate, trace, (), records, wait_s, retry_in_batch)
-    for failure, again, place in zip(failures, retrying, resumed, strict=True):
-        if place is not None:
-            hand_overs.append(
-                HandOver(
-                    *place,
-                    state="available" if again else "dead",
-                    attempts=claimed.attempts,
-                    wait_s=policy.wait_s(claimed.attempts, [failure]) if again else 0.0,
-                    in_batch=retry_in_batch and again,
-                )
+        if not retrying[0]:
+            return Ending(claimed, "dead", trace, (), records)
+        waits_for = turned_back[0] if all(turned_back) else None
+        wait_s = policy.turned_back_s(failures) if waits_for else policy.wait_s(claimed.attempts, failures)
+        return Ending(claimed, "retry", trace, (), records, wait_s, retry_in_batch, waits_for)
+    for failure, again, back, place in zip(failures, retrying, turned_back, resumed, strict=True):
+        if place is None:
+            continue
+        wait_s = policy.turned_back_s([failure]) if back else policy.wait_s(claimed.attempts, [failure])
+        hand_overs.append(
+            HandOver(
+                *place,
+                state="available" if again else "dead",
+                attempts=claimed.attempts - 1 if back else claimed.attempts,
+                wait_s=wait_s if again else 0.0,
+                in_batch=retry_in_batch and again,
+                waits_for=back,
             )
+        )
     return Ending(claimed, "closed", trace, hand_overs, records)
+
+
+def _stays(claimed: Claimed, outcome: Outcome, failures: Sequence[Failure]) -> bool:
+    """Whether a hand-over failed where it began and left nothing: it can stay the row that it is."""
+    return (
+        claimed.hand_over_id is not None
+        and not outcome.outputs
+        and len(failures) == 1
+        and failures[0].node_id == claimed.entry
+        and failures[0].message_id == claimed.message.id
+    )
 
 
 def _hand_over(claimed: Claimed, message: Message, stage: str, node_id: str, keys: Cipher) -> HandOver:

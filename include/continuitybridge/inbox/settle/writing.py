@@ -57,27 +57,31 @@ ORDER BY u.organization_id, u.message_id FOR UPDATE OF u
 _END_MESSAGES = (
     _HELD.format(
         id_type="text",
-        more_types=", %b::text[], %b::text[], %b::float8[], %b::bool[]",
-        more=", state, trace, wait_s, leaves",
+        more_types=", %b::text[], %b::text[], %b::float8[], %b::bool[], %b::text[]",
+        more=", state, trace, wait_s, leaves, waits_for",
     )
     + """
 UPDATE bridge.messages u
 SET state = e.state, lease_owner = NULL, lease_until = NULL, trace = u.trace || e.trace::jsonb,
     dead_at = CASE WHEN e.state = 'dead' THEN now() END, available_at = now() + make_interval(secs => e.wait_s),
-    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END
+    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END,
+    attempts = u.attempts - CASE WHEN e.waits_for IS NULL THEN 0 ELSE 1 END, waits_for = e.waits_for
 FROM ending e"""
     + _IS_HELD.format(id="message_id")
     + "RETURNING u.organization_id, u.message_id"
 )
 _END_HAND_OVERS = (
     _HELD.format(
-        id_type="uuid", more_types=", %b::text[], %b::float8[], %b::bool[]", more=", state, wait_s, leaves"
+        id_type="uuid",
+        more_types=", %b::text[], %b::float8[], %b::bool[], %b::text[]",
+        more=", state, wait_s, leaves, waits_for",
     )
     + """
 UPDATE bridge.hand_overs u
 SET state = e.state, lease_owner = NULL, lease_until = NULL,
     available_at = now() + make_interval(secs => e.wait_s),
-    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END
+    batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END,
+    attempts = u.attempts - CASE WHEN e.waits_for IS NULL THEN 0 ELSE 1 END, waits_for = e.waits_for
 FROM ending e"""
     + _IS_HELD.format(id="hand_over_id")
     + "RETURNING u.organization_id, u.hand_over_id"
@@ -90,13 +94,15 @@ _CLOSE_HAND_OVERS = (
 )
 _INSERT_HAND_OVERS = """
 INSERT INTO bridge.hand_overs (organization_id, hand_over_id, message_id, child_id, environment, flow, version,
-                               stage, node_id, state, payload, attempts, available_at, batch_id, mode)
+                               stage, node_id, state, payload, attempts, available_at, batch_id, waits_for,
+                               mode)
 SELECT m.organization_id, t.hand_over_id, m.message_id, t.child_id, m.environment, m.flow, m.version, t.stage,
-       t.node_id, t.state, t.payload, t.attempts, now() + make_interval(secs => t.wait_s), t.batch_id, m.mode
+       t.node_id, t.state, t.payload, t.attempts, now() + make_interval(secs => t.wait_s), t.batch_id,
+       t.waits_for, m.mode
 FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
-            %b::int4[], %b::float8[], %b::text[])
+            %b::int4[], %b::float8[], %b::text[], %b::text[])
      AS t (organization_id, message_id, hand_over_id, child_id, stage, node_id, state, payload, attempts, wait_s,
-           batch_id)
+           batch_id, waits_for)
 JOIN bridge.messages m USING (organization_id, message_id)
 """
 _INSERT_FAILURES = """
@@ -209,7 +215,7 @@ def _add(endings: Sequence[Ending]) -> _Steps:
         yield _INSERT_FAILURES, _columns(failures)
     traces: dict[_MessageKey, list[str]] = {}
     for ending in endings:
-        if ending.claimed.hand_over_id is not None:
+        if ending.claimed.hand_over_id is not None and ending.trace != "[]":
             traces.setdefault(_message(ending), []).append(ending.trace[1:-1])
     if traces:
         texts = [f"[{','.join(filter(None, parts))}]" for parts in traces.values()]
@@ -256,8 +262,12 @@ def _leases(endings: Sequence[Ending], id_of: Callable[[Ending], Any]) -> tuple[
     )
 
 
-def _again(endings: Sequence[Ending]) -> tuple[list[float], list[bool]]:
-    return [each.wait_s for each in endings], [each.fate == "retry" and not each.in_batch for each in endings]
+def _again(endings: Sequence[Ending]) -> tuple[list[float], list[bool], list[str | None]]:
+    return (
+        [each.wait_s for each in endings],
+        [each.fate == "retry" and not each.in_batch for each in endings],
+        [each.waits_for for each in endings],
+    )
 
 
 def _keys(messages: Iterable[_MessageKey]) -> tuple[list[UUID], list[str]]:
@@ -283,4 +293,5 @@ def _hand_over_row(ending: Ending, each: HandOver) -> tuple[Any, ...]:
         each.attempts,
         each.wait_s,
         claimed.batch_id if each.in_batch else None,
+        each.waits_for,
     )
