@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from continuitybridge import destinations
+from continuitybridge.engine.circuit import CircuitState
+from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Outcome
 from continuitybridge.engine.runner import Runner
@@ -18,6 +21,7 @@ from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import claim as claims
 from continuitybridge.inbox.batches import Batch
 from continuitybridge.inbox.claim import Claimed
+from continuitybridge.inbox.retry import turned_back_by
 from continuitybridge.inbox.settle import Became, settle_many
 from continuitybridge.nodes.base import Services
 from continuitybridge.settings import get_settings
@@ -34,7 +38,7 @@ _SAID: dict[Became, str] = {
     "done": "done",
     "skipped": "skipped",
     "handed_over": "handed on",
-    "retry": "failed, will be tried again",
+    "retry": "not done, will be tried again",
     "dead": "failed, now a dead letter",
     "stale": "held or settled by another worker meanwhile; left alone",
 }
@@ -52,6 +56,7 @@ class StageWork:
     keys: Cipher
     services: Services
     runner: Runner
+    said: Sequence[DestinationState] = ()
 
     def run(self, *, fence: bool) -> Counter[str]:
         """Counts by ending, and `claimed`; `lost` are those that ended but could not be written.
@@ -102,10 +107,26 @@ class StageWork:
                     entry={name: unit.entry for name, unit in wave.items() if unit.entry is not None},
                     organization=self.organization,
                     environment=self.batch.environment,
+                    destinations=self._destinations(),
+                    on_circuit=self._tell_circuit,
                 )
                 for outcome in outcomes:
                     settler.put(wave[outcome.message_id], outcome)
         return settler.counts
+
+    def _destinations(self) -> Sequence[DestinationState]:
+        """What is said of destinations now; while the database does not answer, what was said last."""
+        with suppress(Unavailable):
+            self.said = destinations.states(self.batch.organization_id, self.batch.environment)
+        return self.said
+
+    def _tell_circuit(self, name: str, circuit: CircuitState) -> None:
+        what = "closed" if not circuit.openings else "opened"
+        _log.warning("the circuit of destination %s %s", name, what)
+        try:
+            destinations.record(self.batch.organization_id, self.batch.environment, name, circuit)
+        except Unavailable as error:
+            _log.warning("others do not know of it: %s", error.detail)
 
 
 def _waves(units: Sequence[Claimed]) -> Iterator[dict[str, Claimed]]:
@@ -219,6 +240,9 @@ class Settler:
         took_ms = sum(step.duration_us for step in outcome.trace) / 1000
         _log.info("message %s: %s (%.1f ms, try %d)", unit.message.id, _SAID[ending], took_ms, unit.attempts)
         for failure in outcome.failures:
+            if turned_back_by(failure) is not None:
+                _log.info("message %s waits at %s: %s", failure.message_id, failure.node_id, failure.detail)
+                continue
             _log.warning(
                 "message %s failed at %s (%s): %s",
                 failure.message_id,

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from continuitybridge import database
 from continuitybridge.engine.circuit import CircuitPolicy, CircuitState
-from continuitybridge.engine.destinations import DestinationState
+from continuitybridge.engine.destinations import OF_OTHERS, DestinationState
 from continuitybridge.inbox import turned_back
 from continuitybridge.settings import get_settings
 
@@ -44,23 +44,24 @@ WHERE organization_id = %(organization)s AND environment = %(environment)s AND n
 
 
 def default_state() -> DestinationState:
-    """What holds for a destination of which nothing is said (its name is empty), from the settings."""
+    """What holds for a destination of which nothing else is said (`OF_OTHERS`), from the settings."""
     settings = get_settings()
     policy = CircuitPolicy(settings.circuit_failures, settings.circuit_wait_s, settings.circuit_max_wait_s)
-    return DestinationState("", max_concurrency=settings.destination_max_concurrency, policy=policy)
+    return DestinationState(OF_OTHERS, max_concurrency=settings.destination_max_concurrency, policy=policy)
 
 
 def states(organization_id: UUID, environment: str) -> list[DestinationState]:
-    """What is said of the destinations of one environment."""
+    """What is said of the destinations of one environment, and first what holds for all others (`OF_OTHERS`)."""
     with database.relay() as connection:
         rows = connection.execute(
             _STATES + " WHERE organization_id = %s AND environment = %s", (organization_id, environment)
         ).fetchall()
-    return [state_of(row)[1] for row in rows]
+    return [default_state(), *(state_of(row)[1] for row in rows)]
 
 
 def all_states() -> dict[Place, list[DestinationState]]:
-    """What is said of destinations everywhere, for a process that delivers for all organizations."""
+    """What is said of destinations everywhere, for a process that delivers for all organizations; what holds for
+    others is `default_state`."""
     with database.relay() as connection:
         rows = connection.execute(_STATES).fetchall()
     found: dict[Place, list[DestinationState]] = {}

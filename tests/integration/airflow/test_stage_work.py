@@ -1,0 +1,134 @@
+"""The work of a task over a real destination: what was said of the destination is obeyed, what it says is told."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from continuitybridge import database, deployments, destinations
+from continuitybridge.airflow.work import StageWork
+from continuitybridge.engine.runner import Runner
+from continuitybridge.engine.services import LocalServices
+from continuitybridge.flows.load import load_flow
+from continuitybridge.inbox import batches
+from continuitybridge.inbox.accept import Acceptance, accept
+from continuitybridge.inbox.status import status
+from continuitybridge.organizations import Organization
+from continuitybridge.vault.keyring import Keyring
+
+
+class Sink(ThreadingHTTPServer):
+    """Takes deliveries, or answers with another `status`."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.keys: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Sink
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.keys.append(self.headers["idempotency-key"])
+        self.send_response(self.server.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with Sink() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class Flow:
+    """A flow in batch mode that delivers to the sink."""
+
+    def __init__(self, organization: Organization, keyring: Keyring, sink: Sink) -> None:
+        self.owner, self.slug, self.keyring = organization.organization_id, organization.slug, keyring
+        text = f"""
+            flow: order
+            version: 1.0.0
+            mode: batch
+            triggers: [{{id: in, type: manual_trigger}}]
+            steps:
+              - id: deliver
+                type: http_request
+                config: {{url: "http://127.0.0.1:{sink.server_port}/", retries: 0}}
+            """
+        deployments.deploy(self.owner, "prod", load_flow(text), "test")
+
+    def accept(self, number: int) -> list[str]:
+        return [
+            accept(
+                Acceptance(self.owner, "prod", "order", "1.0.0", "manual", b'{"n": 1}'), self.keyring
+            ).message_id
+            for _ in range(number)
+        ]
+
+    def run(self) -> Counter[str]:
+        """What a task does with what is ready now."""
+        with database.relay() as connection:
+            others = connection.execute(
+                "SELECT organization_id, environment, flow FROM bridge.deployments WHERE organization_id <> %s",
+                (self.owner,),
+            ).fetchall()
+        counts: Counter[str] = Counter()
+        for batch in batches.dispatch_ready(paused=others):
+            with Runner() as runner:
+                plan = deployments.get_plan(self.owner, "order", batch.version)
+                work = StageWork(batch, plan, None, "w", self.slug, self.keyring, LocalServices(), runner)
+                counts += work.run(fence=False)
+            batches.finish(batch)
+        return counts
+
+
+@pytest.fixture
+def flow(organization: Organization, keyring: Keyring, sink: Sink) -> Flow:
+    return Flow(organization, keyring, sink)
+
+
+def test_a_paused_destination_is_not_called_and_what_waited_is_delivered_when_it_is_resumed(
+    flow: Flow, sink: Sink
+) -> None:
+    destinations.pause(flow.owner, "prod", "127.0.0.1", by="anna")
+    ids = flow.accept(3)
+    assert flow.run()["retry"] == 3
+    assert sink.keys == []
+    assert destinations.show(flow.owner, "prod", "127.0.0.1").waiting == 3
+    assert flow.run() == Counter()
+    destinations.resume(flow.owner, "prod", "127.0.0.1", by="anna")
+    assert flow.run()["done"] == 3
+    assert sorted(sink.keys) == sorted(f"{message_id}:deliver:1" for message_id in ids)
+    assert [status(flow.owner, message_id).failures for message_id in ids] == [[], [], []]
+
+
+def test_a_destination_that_fails_is_left_alone_by_the_next_run_until_it_works(flow: Flow, sink: Sink) -> None:
+    sink.status = 503
+    destinations.configure(flow.owner, "prod", "127.0.0.1", {"circuit_failures": 3, "max_concurrency": 1})
+    flow.accept(6)
+    assert flow.run()["retry"] == 6
+    assert len(sink.keys) == 3
+    shown = destinations.show(flow.owner, "prod", "127.0.0.1")
+    assert (shown.circuit, shown.waiting) == ("open", 3)
+    [another] = flow.accept(1)
+    assert flow.run()["retry"] == 1
+    assert len(sink.keys) == 3
+    assert status(flow.owner, another).parts[0].attempts == 0
+    sink.status = 200
+    destinations.resume(flow.owner, "prod", "127.0.0.1", by="anna")
+    # Those that failed before may be due by now too.
+    assert flow.run()["done"] >= 4
