@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from continuitybridge.errors import ConfigurationError
@@ -169,12 +170,29 @@ class Settings(BaseSettings):
     intake_drain_s: float = Field(
         default=20.0, gt=0, description="How long a stopping intake waits for requests under way."
     )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of the reverse proxies in front of the platform, separated by commas "
+        "(`10.0.0.0/8, 2001:db8::1`). Only their `X-Forwarded-For` and client certificates are believed. Empty: "
+        "nobody's.",
+    )
     legacy_organization: str | None = Field(
         default=None, description="Organization (slug) that the old address `/api/webhook/<slug>` belongs to."
     )
     legacy_environment: str = Field(
         default="prod", description="Environment that the old address `/api/webhook/<slug>` belongs to."
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, given: str) -> str:
+        _networks(given)
+        return given
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of the trusted proxies."""
+        return _networks(self.trusted_proxies)
 
     @property
     def keys_dir(self) -> Path:
@@ -193,6 +211,10 @@ class Settings(BaseSettings):
     def external_url(self) -> str:
         """Where callers reach the platform; no slash at the end."""
         return (self.public_url or self.base_url).rstrip("/")
+
+
+def _networks(given: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each.strip(), strict=False) for each in given.split(",") if each.strip())
 
 
 @lru_cache

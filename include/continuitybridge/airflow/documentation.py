@@ -125,7 +125,10 @@ def _trigger(source: DagSource, node: PlanNode) -> str:
     title = f"- **{_escape(node_title(node))}** (`{node.type}`): "
     if node.type == "webhook_trigger":
         path = f"/bridge/hooks/{source.organization}/{source.environment}/{config.get('slug', '')}"
-        return f"{title}`POST {path}`, verified by {config.get('verification', 'standard_webhooks')}"
+        way = config.get("verification", "standard_webhooks")
+        way = way if isinstance(way, str) else way.get("type", "")
+        methods = ", ".join(config.get("methods", ["POST"]))
+        return f"{title}`{methods} {path}`, verified by {_escape(way)}"
     if node.type == "scheduler":
         return f"{title}at `{config.get('cron', '')}` in {config.get('timezone', 'UTC')}"
     if node.type == "manual_trigger":

@@ -48,7 +48,19 @@ _SECURITY_SCHEMES = {
     "endpointBearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "The endpoint's key as a bearer token.",
+        "description": "The endpoint's key, or a JSON Web Token, as a bearer token.",
+    },
+    "endpointBasic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "User name, and the endpoint's secret as password.",
+    },
+    "providerSignature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-hub-signature-256",
+        "description": "A signature as its provider makes it: GitHub's, or another's in another header, as the "
+        "endpoint's `verification` says.",
     },
 }
 
@@ -171,19 +183,26 @@ _ACCEPTED = {
 
 
 def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str, Any]:
-    credentials = {name for verifier in VERIFIERS.values() for name in verifier.headers} - {
+    credentials = {name for way in VERIFIERS.values() for name in way.headers} - {
         "authorization",
         "x-api-key",
         "webhook-signature",
     }
-    refused = ("401", "404", "405", "408", "409", "410", "413", "415", "422", "429", "500", "503")
+    refused = ("401", "403", "404", "405", "408", "409", "410", "413", "415", "422", "429", "500", "503")
     return {
         "operationId": operation_id,
         "summary": summary,
         "description": "Verified as the endpoint says; answered when the message is committed, never before. "
-        "Sending again with the same idempotency key gives the same message.",
+        "Sending again with the same idempotency key gives the same message. PUT, PATCH and GET work alike where "
+        "the endpoint takes them; challenges of providers are answered with 200.",
         "tags": ["intake"],
-        "security": [{"standardWebhooks": []}, {"endpointKey": []}, {"endpointBearer": []}],
+        "security": [
+            {"standardWebhooks": []},
+            {"endpointKey": []},
+            {"endpointBearer": []},
+            {"endpointBasic": []},
+            {"providerSignature": []},
+        ],
         "parameters": [
             *(
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 128}}

@@ -138,3 +138,8 @@ def _say(organization: str, done: Deployment) -> None:
     click.echo(f"{organization}.{done.environment}.{done.flow} {done.version} {done.status}{unchanged}")
     for slug, secret in done.new_secrets.items():
         click.echo(f"  webhook {slug}: secret {secret} (shown once; keep it)")
+    for slug in done.awaiting_secrets:
+        click.echo(
+            f"  webhook {slug}: give the provider's secret with: bridge endpoint rotate-secret {slug}"
+            f" -o {organization} -e {done.environment} --secret-file FILE"
+        )

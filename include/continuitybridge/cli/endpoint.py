@@ -92,15 +92,38 @@ def rotate_secret(
     from continuitybridge.webhooks import endpoints
 
     given = secret_file.read().strip() if secret_file else None
-    secret = endpoints.rotate_secret(
+    new = endpoints.rotate_secret(
         options.organization_id(organization), environment, slug, secret=given, overlap_s=overlap_s
     )
+    if new.warning is not None:
+        click.echo(f"warning: {new.warning}", err=True)
     if as_json:
-        options.print_json({"slug": slug, "secret": secret})
+        options.print_json({"slug": slug, "secret": new.secret, "warning": new.warning})
     elif given is not None:
         click.echo("the endpoint takes the given secret from now on")
     else:
-        click.echo(f"secret {secret} (shown once; keep it)")
+        click.echo(f"secret {new.secret} (shown once; keep it)")
+
+
+@group.command("verification")
+@click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="Print the reference page of all ways.")
+def verification(name: str | None, markdown: bool) -> None:
+    """List the ways in which senders prove who they are, or print all about NAME."""
+    from continuitybridge.errors import NotFound
+    from continuitybridge.webhooks.verification import VERIFIERS, _reference
+
+    if markdown:
+        click.echo(_reference.reference(), nl=False)
+    elif name is None:
+        options.print_table(
+            ("verification", "secret", "what is proved, and how"),
+            [(way.name, way.origin, way.summary) for way in VERIFIERS.values()],
+        )
+    elif name in VERIFIERS:
+        click.echo(_reference.page(VERIFIERS[name]))
+    else:
+        raise NotFound(f"no verification {name!r}; there are {', '.join(VERIFIERS)}", field="name", value=name)
 
 
 @group.command("disable")

@@ -82,10 +82,12 @@ class DeployRequest(_In):
 
 class Deployed(DeployedFlow):
     """What a deploy or rollback did. `secrets` maps the slug of each new webhook endpoint to its secret, which is
-    shown here and never again. `changed` is false when exactly this ran already."""
+    shown here and never again; `awaiting_secrets` names endpoints whose provider's secret has to be entered before
+    they take anything. `changed` is false when exactly this ran already."""
 
     changed: bool
     secrets: dict[str, str]
+    awaiting_secrets: list[str]
 
 
 class RollbackRequest(_In):
@@ -236,5 +238,8 @@ def _shown(organization: str, each: verbs.Deployment) -> DeployedFlow:
 
 def _done(organization: str, done: verbs.Deployment) -> Deployed:
     return Deployed(
-        **_shown(organization, done).model_dump(), changed=done.changed, secrets=dict(done.new_secrets)
+        **_shown(organization, done).model_dump(),
+        changed=done.changed,
+        secrets=dict(done.new_secrets),
+        awaiting_secrets=list(done.awaiting_secrets),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -48,7 +48,8 @@ class Deployment:
     """Which version of a flow runs in an environment.
 
     `new_secrets` maps an endpoint's slug to the secret generated for it by this very call; it is shown once
-    and cannot be read again. `changed` is False when exactly this was deployed already.
+    and cannot be read again. `awaiting_secrets` names endpoints whose provider's secret nobody has entered yet.
+    `changed` is False when exactly this was deployed already.
     """
 
     organization_id: UUID
@@ -61,6 +62,7 @@ class Deployment:
     deployed_by: str
     changed: bool = True
     new_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    awaiting_secrets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +309,7 @@ def _put(
         " by) VALUES (%s, %s, %s, %s, %s, %s, %s)",
         (organization_id, deployment.revision, environment, flow, version, action, by),
     )
-    new_secrets = endpoints.sync(
+    synced = endpoints.sync(
         connection,
         organization_id,
         environment,
@@ -316,7 +318,7 @@ def _put(
         keyring=Keyring.open(),
     )
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(deployment.revision)))
-    return dataclasses.replace(deployment, new_secrets=new_secrets)
+    return dataclasses.replace(deployment, new_secrets=synced.new_secrets, awaiting_secrets=synced.awaiting)
 
 
 def _webhooks(plan: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

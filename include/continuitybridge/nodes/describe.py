@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -40,8 +40,9 @@ def form(node: NodeType) -> dict[str, Any]:
 
     A field is `{"name", "label", "kind", "required", "default", "help", ...}` with `kind` one of `text`,
     `textarea`, `code` (`language`), `password`, `number`, `integer`, `boolean`, `select` (`options`), `list`
-    (`item`), `map` (`item`), `group` (`fields`), `rows` (`fields`), `json`. `ports` is None where they depend on
-    the configuration.
+    (`item`), `map` (`item`), `group` (`fields`), `rows` (`fields`), `variants` (an object whose property `key`
+    says which of the `options` it is, each with `fields` of its own; the option's name alone will do), `json`.
+    `ports` is None where they depend on the configuration.
     """
     described = schema(node)
     return {
@@ -133,6 +134,9 @@ def _control(
 ) -> dict[str, Any]:
     control: dict[str, Any] = {ours: hinted[theirs] for theirs, ours in _COPIED.items() if theirs in hinted}
     json_type = kind.get("type")
+    if (choice := discriminated(kind)) is not None:
+        key = choice["discriminator"]["propertyName"]
+        return {**control, "kind": "variants", "key": key, "options": _options(root, choice, key, depth)}
     if language := hinted.get("x-language"):
         return {**control, "kind": "code", "language": language, "multiline": bool(hinted.get("x-multiline"))}
     if hinted.get("writeOnly"):
@@ -163,6 +167,25 @@ def _control(
     return {**control, "kind": "json"}
 
 
+def discriminated(kind: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema of an object of one of several kinds, told apart by a property, if that is described: as such, or
+    as one of the alternatives."""
+    for option in (kind, *kind.get("anyOf", ())):
+        if "discriminator" in option:
+            found: Mapping[str, Any] = option
+            return found
+    return None
+
+
+def _options(root: Mapping[str, Any], choice: Mapping[str, Any], key: str, depth: int) -> list[dict[str, Any]]:
+    options = []
+    for value, reference in choice["discriminator"]["mapping"].items():
+        described, _ = _unwrapped(root, {"$ref": reference})
+        fields = [field for field in _fields(root, described, depth + 1) if field["name"] != key]
+        options.append({"value": value, "help": described.get("description", ""), "fields": fields})
+    return options
+
+
 def page(node: NodeType) -> str:
     """The reference page, Markdown."""
     described = schema(node)
@@ -172,7 +195,7 @@ def page(node: NodeType) -> str:
         documentation(node),
         _facts(node),
         "## Configuration",
-        _configuration(described),
+        configuration(described),
     ]
     if node.examples:
         parts.append("## Examples")
@@ -192,8 +215,9 @@ def _facts(node: NodeType) -> str:
     return "*" + " · ".join(facts) + "*"
 
 
-def _configuration(described: Mapping[str, Any]) -> str:
-    rows = list(_rows(described, described, "", ()))
+def configuration(described: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
+    """The table of an object schema's keys, Markdown; those of the first level in `without` are left out."""
+    rows = [row for row in _rows(described, described, "", ()) if row[0].strip("`") not in without]
     if not rows:
         return "None."
     lines = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
@@ -261,20 +285,20 @@ def _type(root: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
 def _example(node: NodeType, example: Example) -> str:
     parts = [f"### {example.title}"]
     if example.config:
-        parts += ["Configuration:", _fenced(dict(example.config))]
+        parts += ["Configuration:", fenced(dict(example.config))]
     if example.input_headers:
-        parts += ["Headers:", _fenced(dict(example.input_headers))]
+        parts += ["Headers:", fenced(dict(example.input_headers))]
     if example.resume is None:
-        parts += ["In:", _fenced(example.input)]
+        parts += ["In:", fenced(example.input)]
     else:
         facts = {name: value for name, value in example.resume.facts.items() if name != "members"}
         more = f", {_json(facts)}" if facts else ""
-        parts += ["What waited:", _fenced(example.input), f"The wait ends: `{example.resume.how}`{more}"]
+        parts += ["What waited:", fenced(example.input), f"The wait ends: `{example.resume.how}`{more}"]
     if example.fails is not None:
         parts.append(f"Fails with `{example.fails}`.")
     elif example.several:
         for port, body in example.output:
-            parts += [f"Out, port `{port}`:", _fenced(body)]
+            parts += [f"Out, port `{port}`:", fenced(body)]
         if not example.output:
             parts.append("Nothing goes on.")
     elif example.output is None and example.input is not None:
@@ -282,11 +306,12 @@ def _example(node: NodeType, example: Example) -> str:
     elif issubclass(node, TriggerNode) and example.output == example.input:
         parts.append("Out: the same.")
     else:
-        parts += ["Out:", _fenced(example.output)]
+        parts += ["Out:", fenced(example.output)]
     return "\n\n".join(parts)
 
 
-def _fenced(value: Any) -> str:
+def fenced(value: Any) -> str:
+    """A value as a code block, Markdown."""
     if isinstance(value, bytes):
         text, language = value.decode("utf-8", "backslashreplace"), ""
     elif isinstance(value, str):

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.nodes.base import AnyNode, BuildContext, NodeConfig, _Node
+from continuitybridge.nodes.describe import discriminated
 
 FOLDERS = ("triggers", "parse", "transform", "route", "connect", "notify", "control")
 """Where node files stand, in the order in which listings show them."""
@@ -174,6 +175,10 @@ def _problem(model: type[NodeConfig], details: Any) -> dict[str, Any]:
         valid = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
         close = nearest(str(value), valid.split(", "))
         message = f"{value!r} is not one of {valid}"
+    elif kind == "union_tag_invalid":
+        value, valid = context["tag"], str(context["expected_tags"]).replace("'", "")
+        close = nearest(str(value), valid.split(", "))
+        message = f"{value!r} is not one of {valid}"
     elif kind == "value_error":
         message = str(context.get("error", message))
     else:
@@ -181,7 +186,7 @@ def _problem(model: type[NodeConfig], details: Any) -> dict[str, Any]:
         valid = _describe(model, location)
     secret = _model_at(model, location).get("writeOnly", False)
     return {
-        "field": ".".join(map(str, location)),
+        "field": ".".join(map(str, _without_tags(model, location))),
         "value": "***" if secret else value,
         "message": message,
         "valid": valid,
@@ -191,18 +196,38 @@ def _problem(model: type[NodeConfig], details: Any) -> dict[str, Any]:
 
 def _model_at(model: type[NodeConfig], location: tuple[Any, ...]) -> Any:
     """The schema node below a model at a location, as far as it can be followed; {} where it cannot."""
-    root = model.model_json_schema()
+    return _followed(model, location)[0]
+
+
+def _without_tags(model: type[NodeConfig], location: tuple[Any, ...]) -> list[Any]:
+    """A location as the author sees it: pydantic adds which of several kinds an object is."""
+    return _followed(model, location)[1]
+
+
+@lru_cache
+def _schema(model: type[NodeConfig]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _followed(model: type[NodeConfig], location: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+    root = _schema(model)
     node: dict[str, Any] = root
+    path: list[Any] = []
     for step in location:
         node = _resolve(root, node)
         properties = node.get("properties", {})
+        choice = discriminated(node)
         if step in properties:
             node = properties[step]
+        elif choice is not None and step in choice["discriminator"]["mapping"]:
+            node = {"$ref": choice["discriminator"]["mapping"][step]}
+            continue
         elif isinstance(step, int) and isinstance(node.get("items"), dict):
             node = node["items"]
         elif isinstance(node.get("additionalProperties"), dict):
             node = node["additionalProperties"]
-    return _resolve(root, node)
+        path.append(step)
+    return _resolve(root, node), path
 
 
 def _resolve(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

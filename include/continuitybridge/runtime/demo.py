@@ -195,7 +195,7 @@ def _secret(settings: Settings, organization: str, slug: str) -> str:
     except FileNotFoundError:
         # It was shown once, to somebody else: take a new one. The one before goes on for a day.
         organization_id = organizations.by_slug(organization).organization_id
-        secret = endpoints.rotate_secret(organization_id, ENVIRONMENT, slug)
+        secret = endpoints.rotate_secret(organization_id, ENVIRONMENT, slug).secret
         _keep_secret(settings, organization, slug, secret)
         return secret
 

@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from continuitybridge.errors import TooManyRequests
-from continuitybridge.webhooks.directory import Target
+from continuitybridge.webhooks.target import Target
 
 
 class Admission(Protocol):

@@ -1,16 +1,16 @@
-"""What intake looks at in a request beside its body's bytes: content type, charset, idempotency key, and which
-headers go with the message."""
+"""What intake looks at in a request beside its body's bytes: content type, charset, and which headers go with the
+message."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 from continuitybridge.errors import UnreadableContent, UnsupportedContent
 from continuitybridge.webhooks.verification import VERIFIERS, Headers
 
-MAX_KEY_BYTES = 255
 MAX_HEADER_BYTES = 1024
 """Headers longer than this are not kept with the message."""
 MAX_HEADERS = 48
@@ -86,26 +86,17 @@ def check_readable(body: bytes, kind: str, charset: str | None) -> None:
         raise UnreadableContent(f"charset {charset[:40]!r} is not known") from None
 
 
-def idempotency_key(headers: Headers, configured: bytes | None) -> str | None:
-    """The sender's key: the configured header's value, else `webhook-id`'s, else `Idempotency-Key`'s. Raises
-    `UnreadableContent` when it is longer than 255 bytes or not printable ASCII."""
-    value = (
-        headers.get(configured) if configured else headers.get(b"webhook-id") or headers.get(b"idempotency-key")
-    )
-    if not value:
-        return None
-    text = value.decode("latin-1")
-    if len(value) > MAX_KEY_BYTES or not (text.isascii() and text.isprintable()):
-        raise UnreadableContent(f"an idempotency key has at most {MAX_KEY_BYTES} printable ASCII characters")
-    return text
-
-
-def kept_headers(headers: Headers) -> dict[str, str]:
+def kept_headers(headers: Headers, hidden: Collection[bytes] = ()) -> dict[str, str]:
     """The headers that go with the message: an allow-list of names, minus everything that may be a credential,
-    a signature or a person's address."""
+    a signature or a person's address, and minus `hidden`, what the endpoint's verification reads."""
     kept: dict[str, str] = {}
     for name, value in headers.items():
-        if len(value) <= MAX_HEADER_BYTES and len(kept) < MAX_HEADERS and (text := _kept_name(name)):
+        if (
+            len(value) <= MAX_HEADER_BYTES
+            and len(kept) < MAX_HEADERS
+            and (text := _kept_name(name))
+            and (name not in hidden or text in _HARMLESS)
+        ):
             kept[text] = value.decode("latin-1")
     return kept
 
@@ -113,9 +104,9 @@ def kept_headers(headers: Headers) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _kept_name(name: bytes) -> str | None:
     text = name.decode("latin-1").lower()
-    credential = any(text in verifier.headers and text not in _HARMLESS for verifier in VERIFIERS.values())
+    credential = any(text in way.headers and text not in _HARMLESS for way in VERIFIERS.values())
     fits = len(text) <= 64 and _KEPT.fullmatch(text) and not _DROPPED.search(text)
     return text if fits and not credential else None
 
 
-_HARMLESS = ("webhook-id", "webhook-timestamp")
+_HARMLESS = ("webhook-id", "webhook-timestamp", "x-slack-request-timestamp")

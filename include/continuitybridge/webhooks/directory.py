@@ -14,8 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,10 +23,9 @@ from psycopg import OperationalError
 from continuitybridge.database import aio
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import holds
-from continuitybridge.inbox.accept import Mode
 from continuitybridge.vault.keyring import Cipher
 from continuitybridge.webhooks import endpoints
-from continuitybridge.webhooks.verification import VERIFIERS, Verifier
+from continuitybridge.webhooks.target import Target
 
 CHECK_INTERVAL_S = 5.0
 CONFIRM_INTERVAL_S = 0.05
@@ -40,38 +38,6 @@ RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PLACE = re.compile(r"[a-z][a-z0-9-]{0,39}/[a-z]{1,16}/[a-z0-9][a-z0-9._-]{0,127}")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An endpoint, its deployment and its opened secrets. `keys` are (key, its end in seconds since the epoch);
-    `sealed` says that a secret could not be opened here; `draining`, why its flow takes nothing new now.
-    `max_body_bytes` None: the platform's limit."""
-
-    organization_id: UUID
-    organization: str
-    environment: str
-    slug: str
-    flow: str
-    version: str
-    mode: Mode
-    trigger_id: str
-    revision: int
-    active: bool
-    verifier: Verifier | None
-    keys: tuple[tuple[bytes, float], ...]
-    sealed: bool
-    content_types: frozenset[str]
-    idempotency_header: bytes | None
-    max_body_bytes: int | None
-    draining: str | None
-
-    @property
-    def place(self) -> str:
-        return f"{self.organization}/{self.environment}/{self.slug}"
-
-    def valid_keys(self, now: float) -> list[bytes]:
-        return [key for key, end in self.keys if now < end]
 
 
 class Directory:
@@ -275,12 +241,14 @@ _ALL_SECRETS = """
 SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
   FROM bridge.endpoint_secrets x
  WHERE x.expires_at IS NULL OR x.expires_at > now()
+ ORDER BY x.created_at
 """
 _SOME_SECRETS = """
 SELECT x.organization_id, x.environment, x.slug, x.secret_id, x.ciphertext, x.expires_at
   FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
   JOIN bridge.endpoint_secrets x USING (organization_id, environment, slug)
  WHERE x.expires_at IS NULL OR x.expires_at > now()
+ ORDER BY x.created_at
 """
 _IDENTITIES = """
 SELECT o.organization_id || '/' || substr(place, strpos(place, '/') + 1)
@@ -292,54 +260,18 @@ SELECT o.organization_id || '/' || substr(place, strpos(place, '/') + 1)
 def _targets(
     rows: Collection[tuple[Any, ...]], secrets: Collection[tuple[Any, ...]], keyring: Cipher
 ) -> dict[str, Target]:
+    """The targets by identity. `rows` as `_ALL_ENDPOINTS` gives them, `secrets` as `_ALL_SECRETS`."""
     kept: dict[tuple[UUID, str, str], list[tuple[UUID, bytes, datetime | None]]] = {}
     for organization_id, environment, slug, *stored in secrets:
         kept.setdefault((organization_id, environment, slug), []).append((stored[0], stored[1], stored[2]))
     found: dict[str, Target] = {}
-    for organization_id, organization, environment, slug, flow, version, mode, trigger, *rest in rows:
-        revision, active, verification, settings, draining = rest
-        verifier = VERIFIERS.get(verification)
-        keys: list[tuple[bytes, float]] = []
-        sealed = verifier is None
-        for secret_id, ciphertext, expires_at in kept.get((organization_id, environment, slug), []):
-            try:
-                serves, secret = endpoints.open_secret(
-                    keyring, organization_id, environment, slug, secret_id, ciphertext
-                )
-                if serves == verification and verifier is not None:
-                    keys.append((verifier.key(secret), _seconds(expires_at)))
-            except Exception:
-                log.exception("endpoints: secret %s cannot be opened", secret_id)
-                sealed = True
+    for row in rows:
+        organization_id, organization, environment, slug = row[:4]
         try:
-            found[f"{organization_id}/{environment}/{slug}"] = Target(
-                organization_id=organization_id,
-                organization=organization,
-                environment=environment,
-                slug=slug,
-                flow=flow,
-                version=version,
-                mode=mode,
-                trigger_id=trigger,
-                revision=revision,
-                active=active,
-                verifier=verifier,
-                keys=tuple(keys),
-                sealed=sealed,
-                content_types=frozenset(given.lower() for given in settings["content_types"]),
-                idempotency_header=_header(settings["idempotency"]),
-                max_body_bytes=settings["max_body_bytes"],
-                draining=draining,
+            found[f"{organization_id}/{environment}/{slug}"] = Target.of(
+                row, kept.get((organization_id, environment, slug), []), keyring
             )
-        except (KeyError, TypeError, AttributeError, ValueError):
+        except Exception:
             # One row that somebody altered must not keep all other addresses from answering.
             log.exception("endpoints: %s/%s/%s has settings that cannot be read", organization, environment, slug)
     return found
-
-
-def _header(name: str | None) -> bytes | None:
-    return name.lower().encode("ascii") if name else None
-
-
-def _seconds(at: datetime | None) -> float:
-    return float("inf") if at is None else at.astimezone(UTC).timestamp()

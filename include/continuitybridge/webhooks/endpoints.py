@@ -23,10 +23,10 @@ from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
 from continuitybridge import database
-from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.nodes.triggers.webhook_trigger import WebhookTriggerConfig
 from continuitybridge.vault.keyring import Cipher, Keyring
-from continuitybridge.webhooks.verification import VERIFIERS
+from continuitybridge.webhooks.verification import Verifier, verifier
 
 CHANNEL = "bridge_endpoints"
 """NOTIFY channel; the payload is `<organization_id>/<environment>/<slug>`."""
@@ -52,8 +52,7 @@ class SecretInfo:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One endpoint. `status` is the switch of the endpoint itself; `flow_status` that of its deployment: it
-    takes messages while both are active. `settings` are the trigger's (content types, idempotency header, body
-    limit)."""
+    takes messages while both are active. `settings` are the trigger's, but for slug and kind of verification."""
 
     environment: str
     slug: str
@@ -67,6 +66,24 @@ class Endpoint:
     secrets: Sequence[SecretInfo] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a deploy did to a flow's endpoints. `new_secrets`: slug → secret made here, shown this once.
+    `awaiting`: slugs whose provider gives the secret, which nobody has entered yet; they answer 503 until
+    then."""
+
+    new_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    awaiting: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """A secret that was put in place, and what should be said about it if anything."""
+
+    secret: str = field(repr=False)
+    warning: str | None = None
+
+
 def sync(
     connection: Connection[Any],
     organization_id: UUID,
@@ -75,21 +92,21 @@ def sync(
     triggers: Mapping[str, Mapping[str, Any]],
     *,
     keyring: Cipher,
-) -> dict[str, str]:
+) -> Synced:
     """Make a flow's endpoints what its webhook triggers (trigger id → configuration) say, in the caller's
     transaction; call it also when the deployment's version or status changed. An endpoint that somebody disabled
     stays disabled.
 
-    Returns slug → secret for each secret generated here: the only time it is shown. Raises `Conflict` when a
-    slug belongs to another flow of the environment, or twice to this one.
+    Secrets that are made here are made when there is none for the endpoint's verification. Raises `Conflict`
+    when a slug belongs to another flow of the environment, or twice to this one.
     """
     slugs: dict[str, str] = {}
-    for trigger_id, config in triggers.items():
-        if (twin := slugs.setdefault(config["slug"], trigger_id)) != trigger_id:
+    for trigger_id, given in triggers.items():
+        if (twin := slugs.setdefault(given["slug"], trigger_id)) != trigger_id:
             raise Conflict(
-                f"triggers {twin!r} and {trigger_id!r} of flow {flow!r} both have the slug {config['slug']!r}",
+                f"triggers {twin!r} and {trigger_id!r} of flow {flow!r} both have the slug {given['slug']!r}",
                 field="slug",
-                value=config["slug"],
+                value=given["slug"],
             )
     gone = connection.execute(
         "DELETE FROM bridge.endpoints WHERE organization_id = %s AND environment = %s AND flow = %s"
@@ -97,9 +114,10 @@ def sync(
         (organization_id, environment, flow, list(slugs)),
     ).fetchall()
     shown: dict[str, str] = {}
+    awaiting: list[str] = []
     for slug, trigger_id in slugs.items():
-        settings = WebhookTriggerConfig.model_validate(dict(triggers[trigger_id])).model_dump(exclude={"slug"})
-        verification = settings.pop("verification")
+        config = WebhookTriggerConfig.model_validate(dict(triggers[trigger_id]))
+        way = verifier(config.verification)
         taken = connection.execute(
             "INSERT INTO bridge.endpoints"
             " (organization_id, environment, slug, flow, trigger_id, verification, settings)"
@@ -107,16 +125,30 @@ def sync(
             " trigger_id = excluded.trigger_id, verification = excluded.verification,"
             " settings = excluded.settings, revision = nextval('bridge.deployment_revision')"
             " WHERE endpoints.flow = excluded.flow RETURNING slug",
-            (organization_id, environment, slug, flow, trigger_id, verification, Jsonb(settings)),
+            (organization_id, environment, slug, flow, trigger_id, way.name, Jsonb(_settings(config))),
         ).fetchone()
         if taken is None:
             raise _taken(connection, organization_id, environment, slug)
-        if not _has_secret(connection, organization_id, environment, slug, verification, keyring):
-            shown[slug] = VERIFIERS[verification].generate()
-            _store(connection, organization_id, environment, slug, verification, shown[slug], keyring)
+        if way.origin == "none" or _has_secret(connection, organization_id, environment, slug, way, keyring):
+            continue
+        if way.origin == "given":
+            awaiting.append(slug)
+        else:
+            shown[slug] = way.generate()
+            _store(connection, organization_id, environment, slug, way, shown[slug], keyring)
     for slug in [*slugs, *(row[0] for row in gone)]:
         _notify(connection, organization_id, environment, slug)
-    return shown
+    return Synced(shown, awaiting)
+
+
+def config_of(slug: str, verification: str, settings: Mapping[str, Any]) -> WebhookTriggerConfig:
+    """The trigger's configuration as an endpoint's row holds it. Raises `ValueError` for a row that was
+    altered."""
+    return WebhookTriggerConfig.model_validate({"verification": verification, **settings, "slug": slug})
+
+
+def _settings(config: WebhookTriggerConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"slug"}, exclude_none=True)
 
 
 def list_endpoints(organization_id: UUID, environment: str | None = None) -> list[Endpoint]:
@@ -146,18 +178,22 @@ def rotate_secret(
     secret: str | None = None,
     overlap_s: float = DEFAULT_OVERLAP_S,
     keyring: Cipher | None = None,
-) -> str:
-    """Give the endpoint a new secret (generated, or `secret`) and return it: it is not shown again. Those it had
+) -> NewSecret:
+    """Give the endpoint a new secret (made here, or `secret`) and return it: it is not shown again. Those it had
     are accepted for `overlap_s` seconds more, at most until the end they already had; 0 ends them at once.
 
-    Raises `NotFound`, or `ConfigurationError` when `secret` is not fit for the endpoint's verification.
+    Raises `NotFound`, or `ConfigurationError` when `secret` is not fit for the endpoint's verification, or is
+    absent where the provider gives it. A short one is taken, with a warning.
     """
     keyring = keyring or Keyring.open()
     with database.tenant(organization_id) as connection:
         _touch(connection, organization_id, environment, slug, None)
-        verification = _one(connection, organization_id, environment, slug).verification
-        new = VERIFIERS[verification].generate() if secret is None else secret
-        VERIFIERS[verification].key(new)
+        endpoint = _one(connection, organization_id, environment, slug)
+        way = verifier(config_of(slug, endpoint.verification, endpoint.settings).verification)
+        if way.origin == "none":
+            raise ConfigurationError(f"verification {way.name} needs no secret here", field="secret")
+        new = way.generate() if secret is None else secret
+        way.key(new)
         connection.execute(
             "DELETE FROM bridge.endpoint_secrets WHERE organization_id = %s AND environment = %s AND slug = %s"
             " AND expires_at <= now()",
@@ -168,8 +204,8 @@ def rotate_secret(
             " WHERE organization_id = %s AND environment = %s AND slug = %s",
             (timedelta(seconds=max(0.0, overlap_s)), organization_id, environment, slug),
         )
-        _store(connection, organization_id, environment, slug, verification, new, keyring)
-    return new
+        _store(connection, organization_id, environment, slug, way, new, keyring)
+    return NewSecret(new, None if secret is None else way.weakness(secret))
 
 
 def open_secret(
@@ -187,7 +223,7 @@ def _store(
     organization_id: UUID,
     environment: str,
     slug: str,
-    verification: str,
+    way: Verifier[Any],
     secret: str,
     keyring: Cipher,
 ) -> None:
@@ -196,7 +232,7 @@ def _store(
         organization_id,
         PURPOSE,
         _bound_to(environment, slug, secret_id),
-        orjson.dumps({"verification": verification, "secret": secret}),
+        orjson.dumps({"verification": way.name, "secret": secret}),
     )
     connection.execute(
         "INSERT INTO bridge.endpoint_secrets (organization_id, environment, slug, secret_id, ciphertext)"
@@ -210,7 +246,7 @@ def _has_secret(
     organization_id: UUID,
     environment: str,
     slug: str,
-    verification: str,
+    way: Verifier[Any],
     keyring: Cipher,
 ) -> bool:
     rows = connection.execute(
@@ -219,7 +255,7 @@ def _has_secret(
         (organization_id, environment, slug),
     ).fetchall()
     return any(
-        open_secret(keyring, organization_id, environment, slug, secret_id, ciphertext)[0] == verification
+        open_secret(keyring, organization_id, environment, slug, secret_id, ciphertext)[0] == way.name
         for secret_id, ciphertext in rows
     )
 

@@ -1,4 +1,4 @@
-"""Intake: the bare ASGI application behind `POST /bridge/hooks/{organization}/{environment}/{slug}`.
+"""Intake: the bare ASGI application behind `/bridge/hooks/{organization}/{environment}/{slug}`.
 
 Guarantee: a 202 is sent after the message is committed, never before. Where it stops: a crash, or a lost
 connection, between commit and answer leaves the sender without an answer; sending again with the same idempotency
@@ -25,6 +25,7 @@ from continuitybridge.errors import (
     BridgeError,
     Gone,
     MethodNotAllowed,
+    NotAllowed,
     NotFound,
     PayloadTooLarge,
     RequestTimeout,
@@ -35,11 +36,12 @@ from continuitybridge.inbox.accept import Acceptance
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
-from continuitybridge.webhooks import content
+from continuitybridge.webhooks import challenges, content, network
 from continuitybridge.webhooks.admission import Admission, TokenBucket
-from continuitybridge.webhooks.directory import Directory, Target
+from continuitybridge.webhooks.directory import Directory
 from continuitybridge.webhooks.refusals import ANY_ENDPOINT, Refusals
-from continuitybridge.webhooks.verification import Headers
+from continuitybridge.webhooks.target import Target
+from continuitybridge.webhooks.verification import Answer, Headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -60,6 +62,10 @@ WARN_INTERVAL_S = 5.0
 THREAD_BYTES = 256 * 1024
 """Bodies above this are verified in a thread: hashing them would hold up the others."""
 
+_FORM = "application/x-www-form-urlencoded"
+_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers, body."""
+
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +81,7 @@ class IntakeApp:
         self._settings = settings or get_settings()
         self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
         self._status_url = f"{self._settings.external_url}/bridge/messages/"
+        self._proxies = self._settings.trusted_networks
         self._starting: asyncio.Lock | None = None
         self._started = False
         self._stopping = False
@@ -163,9 +170,9 @@ class IntakeApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._under_way += 1
-        request = _Request(scope, receive)
+        request = _Request(scope, receive, self)
         try:
-            accepted = await self._accept(request)
+            status, headers, body = await self._answer(request)
         except _SenderGone:
             return
         except asyncio.CancelledError:
@@ -173,15 +180,15 @@ class IntakeApp:
         except Exception as error:
             await self._refuse(request, error, send)
         else:
-            await send({"type": "http.response.start", "status": 202, "headers": accepted[0]})
-            await send({"type": "http.response.body", "body": accepted[1]})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
         finally:
             self._buffered_bytes -= request.buffered
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
 
-    async def _accept(self, request: _Request) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    async def _answer(self, request: _Request) -> _Answer:
         if not self._started:
             await self._start_late()
         if self._stopping or self._under_way > self._settings.intake_max_requests:
@@ -189,22 +196,44 @@ class IntakeApp:
         place = self._place(request.scope)
         if place is None:
             raise NotFound("no endpoint has this address")
-        if request.scope["method"] != "POST":
-            raise MethodNotAllowed("messages are sent with POST", allow=("POST",))
         target = await self._find(place, request)
-        kind, charset = content.media_type(request.headers, target.content_types)
-        body = await self._read(request, target)
-        now = time.time()
-        keys = target.valid_keys(now)
-        if target.verifier is None or (target.sealed and not keys):
-            raise Unavailable("the endpoint's secrets cannot be opened")
-        if len(body) > THREAD_BYTES:
-            await asyncio.to_thread(target.verifier.verify, request.headers, body, keys, now)
+        if target.networks is not None:
+            sender = network.sender(network.peer(request.scope), request.headers, self._proxies)
+            if not network.within(sender, target.networks):
+                raise NotAllowed("this address may not send here")
+        if target.challenge is not None:
+            answer = challenges.answer(
+                target.challenge,
+                request.method,
+                request.scope["query_string"],
+                request.headers,
+                target.valid_keys(time.time()),
+            )
+            if answer is not None:
+                self._admission.admit(target)
+                return _answered(answer)
+        if request.method not in target.methods:
+            allow = target.allow
+            raise MethodNotAllowed(f"messages are sent with {' or '.join(sorted(target.methods))}", allow=allow)
+        return await self._accept(request, target)
+
+    async def _accept(self, request: _Request, target: Target) -> _Answer:
+        if request.method == "GET":
+            kind, charset = _FORM, None
         else:
-            target.verifier.verify(request.headers, body, keys, now)
-        content.check_readable(body, kind, charset)
-        key = content.idempotency_key(request.headers, target.idempotency_header)
+            kind, charset = content.media_type(request.headers, target.content_types)
+        request.body = body = await self._read(request, target)
+        await self._verify(request, target)
+        challenge = target.verifier.answer(request)
+        if challenge is not None:
+            return _answered(challenge)
+        if request.method == "GET":
+            body = request.scope["query_string"]
+        else:
+            content.check_readable(body, kind, charset)
+        key = await self._key(request, target, body)
         self._admission.admit(target)
+        source = target.idempotency
         accepted = await self._commits.submit(
             Acceptance(
                 organization_id=target.organization_id,
@@ -213,21 +242,47 @@ class IntakeApp:
                 version=target.version,
                 source="webhook",
                 body=body,
-                content_type=request.headers[b"content-type"].decode("latin-1")[:255],
-                headers=content.kept_headers(request.headers),
+                content_type=request.headers.get(b"content-type", _FORM.encode()).decode("latin-1")[:255],
+                headers=content.kept_headers(request.headers, target.hidden_headers),
                 endpoint=target.slug,
                 idempotency_key=key,
+                idempotency_window_days=source.window_days,
+                changed_body="same" if source.same else "refuse",
                 trigger=target.trigger_id,
                 mode=target.mode,
             )
         )
         url = self._status_url + accepted.message_id
         answer = orjson.dumps({"id": accepted.message_id, "status_url": url, "duplicate": accepted.duplicate})
-        return [
+        headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(answer)).encode()),
             (b"location", url.encode()),
-        ], answer
+        ]
+        return 202, headers, answer
+
+    async def _verify(self, request: _Request, target: Target) -> None:
+        way = target.verifier
+        now = time.time()
+        keys = target.valid_keys(now)
+        if not keys and way.origin != "none":
+            raise Unavailable(
+                "the endpoint's secrets cannot be opened"
+                if target.sealed
+                else f"the endpoint has no secret yet: bridge endpoint rotate-secret {target.slug}"
+            )
+        if way.prepares:
+            await way.prepare(request)
+        if len(request.body) > THREAD_BYTES:
+            await asyncio.to_thread(way.verify, request, keys, now)
+        else:
+            way.verify(request, keys, now)
+
+    async def _key(self, request: _Request, target: Target, body: bytes) -> str | None:
+        source = target.idempotency
+        if source.reads_body and len(body) > THREAD_BYTES:
+            return await asyncio.to_thread(source.key, request.headers, body)
+        return source.key(request.headers, body)
 
     def _place(self, scope: Scope) -> str | None:
         """`organization/environment/slug` of the address; None for an old address that belongs to nobody."""
@@ -240,6 +295,17 @@ class IntakeApp:
             slug = path[len(LEGACY_PREFIX) :]
             return f"{self._settings.legacy_organization}/{self._settings.legacy_environment}/{slug}"
         return None
+
+    def url(self, scope: Scope) -> str:
+        """The address that a request was sent to, as its sender knows it."""
+        path: str = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
+        path = path.removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
+        query = scope["query_string"].decode("latin-1")
+        return f"{self._settings.external_url}{path}{'?' + query if query else ''}"
+
+    def is_proxy(self, address: network.Address | None) -> bool:
+        """Whether the headers that come from there are a trusted proxy's."""
+        return network.within(address, self._proxies)
 
     async def _find(self, place: str, request: _Request) -> Target:
         target = self._directory.find(place)
@@ -317,18 +383,40 @@ class IntakeApp:
 
 
 class _Request:
-    """One request while it is being judged."""
+    """One request while it is being judged; what verification sees of it (`Received`)."""
 
-    __slots__ = ("_receive", "buffered", "headers", "more_body", "scope", "stranger", "target")
+    __slots__ = (
+        "_intake",
+        "_receive",
+        "body",
+        "buffered",
+        "headers",
+        "method",
+        "more_body",
+        "scope",
+        "stranger",
+        "target",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, intake: IntakeApp) -> None:
         self.scope = scope
         self._receive = receive
+        self._intake = intake
+        self.method: str = scope["method"]
         self.headers: Headers = _headers(scope["headers"])
+        self.body = b""
         self.target: Target | None = None
         self.stranger: Any = None
         self.buffered = 0
         self.more_body = True
+
+    @property
+    def url(self) -> str:
+        return self._intake.url(self.scope)
+
+    @property
+    def proxied(self) -> bool:
+        return self._intake.is_proxy(network.peer(self.scope))
 
     @property
     def awaits_continue(self) -> bool:
@@ -362,6 +450,16 @@ class _Request:
             return
         except _SenderGone:
             self.more_body = False
+
+
+def _answered(challenge: Answer) -> _Answer:
+    headers = [
+        (b"content-type", challenge.content_type),
+        (b"content-length", str(len(challenge.body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+    ]
+    return 200, headers, challenge.body
 
 
 def _headers(pairs: Any) -> dict[bytes, bytes]:

@@ -51,14 +51,16 @@ class RotateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    secret: SecretStr | None = Field(default=None, max_length=512)
+    secret: SecretStr | None = Field(default=None, max_length=8192)
     overlap_s: float = Field(default=endpoints.DEFAULT_OVERLAP_S, ge=0, le=366 * 24 * 3600)
 
 
 class NewSecret(BaseModel):
-    """A generated secret, shown here and never again; null when the caller gave his own."""
+    """A generated secret, shown here and never again; null when the caller gave his own. `warning` says what is
+    weak about that."""
 
     secret: str | None
+    warning: str | None
 
 
 @router.get("", summary="Webhook endpoints of an organization")
@@ -90,10 +92,10 @@ def rotate_secret(
     place = caller.writable(organization)
     request = request or RotateRequest()
     given = request.secret.get_secret_value() if request.secret else None
-    secret = endpoints.rotate_secret(
+    new = endpoints.rotate_secret(
         place.organization_id, environment, slug, secret=given, overlap_s=request.overlap_s
     )
-    return NewSecret(secret=secret if given is None else None)
+    return NewSecret(secret=new.secret if given is None else None, warning=new.warning)
 
 
 @router.post("/{organization}/{environment}/{slug}/disable", summary="Make an endpoint answer 410")

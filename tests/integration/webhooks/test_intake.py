@@ -362,11 +362,11 @@ def test_a_rotated_secret_is_taken_beside_the_old_one_until_the_overlap_ends(
     hook = deploy()
     owner = hook.organization.organization_id
     old = hook.secret
-    hook.secret = endpoints.rotate_secret(owner, "dev", hook.slug, overlap_s=3600)
+    hook.secret = endpoints.rotate_secret(owner, "dev", hook.slug, overlap_s=3600).secret
     eventually(lambda: client.post(hook.path, content=BODY, headers=hook.signed(BODY)).status_code == 202)
     before = Hook(hook.organization, "dev", hook.slug, hook.flow, old, hook.path)
     assert client.post(hook.path, content=BODY, headers=before.signed(BODY)).status_code == 202
-    newest = endpoints.rotate_secret(owner, "dev", hook.slug, overlap_s=0)
+    newest = endpoints.rotate_secret(owner, "dev", hook.slug, overlap_s=0).secret
     eventually(lambda: client.post(hook.path, content=BODY, headers=hook.signed(BODY)).status_code == 401)
     problem(client.post(hook.path, content=BODY, headers=before.signed(BODY)), 401, "not-authenticated")
     hook.secret = newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from node_runs import body_of
 
-from continuitybridge.errors import InvalidPayload, LimitExceeded, NodeError
+from continuitybridge.errors import InvalidPayload, LimitExceeded
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["", "+", "&=", "%41", " "])
 
@@ -31,10 +32,8 @@ def test_whatever_a_form_can_say_is_read_exactly(fields: list[tuple[str, str]]) 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(form: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidPayload):
         assert isinstance(parse(form), dict)
-    except NodeError as error:
-        assert isinstance(error, InvalidPayload)
 
 
 def test_fields_without_a_value_are_empty_and_nothing_is_no_field() -> None:

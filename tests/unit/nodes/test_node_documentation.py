@@ -82,7 +82,7 @@ def test_the_form_has_every_field_of_the_schema_with_a_control(node_type: str) -
         assert field["help"]
         assert field["kind"] in {
             *("text", "textarea", "code", "password", "number", "integer", "boolean"),
-            *("select", "list", "map", "group", "rows", "json"),
+            *("select", "list", "map", "group", "rows", "variants", "json"),
         }
 
 

@@ -104,35 +104,64 @@ def test_other_settings_of_a_webhook_are_checked(key: str, value: Any) -> None:
 
 
 def test_the_ways_of_verification_are_those_that_intake_knows() -> None:
+    from continuitybridge.nodes import describe
     from continuitybridge.webhooks.verification import VERIFIERS
 
-    schema = registry.get("webhook_trigger").Config.model_json_schema()
-    assert set(schema["properties"]["verification"]["enum"]) == set(VERIFIERS)
+    trigger = registry.get("webhook_trigger")
+    by_name, by_settings = trigger.Config.model_json_schema()["properties"]["verification"]["anyOf"]
+    assert set(by_name["enum"]) == set(by_settings["discriminator"]["mapping"]) == set(VERIFIERS)
+    [field] = [field for field in describe.form(trigger)["fields"] if field["name"] == "verification"]
+    assert (field["kind"], field["key"], field["default"]) == ("variants", "type", "standard_webhooks")
+    [option] = [option for option in field["options"] if option["value"] == "hmac"]
+    assert "timestamp_header" in {each["name"] for each in option["fields"]}
 
 
-def test_webhooks_of_older_flows_are_translated() -> None:
+@pytest.mark.parametrize(
+    ("old", "ours"),
+    [
+        ({"webhookMethod": "post"}, {}),
+        ({"webhookMethod": "PUT"}, {"methods": ["PUT"]}),
+        ({"webhookMethod": "GET"}, {"methods": ["GET"], "verification": "api_key"}),
+        ({"webhookMethod": "GET", "authMethod": "basic_auth"}, {"methods": ["GET"], "verification": "basic"}),
+        ({"authMethod": "api_key"}, {"verification": "api_key"}),
+        ({"authMethod": "bearer_token"}, {"verification": "bearer"}),
+        ({"authMethod": "oauth2"}, {"verification": "jwt"}),
+        (
+            {"authMethod": "oauth2", "verification": {"type": "jwt", "issuer": "a"}},
+            {"verification": {"type": "jwt", "issuer": "a"}},
+        ),
+        (
+            {"allowedIPs": "10.0.0.0/8, 203.0.113.7\n2001:db8::1"},
+            {"allowed_ips": ["10.0.0.0/8", "203.0.113.7", "2001:db8::1"]},
+        ),
+        ({"allowedIPs": ["10.0.0.1"]}, {"allowed_ips": ["10.0.0.1"]}),
+        (
+            {
+                "payloadFormat": "csv",
+                "allowedIPs": "",
+                "validateSchema": False,
+                "rateLimitPerMinute": 60,
+                "enableLogging": True,
+            },
+            {"content_types": ["text/csv"]},
+        ),
+    ],
+)
+def test_webhooks_of_older_flows_are_translated(old: dict[str, Any], ours: dict[str, Any]) -> None:
     translate = registry.get("webhook_trigger").from_legacy
-    assert translate({"webhookSlug": "orders", "webhookMethod": "post"}) == {"slug": "orders"}
-    assert translate(
-        {
-            "endpointName": "stock",
-            "authMethod": "api_key",
-            "payloadFormat": "csv",
-            "allowedIPs": "",
-            "validateSchema": False,
-            "rateLimitPerMinute": 60,
-            "enableLogging": True,
-        }
-    ) == {"slug": "stock", "verification": "api_key", "content_types": ["text/csv"]}
-    for bad in (
-        {"webhookMethod": "GET"},
-        {"authMethod": "basic_auth"},
-        {"payloadFormat": "edi"},
-        {"allowedIPs": "10.0.0.0/8"},
-        {"rateLimitPerMinute": 5},
-    ):
-        with pytest.raises(ConfigurationError, match=next(iter(bad))):
-            translate({"webhookSlug": "a", **bad})
+    for slug in ("webhookSlug", "endpointName"):
+        translated = translate({slug: "orders", **old})
+        assert translated == {"slug": "orders", **ours}
+        registry.build("webhook_trigger", translated, BuildContext())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"webhookMethod": "DELETE"}, {"authMethod": "none"}, {"payloadFormat": "edi"}, {"rateLimitPerMinute": 5}],
+)
+def test_what_older_webhooks_say_and_ours_cannot_is_refused_by_its_key(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(bad))):
+        registry.get("webhook_trigger").from_legacy({"webhookSlug": "a", **bad})
 
 
 # -- manual_trigger ---------------------------------------------------------------------------------------

@@ -85,21 +85,6 @@ def test_a_body_that_can_be_what_is_declared_is_taken(body: bytes, kind: str, ch
     content.check_readable(body, kind, charset)
 
 
-def test_the_idempotency_key_is_the_configured_header_else_the_webhook_id_else_the_header_of_that_name() -> None:
-    headers = {b"webhook-id": b"w", b"idempotency-key": b"i", b"x-order": b"o"}
-    assert content.idempotency_key(headers, b"x-order") == "o"
-    assert content.idempotency_key(headers, None) == "w"
-    assert content.idempotency_key({b"idempotency-key": b"i"}, None) == "i"
-    assert content.idempotency_key({}, None) is None
-    assert content.idempotency_key({b"webhook-id": b"w"}, b"x-order") is None
-
-
-@pytest.mark.parametrize("value", [b"x" * 256, b"a\x01", "ü".encode()])
-def test_an_idempotency_key_that_cannot_be_one_is_refused(value: bytes) -> None:
-    with pytest.raises(UnreadableContent):
-        content.idempotency_key({b"idempotency-key": value}, None)
-
-
 def test_no_credential_and_no_address_of_a_person_is_kept_with_a_message() -> None:
     secret = {
         name.encode(): b"secret"
@@ -143,3 +128,9 @@ def test_kept_headers_are_bounded() -> None:
     many = {f"x-{n}".encode(): b"v" for n in range(1000)}
     assert len(content.kept_headers(many)) == content.MAX_HEADERS
     assert content.kept_headers({b"x-long": b"v" * 5000}) == {}
+
+
+def test_what_the_endpoints_own_verification_reads_is_not_kept_either() -> None:
+    headers = {b"x-carrier-proof": b"secret", b"x-carrier": b"v", b"webhook-id": b"m"}
+    hidden = frozenset({b"x-carrier-proof", b"webhook-id"})
+    assert content.kept_headers(headers, hidden) == {"x-carrier": "v", "webhook-id": "m"}

@@ -1,194 +1,227 @@
-"""Verification of raw requests: what is believed, and that nothing else ever comes out than a refusal."""
+"""What holds for every way of verification: its documented examples are believed, and nothing else is."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-from datetime import UTC, datetime
+import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks.webhooks import Webhook
+from ways import NOW, verify, way
 
 from continuitybridge.errors import ConfigurationError, NotAuthenticated
-from continuitybridge.webhooks.verification import VERIFIERS
+from continuitybridge.nodes import registry
+from continuitybridge.nodes.base import BuildContext
+from continuitybridge.webhooks.verification import VERIFIERS, _reference
+from continuitybridge.webhooks.verification.base import Example
 
-NOW = 1_790_000_000.4
-BODY = b'{"po": "4711"}'
-standard = VERIFIERS["standard_webhooks"]
-api_key = VERIFIERS["api_key"]
+EXAMPLES = [
+    pytest.param(name, example, id=f"{name}: {example.title}")
+    for name, cls in VERIFIERS.items()
+    for example in cls.examples
+]
+COVER_THE_BODY = {"standard_webhooks", "github", "meta", "shopify", "stripe", "slack", "twilio", "square", "hmac"}
+MADE = [
+    ("standard_webhooks", {}),
+    ("github", {}),
+    ("hmac", {}),
+    ("hmac", {"key_encoding": "hex"}),
+    ("hmac", {"key_encoding": "base64"}),
+    ("api_key", {}),
+    ("bearer", {}),
+    ("basic", {}),
+    ("jwt", {}),
+]
 
 
-def signed(secret: str, body: bytes = BODY, message_id: str = "msg_1", at: float = NOW) -> dict[bytes, bytes]:
-    """Headers as the reference library of the standard makes them."""
-    signature = Webhook(secret).sign(message_id, datetime.fromtimestamp(int(at), UTC), body.decode())
-    return {
-        b"webhook-id": message_id.encode(),
-        b"webhook-timestamp": str(int(at)).encode(),
-        b"webhook-signature": signature.encode(),
+def test_every_way_has_an_example_and_its_name_is_its_settings_type() -> None:
+    for name, cls in VERIFIERS.items():
+        assert cls.examples, name
+        assert cls.Settings.model_fields["type"].default == name
+        assert cls.__doc__
+        assert cls.summary
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_a_documented_example_is_believed_as_it_is_and_not_altered(name: str, example: Example) -> None:
+    found = way(name, **example.settings)
+    verify(found, example)
+    if name in COVER_THE_BODY:
+        for body in (example.body + b" ", example.body[:-1], b""):
+            with pytest.raises(NotAuthenticated):
+                verify(found, example, body=body)
+    for header, value in example.headers.items():
+        if header == b"content-type":
+            continue
+        for other in (b"", value[:-6], value[:-6] + b"AAAAAA", b"\xff" + value, value.swapcase()[::-1]):
+            with pytest.raises(NotAuthenticated):
+                verify(found, example, headers={header: other})
+    if found.origin == "none":
+        return
+    with pytest.raises(NotAuthenticated):
+        found.verify(example, [], example.at)
+    other_secret = "whsec_" + "A" * 43 + "=" if name == "standard_webhooks" else example.secret[:-1] + "x"
+    with pytest.raises(NotAuthenticated):
+        verify(found, example, other_secret)
+    verify(found, example, other_secret, example.secret)
+    verify(found, example, example.secret, other_secret)
+
+
+@pytest.mark.parametrize(("name", "example"), [p for p in EXAMPLES if p.values[0] in ("stripe", "slack", "hmac")])
+def test_signed_times_are_taken_within_300_s_on_either_side(name: str, example: Example) -> None:
+    found = way(name, **example.settings)
+    if name == "hmac" and "timestamp_header" not in example.settings:
+        return
+    for offset in (-300, 300):
+        verify(found, example, at=example.at + offset)
+    for offset in (-301, 301, 10**9):
+        with pytest.raises(NotAuthenticated, match="300 s"):
+            verify(found, example, at=example.at + offset)
+
+
+@pytest.mark.parametrize(("name", "settings"), MADE)
+def test_secrets_that_are_made_here_have_at_least_24_random_bytes(name: str, settings: dict[str, Any]) -> None:
+    found = way(name, **settings)
+    first, second = found.generate(), found.generate()
+    assert first != second
+    assert found.key(first) != found.key(second)
+    assert found.weakness(first) is None
+    assert len(found.key(first)) >= 24
+
+
+@pytest.mark.parametrize("name", ["shopify", "stripe", "slack", "twilio", "square", "meta"])
+def test_a_providers_secret_is_never_made_here_and_a_short_one_is_taken_with_a_warning(name: str) -> None:
+    found = way(name)
+    with pytest.raises(ConfigurationError):
+        found.generate()
+    assert "5 bytes" in (found.weakness("12345") or "")
+    found.key("12345")
+    assert found.weakness("x" * 24) is None
+    for unfit in ("", " x", "x\n", "\ud800"):
+        with pytest.raises(ConfigurationError) as refused:
+            found.key(unfit)
+        assert not unfit.strip() or unfit not in str(refused.value)
+
+
+def test_a_repetition_is_told_by_what_the_provider_says_of_it() -> None:
+    assert {name: dict(cls.idempotency) for name, cls in VERIFIERS.items() if cls.idempotency} == {
+        "standard_webhooks": {"header": "webhook-id"},
+        "github": {"header": "x-github-delivery"},
+        "shopify": {"header": "x-shopify-webhook-id"},
+        "stripe": {"json_path": "$.id", "changed": "same"},
+        "slack": {"json_path": "$.event_id", "changed": "same"},
+        "square": {"json_path": "$.event_id", "changed": "same"},
+        "twilio": {"header": "i-twilio-idempotency-token"},
     }
 
 
-def test_a_signature_of_the_reference_library_is_believed() -> None:
-    secret = standard.generate()
-    standard.verify(signed(secret), BODY, [standard.key(secret)], NOW)
-
-
-def test_a_body_that_is_not_text_can_be_signed() -> None:
-    secret = standard.generate()
-    body = bytes(range(256))
-    digest = hmac.new(standard.key(secret), b"m.1790000000." + body, hashlib.sha256).digest()
-    headers = {
-        b"webhook-id": b"m",
-        b"webhook-timestamp": b"1790000000",
-        b"webhook-signature": b"v1," + base64.b64encode(digest),
-    }
-    standard.verify(headers, body, [standard.key(secret)], NOW)
-
-
-def test_another_body_id_timestamp_or_secret_is_refused() -> None:
-    secret = standard.generate()
-    key = standard.key(secret)
-    headers = signed(secret)
-    with pytest.raises(NotAuthenticated):
-        standard.verify(headers, BODY + b" ", [key], NOW)
-    with pytest.raises(NotAuthenticated):
-        standard.verify({**headers, b"webhook-id": b"msg_2"}, BODY, [key], NOW)
-    with pytest.raises(NotAuthenticated):
-        standard.verify({**headers, b"webhook-timestamp": b"1790000001"}, BODY, [key], NOW)
-    with pytest.raises(NotAuthenticated):
-        standard.verify(headers, BODY, [standard.key(standard.generate())], NOW)
-    with pytest.raises(NotAuthenticated):
-        standard.verify(headers, BODY, [], NOW)
-
-
-def test_any_valid_signature_of_several_suffices_and_any_active_secret() -> None:
-    old, new = standard.generate(), standard.generate()
-    headers = signed(new)
-    mixed = b" ".join(
-        [
-            b"v1a,abcd",
-            b"nonsense",
-            b"v1,",
-            b"v1,!!!",
-            signed(old)[b"webhook-signature"],
-            headers[b"webhook-signature"],
-        ]
-    )
-    standard.verify({**headers, b"webhook-signature": mixed}, BODY, [standard.key(new)], NOW)
-    standard.verify(headers, BODY, [standard.key(old), standard.key(new)], NOW)
-
-
-@pytest.mark.parametrize("offset", [-300, 300])
-def test_a_timestamp_at_the_edge_of_the_window_is_taken(offset: int) -> None:
-    secret = standard.generate()
-    standard.verify(signed(secret, at=NOW + offset), BODY, [standard.key(secret)], NOW)
-
-
-@pytest.mark.parametrize("offset", [-301, 301, -86_400, 10**9])
-def test_a_timestamp_outside_the_window_is_refused_on_either_side(offset: int) -> None:
-    secret = standard.generate()
-    with pytest.raises(NotAuthenticated, match="300 s"):
-        standard.verify(signed(secret, at=NOW + offset), BODY, [standard.key(secret)], NOW)
-
-
-@pytest.mark.parametrize(
-    "timestamp", ["1790000000.0", "+1790000000", " 1790000000", "-1", "", "nan", "1e9", "٣", "9" * 400]
+PUBLIC = (
+    "-----BEGIN PUBLIC KEY-----\n"
+    "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
+    "-----END PUBLIC KEY-----"
 )
-def test_only_integers_are_timestamps(timestamp: str) -> None:
-    secret = standard.generate()
-    raw = timestamp.encode()
-    digest = hmac.new(standard.key(secret), b"m." + raw + b"." + BODY, hashlib.sha256).digest()
-    headers = {
-        b"webhook-id": b"m",
-        b"webhook-timestamp": raw,
-        b"webhook-signature": b"v1," + base64.b64encode(digest),
-    }
-    with pytest.raises(NotAuthenticated):
-        standard.verify(headers, BODY, [standard.key(secret)], NOW)
-
-
-def test_the_same_signed_bytes_cannot_be_split_into_another_message() -> None:
-    secret = standard.generate()
-    body = b"1790000000.evil"
-    headers = signed(secret, body, "m")
-    shifted = {**headers, b"webhook-id": b"m.1790000000", b"webhook-timestamp": b"1790000000"}
-    with pytest.raises(NotAuthenticated):
-        standard.verify(shifted, b"evil", [standard.key(secret)], NOW)
+ALL = [
+    *(way(name) for name in VERIFIERS if name not in ("mtls", "hmac")),
+    way("mtls", subjects=["x"]),
+    way("hmac", timestamp_header="x-time", id_header="x-id", signed="{id}.{timestamp}.{url}{query}{method}{body}"),
+    way("hmac", encoding="base64url", prefix="p="),
+    way("jwt", algorithms=["EdDSA"]),
+]
+HEADERS = sorted(
+    {name.encode() for found in ALL for name in found.headers}
+    | {b"content-type", b"x-time", b"x-id", b"x-signature", b"x-twilio-webhooks-signature-settings"}
+)
+PIECES = [
+    *(
+        b"v1,",
+        b"v1a,",
+        b"sha256=",
+        b"v0=",
+        b"t=1790000000,v1=",
+        b"Bearer ",
+        b"Basic ",
+        b"p=",
+        b".",
+        b",",
+        b" ",
+        b"=",
+    ),
+    *(
+        b"1790000000",
+        b"AAAA",
+        b"eyJhbGciOiJub25lIn0.e30.",
+        b"eyJhbGciOiJIUzI1NiIsImtpZCI6W119.e30.AAAA",
+        b'Cert="',
+    ),
+    *(
+        b":MIIB:",
+        b"application/x-www-form-urlencoded",
+        b"algorithm=HMAC_SHA256",
+        b"%00",
+        b"-----BEGIN CERTIFICATE-----",
+    ),
+]
+VALUES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=5).map(b"".join)
 
 
 @given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            b"webhook-id": st.binary(max_size=300),
-            b"webhook-timestamp": st.binary(max_size=20) | st.just(b"1790000000"),
-            b"webhook-signature": st.binary(max_size=100) | st.binary(max_size=60).map(lambda b: b"v1," + b),
-            b"authorization": st.binary(max_size=60) | st.binary(max_size=60).map(lambda b: b"Bearer " + b),
-            b"x-api-key": st.binary(max_size=60),
-        },
-    ),
-    st.binary(max_size=100),
+    st.dictionaries(st.sampled_from(HEADERS), VALUES, max_size=8),
+    st.binary(max_size=60) | st.sampled_from([b"a=1&b=%ff", b'{"type":"url_verification"}', b"[" * 500]),
+    st.sampled_from(["", "?", "?bodySHA256=x", "?bodySHA256=%ff&bodySHA256=", "?" + "&" * 3000, "?ä=\ud800"]),
+    st.sampled_from([NOW, 0.0, 1e12]),
+    st.booleans(),
 )
-def test_whatever_the_headers_are_the_answer_is_a_refusal(headers: dict[bytes, bytes], body: bytes) -> None:
-    for verifier in VERIFIERS.values():
+def test_whatever_a_request_is_the_answer_is_a_refusal(
+    headers: dict[bytes, bytes], body: bytes, query: str, now: float, proxied: bool
+) -> None:
+    request = Example("", headers, body, url=f"https://x.example/h{query}", at=now, proxied=proxied)
+    for found in ALL:
+        secret = {"standard_webhooks": "whsec_" + "A" * 40}.get(found.name, "x" * 40)
+        if found.origin == "given" and found.name == "jwt":
+            secret = PUBLIC
+        keys = [] if found.origin == "none" else [found.key(secret)]
         with pytest.raises(NotAuthenticated):
-            verifier.verify(headers, body, [verifier.key(verifier.generate())], NOW)
+            found.verify(request, keys, now)
+        if found.prepares:
+            try:
+                asyncio.run(found.prepare(request))
+            except NotAuthenticated:
+                continue
 
 
-@pytest.mark.parametrize("size", [0, 16, 23, 65])
-def test_secrets_of_the_wrong_size_are_refused_and_not_quoted(size: int) -> None:
-    encoded = base64.b64encode(b"k" * size).decode()
-    with pytest.raises(ConfigurationError) as refused:
-        standard.key("whsec_" + encoded)
-    assert not encoded or encoded not in str(refused.value)
+def test_the_reference_page_is_what_the_classes_say() -> None:
+    page = Path(__file__).parents[3] / "docs" / "verification.md"
+    assert page.read_text() == _reference.reference(), "run: make docs"
 
 
-@pytest.mark.parametrize(
-    "secret", ["", "whsec_", "whsec_###", "notwhsec_" + "A" * 44, "A" * 44, "whsec_" + "é" * 40]
-)
-def test_only_the_standards_form_is_a_signing_secret(secret: str) -> None:
-    with pytest.raises(ConfigurationError):
-        standard.key(secret)
+def test_settings_are_checked_when_the_flow_is_written_and_the_field_is_named() -> None:
+    def problems(verification: Any, **config: Any) -> dict[str, Any]:
+        with pytest.raises(ConfigurationError) as refused:
+            registry.build(
+                "webhook_trigger", {"slug": "s", "verification": verification, **config}, BuildContext()
+            )
+        [problem] = refused.value.facts["problems"]
+        return dict(problem)
 
-
-def test_generated_secrets_have_at_least_24_random_bytes_and_differ() -> None:
-    for verifier in VERIFIERS.values():
-        first, second = verifier.generate(), verifier.generate()
-        assert first != second
-        assert verifier.key(first) != verifier.key(second)
-    assert len(standard.key(standard.generate())) >= 24
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        lambda key: {b"x-api-key": key},
-        lambda key: {b"authorization": b"Bearer " + key},
-        lambda key: {b"authorization": b"bearer  " + key},
-        lambda key: {b"authorization": b"Bearer " + key, b"x-api-key": key},
-    ],
-)
-def test_an_api_key_is_taken_from_either_header(headers) -> None:  # type: ignore[no-untyped-def]
-    secret = api_key.generate()
-    api_key.verify(headers(secret.encode()), BODY, [api_key.key(secret)], NOW)
-    api_key.verify(headers(secret.encode()), BODY, [api_key.key(api_key.generate()), api_key.key(secret)], NOW)
-    with pytest.raises(NotAuthenticated):
-        api_key.verify(headers(secret.encode()[:-1]), BODY, [api_key.key(secret)], NOW)
-
-
-def test_two_different_keys_in_one_request_are_refused() -> None:
-    secret = api_key.generate()
-    headers = {b"x-api-key": secret.encode(), b"authorization": b"Bearer other"}
-    with pytest.raises(NotAuthenticated):
-        api_key.verify(headers, BODY, [api_key.key(secret)], NOW)
-    with pytest.raises(NotAuthenticated):
-        api_key.verify({b"authorization": b"Basic " + secret.encode()}, BODY, [api_key.key(secret)], NOW)
-
-
-@pytest.mark.parametrize("secret", ["short", "with space " * 4, "ö" * 30, "x" * 513])
-def test_an_unfit_api_key_is_refused(secret: str) -> None:
-    with pytest.raises(ConfigurationError):
-        api_key.key(secret)
+    assert problems("githup")["nearest"] == ["github"]
+    assert problems({"type": "hmac", "headr": "x"})["field"] == "verification.headr"
+    assert problems({"type": "hmac", "algorithm": "md5"})["field"] == "verification.algorithm"
+    assert "need each other" in problems({"type": "hmac", "timestamp_header": "x-t"})["message"]
+    assert "need each other" in problems({"type": "hmac", "signed": "{timestamp}.{body}"})["message"]
+    assert problems({"type": "hmac", "signed": "{bod}"})["field"] == "verification.signed"
+    assert problems({"type": "hmac", "signed": "{id}{body}", "id_header": "i"})["field"] == "verification.signed"
+    assert "cannot be mixed" in problems({"type": "jwt", "algorithms": ["HS256", "RS256"]})["message"]
+    assert problems({"type": "jwt", "algorithms": ["none"]})["field"].startswith("verification.algorithms")
+    assert "audience" in problems({"type": "jwt", "jwks_url": "https://a.example/jwks"})["message"]
+    assert problems({"type": "jwt", "jwks_url": "http://a.example/jwks"})["field"] == "verification.jwks_url"
+    assert problems({"type": "jwt", "jwks_url": "file:///etc/passwd"})["field"] == "verification.jwks_url"
+    assert "who may send" in problems({"type": "mtls"})["message"]
+    assert problems({"type": "basic", "username": "a:b"})["field"] == "verification.username"
+    assert "GET" in problems("github", methods=["GET"])["message"]
+    assert "crc" in problems("github", challenge="crc")["message"]
+    assert problems("github", allowed_ips=["10.0.0.0/33"])["field"] == "allowed_ips"
+    assert problems("github", idempotency={"json_path": "$..id"})["field"] == "idempotency.json_path"
+    assert problems("github", idempotency={"xml_path": "//id"})["field"] == "idempotency.xml_path"
+    assert "one of" in problems("github", idempotency={"header": "a", "content": True})["message"]

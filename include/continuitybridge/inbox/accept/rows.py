@@ -29,12 +29,13 @@ class Acceptance:
     """A message that asks to be accepted.
 
     `version` is the flow version deployed now, on which the message finishes, and `mode` is that version's (its
-    plan's): whether stream workers take the message or a batch. `headers` are kept with the message
-    (encrypted); leave out what carries secrets. `endpoint` is the webhook's slug. `idempotency_key` is remembered
-    per organization, environment and endpoint for `BRIDGE_IDEMPOTENCY_WINDOW_DAYS`. `message_id` is given when
-    the caller can name the message for ever, and is then its idempotency key unless there is another; else one
-    is made (UUIDv7). `keys` are the search keys its flow declares. `trigger` is the id of the flow's trigger
-    (None: its first).
+    plan's): whether stream workers take the message or a batch. `headers` are kept with the message (encrypted);
+    leave out what carries secrets. `endpoint` is the webhook's slug. `idempotency_key` is remembered per
+    organization, environment and endpoint for `idempotency_window_days` (None: as
+    `BRIDGE_IDEMPOTENCY_WINDOW_DAYS` says); `changed_body` says what comes under it with another body: a
+    conflict, or the same message. `message_id` is given when the caller can name the message for ever, and is
+    then its idempotency key unless there is another; else one is made (UUIDv7). `keys` are the search keys its
+    flow declares. `trigger` is the id of the flow's trigger (None: its first).
     """
 
     organization_id: UUID
@@ -51,6 +52,8 @@ class Acceptance:
     keys: Mapping[str, Any] | None = None
     trigger: str | None = None
     mode: Mode = "batch"
+    idempotency_window_days: int | None = None
+    changed_body: Literal["refuse", "same"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +122,14 @@ WITH input AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
         %b::bytea[], %b::bytea[], %b::text[], %b::int4[], %b::text[], %b::text[], %b::bytea[], %b::bytea[],
-        %b::bool[], %b::text[]
+        %b::bool[], %b::text[], %b::timestamptz[]
     ) AS t (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint,
-            payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named, mode)
+            payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named, mode,
+            expires_at)
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
         (organization_id, environment, endpoint, key_hash, body_hash, message_id, expires_at)
-    SELECT organization_id, environment, coalesce(endpoint, ''), key_hash, body_hash, message_id, %b::timestamptz
+    SELECT organization_id, environment, coalesce(endpoint, ''), key_hash, body_hash, message_id, expires_at
     FROM input WHERE key_hash IS NOT NULL
     ORDER BY organization_id, environment, coalesce(endpoint, ''), key_hash
     ON CONFLICT (organization_id, environment, endpoint, key_hash) DO UPDATE
@@ -163,7 +167,7 @@ TRIES = 3
 
 def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple[Any, ...]:
     """The parameters of `INSERT`."""
-    window = timedelta(days=get_settings().idempotency_window_days)
+    now, window_days = datetime.now(UTC), get_settings().idempotency_window_days
     of = [row.acceptance for row in rows]
     return (
         [each.organization_id for each in of],
@@ -184,7 +188,7 @@ def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple
         [row.body_hash for row in rows],
         [each.message_id is not None for each in of],
         [each.mode for each in of],
-        datetime.now(UTC) + window,
+        [now + timedelta(days=each.idempotency_window_days or window_days) for each in of],
     )
 
 
@@ -210,7 +214,8 @@ def search_keys(keys: Mapping[str, Any] | None) -> str:
 
 def repeated(keys: Cipher, row: Row, message_id: str, body_hash: bytes) -> Accepted | Conflict:
     """What a row is that came under a key already taken."""
-    if keys.matches(row.acceptance.organization_id, row.acceptance.body, body_hash):
+    given = row.acceptance
+    if given.changed_body == "same" or keys.matches(given.organization_id, given.body, body_hash):
         return Accepted(message_id, duplicate=True)
     return Conflict(
         "the idempotency key was used with another body; a new message needs a new key",

@@ -27,8 +27,9 @@ class FormParserConfig(NodeConfig):
 
 
 class FormParser(Node[FormParserConfig]):
-    """Reads a form as browsers, Slack and Twilio send it, or the query of a GET: names and values after one another,
-    percent-encoded UTF-8, `+` for a space. Every value is text; a field that occurs more than once is a list.
+    """Reads a form as browsers, Slack and Twilio send it, or the query of a GET: names and values after one
+    another, percent-encoded UTF-8, `+` for a space. Every value is text; a field that occurs more than once is a
+    list.
 
     A field without `=` has the empty text. Text that is no UTF-8, and in `json_fields` no JSON, fails the message.
     """
