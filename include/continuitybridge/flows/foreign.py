@@ -17,7 +17,7 @@ import semver
 
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows import catalog
-from continuitybridge.flows.model import Flow, Step
+from continuitybridge.flows.model import MAX_CONCURRENCY, Flow, Step
 from continuitybridge.flows.reading import NodePlace, Reader, Reading
 from continuitybridge.flows.source import Path
 
@@ -27,7 +27,19 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 """A flow's name."""
 
 _HEADER_KEYS = frozenset({"name", "version", "description", "bridge"})
-_DOCUMENT_WORDS = ("language", "labels", "index", "mode", "capture", "onError", "order", "placed", "extra")
+_DOCUMENT_WORDS = (
+    "language",
+    "labels",
+    "index",
+    "mode",
+    "concurrency",
+    "ordering",
+    "capture",
+    "onError",
+    "order",
+    "placed",
+    "extra",
+)
 _NODE_WORDS = ("trigger", "isolate", "ends", "extra")
 
 
@@ -129,6 +141,8 @@ def read_flow(
         index=reader.texts(("bridge", "index"), words.get("index")),
         capture=reader.text(("bridge", "capture"), words.get("capture", "errors")),
         mode=reader.text(("bridge", "mode"), words.get("mode")),
+        concurrency=reader.whole_number(("bridge", "concurrency"), words.get("concurrency"), MAX_CONCURRENCY),
+        ordering=reader.ordering(("bridge", "ordering"), words.get("ordering")),
         triggers=tuple(triggers),
         steps=tuple(steps),
         on_error=reader.text(("bridge", "onError"), words.get("onError")) or None,
@@ -145,7 +159,7 @@ def finish(reader: Reader, flow: Flow, places: Iterable[NodePlace], *, triggers:
         "labels": ("bridge", "labels"),
         "index": ("bridge", "index"),
         "capture": ("bridge", "capture"),
-        "mode": ("bridge", "mode"),
+        **{key: ("bridge", key) for key in ("mode", "concurrency", "ordering")},
         "on_error": ("bridge", "onError"),
         "triggers": triggers,
         "steps": steps,
@@ -193,6 +207,8 @@ def written_flow(flow: Flow, reserved: Collection[str], **more: Any) -> tuple[di
         "labels": dict(flow.labels) or None,
         "index": dict(flow.index) or None,
         "mode": flow.mode or None,
+        "concurrency": flow.concurrency,
+        "ordering": flow.ordering and flow.ordering.written(),
         "capture": flow.capture if flow.capture != "errors" else None,
         "onError": flow.on_error,
         **more,

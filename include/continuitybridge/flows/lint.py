@@ -16,6 +16,7 @@ from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows import catalog, foreign, graph
 from continuitybridge.flows.load import LoadedFlow
 from continuitybridge.flows.model import END, ERROR, MODES, OUT, Flow, Step
+from continuitybridge.flows.ordering import AFTER_DEAD_LETTER, Ordering, key_reader
 from continuitybridge.flows.problems import Problem, nearest, refuse, shown
 from continuitybridge.flows.reading import NodePlace
 from continuitybridge.flows.source import Path
@@ -122,6 +123,8 @@ class _Lint:
                 valid=", ".join(MODES),
                 nearest=nearest(flow.mode, MODES),
             )
+        if flow.ordering is not None:
+            self.ordering(flow.ordering)
         for key in flow.labels:
             if not key:
                 self.tell(self.field("labels", key), "a label needs a name", key, valid="a text")
@@ -134,6 +137,22 @@ class _Lint:
                 JqProgram(path, field=key)
             except ConfigurationError as error:
                 self.tell(where, error.detail, path, valid="a jq path such as .order.number")
+
+    def ordering(self, ordering: Ordering) -> None:
+        if ordering.key:
+            try:
+                key_reader(ordering.key)
+            except ConfigurationError as error:
+                message = f"{shown(ordering.key)} names no place of a key"
+                self.tell(self.field("ordering", "key"), message, ordering.key, valid=error.facts["valid"])
+        if ordering.after_dead_letter not in AFTER_DEAD_LETTER:
+            self.tell(
+                self.field("ordering", "after_dead_letter"),
+                f"{shown(ordering.after_dead_letter)} is not what may follow a dead letter",
+                ordering.after_dead_letter,
+                valid=", ".join(AFTER_DEAD_LETTER),
+                nearest=nearest(ordering.after_dead_letter, AFTER_DEAD_LETTER),
+            )
 
     def ids(self) -> None:
         first: dict[str, NodePlace] = {}

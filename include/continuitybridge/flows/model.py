@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from continuitybridge.flows.ordering import Ordering
+
 END = "end"
 """As a route target: the message leaves the flow here."""
 OUT = "out"
@@ -18,6 +20,8 @@ STREAM = "stream"
 BATCH = "batch"
 """Mode of a flow whose messages run in runs of its DAG, many at once."""
 MODES = (STREAM, BATCH)
+MAX_CONCURRENCY = 10_000
+"""Largest `concurrency` that a flow may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ class Flow:
     capture: str = "errors"
     mode: str = ""
     """As declared; empty where the triggers decide (`runs_as`)."""
+    concurrency: int | None = None
+    """Most messages of it under way at once, over all stream workers; None: as many as there is room for."""
+    ordering: Ordering | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from continuitybridge.flows import catalog
-from continuitybridge.flows.model import END, ERROR, OUT, Flow, Step
+from continuitybridge.flows.model import END, ERROR, MAX_CONCURRENCY, OUT, Flow, Step
 from continuitybridge.flows.reading import Draft, NodePlace, Reader, Reading
 from continuitybridge.flows.source import Document, Path
-from continuitybridge.flows.yaml_writer import Inline, compact, dump
+from continuitybridge.flows.yaml_writer import Inline, InlineMapping, compact, dump
 
 FLOW_KEYS = (
     "flow",
@@ -18,6 +18,8 @@ FLOW_KEYS = (
     "labels",
     "index",
     "mode",
+    "concurrency",
+    "ordering",
     "capture",
     "triggers",
     "steps",
@@ -51,6 +53,8 @@ def read(document: Document) -> Reading:
         index=reader.texts(("index",), data.get("index")),
         capture=reader.text(("capture",), data.get("capture", "errors")),
         mode=reader.text(("mode",), data.get("mode")),
+        concurrency=reader.whole_number(("concurrency",), data.get("concurrency"), MAX_CONCURRENCY),
+        ordering=reader.ordering(("ordering",), data.get("ordering")),
         triggers=tuple(step for step, _ in nodes[: len(triggers)]),
         steps=tuple(step for step, _ in nodes[len(triggers) :]),
         on_error=reader.text(("on_error",), data.get("on_error")) or None,
@@ -140,6 +144,10 @@ def write(flow: Flow) -> str:
         header["index"] = dict(flow.index)
     if flow.mode:
         header["mode"] = flow.mode
+    if flow.concurrency is not None:
+        header["concurrency"] = flow.concurrency
+    if flow.ordering is not None:
+        header["ordering"] = InlineMapping(flow.ordering.written())
     if flow.capture != "errors":
         header["capture"] = flow.capture
     following = [*(step.id for step in flow.steps), END]

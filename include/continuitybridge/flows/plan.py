@@ -11,6 +11,7 @@ import orjson
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.flows import graph
 from continuitybridge.flows.model import BATCH, END, Flow
+from continuitybridge.flows.ordering import Ordering
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Plan:
     triggers: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
     mode: str = BATCH
+    concurrency: int | None = None
+    ordering: Ordering | None = None
     capture: str = "errors"
     index: dict[str, str] = field(default_factory=dict)
     digest: str = ""
@@ -88,6 +91,8 @@ class Plan:
                 triggers=tuple(data["triggers"]),
                 files=data["files"],
                 mode=data["mode"],
+                concurrency=data["concurrency"],
+                ordering=Ordering(**data["ordering"]) if data["ordering"] else None,
                 capture=data["capture"],
                 index=data["index"],
                 digest=data["digest"],
@@ -107,6 +112,8 @@ class Plan:
             "flow": self.flow,
             "version": self.version,
             "mode": self.mode,
+            "concurrency": self.concurrency,
+            "ordering": self.ordering,
             "capture": self.capture,
             "index": self.index,
             "triggers": self.triggers,
@@ -165,6 +172,8 @@ def compile_flow(flow: Flow) -> Plan:
         triggers=tuple(trigger.id for trigger in flow.triggers),
         files=dict(sorted(flow.files.items())),
         mode=flow.runs_as,
+        concurrency=flow.concurrency,
+        ordering=flow.ordering,
         capture=flow.capture,
         index=dict(flow.index),
     )

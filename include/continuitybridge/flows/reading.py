@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from continuitybridge.flows.model import END, OUT, Flow, Step
+from continuitybridge.flows.ordering import HOLD, Ordering
 from continuitybridge.flows.problems import Problem, nearest, shown
 from continuitybridge.flows.source import Document, Path
 
@@ -151,6 +152,23 @@ class Reader:
         if value is not None:
             self.refuse(path, "must be true or false", value, valid="true, false")
         return False
+
+    def whole_number(self, path: Path, value: Any, largest: int) -> int | None:
+        """A whole number from 1 to `largest`; null is none."""
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest:
+            return value
+        if value is not None:
+            self.refuse(path, "must be a whole number", value, valid=f"1 to {largest}")
+        return None
+
+    def ordering(self, path: Path, value: Any) -> Ordering | None:
+        """How messages are ordered; null is not at all."""
+        found = self.mapping(path, value)
+        if not isinstance(value, dict):
+            return None
+        self.known_keys(path, found, ("key", "after_dead_letter"))
+        key = self.text((*path, "key"), found.get("key"), required=True)
+        return Ordering(key, self.text((*path, "after_dead_letter"), found.get("after_dead_letter", HOLD)))
 
     def texts(self, path: Path, value: Any) -> dict[str, str]:
         """A mapping of texts."""

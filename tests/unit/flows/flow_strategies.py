@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from continuitybridge.flows import catalog
 from continuitybridge.flows.model import END, OUT, Flow, Step
+from continuitybridge.flows.ordering import Ordering
 from continuitybridge.nodes import registry
 
 AWKWARD = [
@@ -118,6 +119,8 @@ def flows(draw: st.DrawFn) -> Flow:
         on_error=draw(st.none() | st.sampled_from(steps)),
         index=draw(st.dictionaries(texts, texts, max_size=2)),
         mode=draw(st.sampled_from(["", "stream", "batch"])),
+        concurrency=draw(st.none() | st.integers(1, 10_000)),
+        ordering=draw(st.none() | st.builds(Ordering, words, words)),
         capture=draw(st.sampled_from(["errors", "all"])),
         extra=draw(st.dictionaries(keys.filter(lambda key: key not in ("nodes", "edges")), values, max_size=2)),
     )

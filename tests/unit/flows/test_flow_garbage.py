@@ -17,19 +17,8 @@ from continuitybridge.flows.plan import compile_flow
 from continuitybridge.nodes import registry
 
 KEYS = (
-    *(
-        "flow",
-        "name",
-        "version",
-        "description",
-        "labels",
-        "index",
-        "capture",
-        "mode",
-        "triggers",
-        "steps",
-        "on_error",
-    ),
+    *("flow", "name", "version", "description", "labels", "index", "capture", "mode", "concurrency", "ordering"),
+    *("triggers", "steps", "on_error"),
     *(
         "extra",
         "nodes",

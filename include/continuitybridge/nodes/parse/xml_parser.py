@@ -170,7 +170,7 @@ class XmlParser(Node[XmlParserConfig]):
         if isinstance(message.body, str):
             encoding: str | None = "utf-8"
         else:
-            data, encoding = _encoding(data, message.headers.get("content-type", ""))
+            data, encoding = encoding_of(data, message.headers.get("content-type", ""))
         value = reader.read(data, encoding)
         if self.config.declaration:
             value = {**_declaration(data, self.config), **value}
@@ -329,7 +329,7 @@ def _typed(text: str) -> Any:
     return float(text) if "." in text else int(text)
 
 
-def _encoding(data: bytes, content_type: str) -> tuple[bytes, str | None]:
+def encoding_of(data: bytes, content_type: str) -> tuple[bytes, str | None]:
     """The document and the encoding to tell Expat, None where the declaration tells it (RFC 7303, 3)."""
     for mark, marked in _BOMS.items():
         if data.startswith(mark):
