@@ -132,6 +132,20 @@ class NodeCrashed(NodeError):
     title = "The node's process ended while it worked on the message"
 
 
+class ReplyFailed(BridgeError):
+    """The message was processed, but the answer for its caller could not be made (templates, size)."""
+
+    code = "reply-failed"
+    title = "The message was processed, but its answer could not be made"
+
+
+class Skipped(BridgeError):
+    """Somebody took the message out of the flow before it was done."""
+
+    code = "skipped"
+    title = "The message was taken out of the flow by hand"
+
+
 class ConfigurationError(BridgeError):
     """A setting, flow, connection or call is wrong; nothing was done."""
 
@@ -231,3 +245,13 @@ class Unavailable(BridgeError):
     code = "unavailable"
     title = "A needed service does not answer"
     verdict = Verdict.TRANSIENT
+
+
+def class_of(code: str) -> type[BridgeError] | None:
+    """The class with this code, among those that are imported."""
+    found: list[type[BridgeError]] = [BridgeError]
+    for cls in found:
+        if cls.code == code:
+            return cls
+        found += cls.__subclasses__()
+    return None

@@ -28,11 +28,13 @@ from continuitybridge.errors import (
     NotFound,
     PayloadTooLarge,
     RequestTimeout,
+    Skipped,
     StaleLease,
     TooManyRequests,
     Unavailable,
     UnreadableContent,
     UnsupportedContent,
+    class_of,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -45,6 +47,7 @@ STATUS: Mapping[type[BridgeError], int] = {
     RequestTimeout: 408,
     Conflict: 409,
     StaleLease: 409,
+    Skipped: 409,
     Gone: 410,
     PayloadTooLarge: 413,
     UnsupportedContent: 415,
@@ -57,6 +60,31 @@ STATUS: Mapping[type[BridgeError], int] = {
     BridgeError: 500,
 }
 """Class → status; the nearest ancestor counts."""
+
+FAILURE_STATUS: Mapping[str, int] = {
+    "invalid-payload": 422,
+    "validation-failed": 422,
+    "transform-failed": 422,
+    "limit-exceeded": 422,
+    "delivery-failed": 502,
+    "unavailable": 503,
+    "destination-paused": 503,
+    "circuit-open": 503,
+    "skipped": 409,
+    "node-failed": 500,
+    "node-crashed": 500,
+    "configuration-error": 500,
+    "not-found": 500,
+    "lease-expired": 500,
+    "decryption-failed": 500,
+    "reply-failed": 500,
+}
+"""Code of a message's failure → status for the caller who waits for its result; codes that are not here: 500.
+Unlike `STATUS`, which is about the request itself, it says whose fault it is: the content's (422), the
+destination's (502, 503), or the flow's and the platform's (500)."""
+
+EXPLAINED = frozenset({"invalid-payload", "validation-failed"})
+"""Failures whose detail is about the caller's own content; that of all others is about the flow's insides."""
 
 _SHOWN_FACTS = (
     "field",
@@ -113,3 +141,31 @@ def of(error: BaseException) -> Problem:
     elif status in (429, 503):
         headers["Retry-After"] = str(math.ceil(error.facts.get("retry_after_s", DEFAULT_RETRY_AFTER_S)))
     return Problem(status, content, headers)
+
+
+def of_failure(
+    code: str,
+    message_id: str,
+    *,
+    status_url: str | None = None,
+    statuses: Mapping[str, int] | None = None,
+    explanation: Mapping[str, Any] | None = None,
+) -> Problem:
+    """What the caller of a message that failed is told: code and title, the message's id (`instance` too: triage
+    knows it by that), and where the failure is about his own content, what `explanation` (`detail`, `violations`)
+    says of it. `statuses` overrides `FAILURE_STATUS`."""
+    status = {**FAILURE_STATUS, **(statuses or {})}.get(code, 500)
+    cls = class_of(code)
+    content: dict[str, Any] = {
+        "type": f"urn:continuitybridge:problem:{code}",
+        "title": cls.title if cls is not None else BridgeError.title,
+        "status": status,
+        "instance": f"urn:uuid:{message_id}",
+        "code": code,
+        "id": message_id,
+    }
+    if status_url is not None:
+        content["status_url"] = status_url
+    if explanation and code in EXPLAINED:
+        content.update(explanation)
+    return Problem(status, content, {})

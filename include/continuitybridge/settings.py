@@ -176,6 +176,19 @@ class Settings(BaseSettings):
         "(`10.0.0.0/8, 2001:db8::1`). Only their `X-Forwarded-For` and client certificates are believed. Empty: "
         "nobody's.",
     )
+    intake_max_held: int = Field(
+        default=1_000,
+        ge=0,
+        description="Most requests that one intake process holds until their flow has dealt with the message "
+        "(`reply: result`); beyond it they are answered with 202 at once.",
+    )
+    reply_max_bytes: int = Field(default=1024 * 1024, ge=1, description="Largest body of a flow's answer.")
+    reply_kept_hours: int = Field(
+        default=24,
+        ge=1,
+        description="How long a flow's answer is kept at least, for requests that are repeated with their "
+        "idempotency key and for the message's status; a day more at most.",
+    )
     legacy_organization: str | None = Field(
         default=None, description="Organization (slug) that the old address `/api/webhook/<slug>` belongs to."
     )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import psycopg
@@ -145,11 +145,25 @@ def close_pools() -> None:
         pool.close(timeout=2.0)
 
 
+class After(Protocol):
+    """Something to say once a transaction is committed: `send` gets its connection, in autocommit mode, if there
+    is anything (truth value). It must not raise."""
+
+    def __bool__(self) -> bool: ...
+
+    def send(self, connection: psycopg.Connection[Any]) -> None: ...
+
+
 @contextmanager
-def _transaction(role: Role) -> Iterator[Connection]:
+def _transaction(role: Role, after: After | None = None) -> Iterator[Connection]:
     try:
-        with _pool(role).connection() as connection, connection.transaction():
-            yield connection
+        with _pool(role).connection() as connection:
+            with connection.transaction():
+                yield connection
+            if after:
+                connection.autocommit = True
+                after.send(connection)
+                connection.autocommit = False
     except PoolTimeout as error:
         raise Unavailable(f"no database connection within {CONNECT_TIMEOUT_S:g} s") from error
     except psycopg.OperationalError as error:
@@ -173,10 +187,10 @@ def tenant(organization_id: UUID | None, user_name: str | None = None) -> Iterat
 
 
 @contextmanager
-def relay() -> Iterator[Connection]:
-    """One transaction as the role that moves messages across organizations. Nothing that serves a person's
-    request may use it. Errors as `tenant`."""
-    with _transaction("relay") as connection:
+def relay(*, after: After | None = None) -> Iterator[Connection]:
+    """One transaction as the role that moves messages across organizations, and what is to be said `after` its
+    commit. Nothing that serves a person's request may use it. Errors as `tenant`."""
+    with _transaction("relay", after) as connection:
         yield connection
 
 

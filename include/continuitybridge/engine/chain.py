@@ -46,7 +46,15 @@ from continuitybridge.errors import (
 from continuitybridge.flows import graph
 from continuitybridge.flows.plan import Plan, PlanNode
 from continuitybridge.nodes import registry
-from continuitybridge.nodes.base import AnyNode, AsyncNode, BuildContext, RunContext, Services, WaitNode
+from continuitybridge.nodes.base import (
+    AnyNode,
+    AsyncNode,
+    BuildContext,
+    RunContext,
+    Services,
+    TriggerNode,
+    WaitNode,
+)
 
 MAX_DETAIL_CHARACTERS = 4_000
 
@@ -199,6 +207,7 @@ class Chain:
                 self.steps[planned.id] = Step(index, planned, self._build(planned), emulate)
         for step in self.steps.values():
             self._connect(step, plan.nodes[step.id])
+        self._repliers = self._triggers_that_reply()
         self.gate: Gate | None = None
         """What outside calls pass before they begin; None: each may begin at once."""
         self.is_async = any(step.is_async for step in self.steps.values())
@@ -214,6 +223,22 @@ class Chain:
             before=self._leading[planned.id][1] if planned.id in self._leading else None,
         )
         return registry.build(planned.type, planned.config, context)
+
+    def _triggers_that_reply(self) -> dict[str, Step]:
+        """Those of the whole plan, as a message that came by one may end in any stage."""
+        found: dict[str, Step] = {}
+        for index, planned in enumerate(self.plan.nodes.values()):
+            if planned.id in self.plan.triggers:
+                step = self.steps.get(planned.id) or Step(index, planned, self._build(planned), self.emulate)
+                if isinstance(step.node, TriggerNode) and step.node.replies:
+                    found[planned.id] = step
+        return found
+
+    def replier(self, message: Message) -> Step | None:
+        """The trigger that answers the caller of this message, if one waits."""
+        if not self._repliers:
+            return None
+        return self._repliers.get(message.vars.get("trigger") or next(iter(self.plan.triggers), ""))
 
     def _connect(self, step: Step, planned: PlanNode) -> None:
         leaves = Route(None, step.id, None)
@@ -311,25 +336,25 @@ class Walk:
     __slots__ = (
         "_beyond",
         "_branched",
-        "_chain",
         "_events",
         "_groups",
         "_poison",
         "_progress",
-        "_root",
         "_sequence",
         "_waiting",
+        "chain",
         "failures",
         "out_of_memory",
         "outputs",
+        "root",
     )
 
     def __init__(
         self, chain: Chain, sequence: int, message: Message, progress: Progress, poison: Poison | None = None
     ) -> None:
-        self._chain = chain
+        self.chain = chain
         self._sequence = sequence
-        self._root = message
+        self.root = message
         self._progress = progress
         self._poison = poison
         self._events: list[Event] = []
@@ -391,7 +416,7 @@ class Walk:
         progress = self._progress
         progress.slots[SLOT_NODE] = step.index
         progress.enter(self._sequence)
-        if message.id != self._root.id:
+        if message.id != self.root.id:
             progress.child(message.id)
 
     def refuse(self, step: Step, message: Message, error: BridgeError) -> None:
@@ -404,11 +429,11 @@ class Walk:
         """Memory did not even suffice to hand over what the walk gave: keep the reason only."""
         self.out_of_memory = True
         message, step = (
-            self.outputs[-1][:2] if self.outputs else (self._root, next(iter(self._chain.steps.values())))
+            self.outputs[-1][:2] if self.outputs else (self.root, next(iter(self.chain.steps.values())))
         )
         self.outputs.clear()
         self.failures.clear()
-        self.refuse(step, message, too_much_memory(self._chain.limits.node_memory_limit_bytes))
+        self.refuse(step, message, too_much_memory(self.chain.limits.node_memory_limit_bytes))
 
     def trace(self) -> list[Event]:
         """One event per visited node, in the order of the first visit."""
@@ -429,9 +454,9 @@ class Walk:
     # -- one step -----------------------------------------------------------------------------------------
 
     def _start(self, entry: str | None) -> list[_Item]:
-        message = self._root
+        message = self.root
         try:
-            steps = self._chain.entries(message, entry)
+            steps = self.chain.entries(message, entry)
             if message.resume is not None:
                 steps = (_Resumed(steps[0], message.resume),)
                 message.resume = None
@@ -440,8 +465,8 @@ class Walk:
             self.failures.append(_failure(message, where, "", error))
             return []
         none: frozenset[str] = frozenset()
-        if self._chain.gathers:
-            self._groups = Groups(whole=entry is None, emulate=self._chain.emulate)
+        if self.chain.gathers:
+            self._groups = Groups(whole=entry is None, emulate=self.chain.emulate)
         if len(steps) == 1:
             return [(steps[0], message, none)]
         self._branched = True
@@ -479,7 +504,7 @@ class Walk:
         The hot loop: a message that stays one message is followed here from step to step; everything else goes
         by way of `_route`.
         """
-        root_id = self._root.id
+        root_id = self.root.id
         poison = self._poison
         events = self._events
         slots = self._progress.slots
@@ -593,7 +618,7 @@ class Walk:
     def _collect(self, step: Step, result: Any) -> list[Emit]:
         if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
             raise NodeError(f"the node gave back a {type(result).__name__}, not a message or emits")
-        limit = self._chain.limits.max_emitted_messages
+        limit = self.chain.limits.max_emitted_messages
         emits: list[Emit] = []
         for emit in result:
             if not isinstance(emit, Emit):
@@ -610,7 +635,7 @@ class Walk:
         if self._beyond is None:
             self._beyond = {}
         total = self._beyond.get(step.index, 0) + beyond
-        limit = self._chain.limits.max_emitted_messages
+        limit = self.chain.limits.max_emitted_messages
         if total > limit:
             raise too_many(limit)
         self._beyond[step.index] = total
@@ -651,7 +676,7 @@ class Walk:
     def _known(self, error: BaseException) -> tuple[BridgeError, str | None]:
         if isinstance(error, BridgeError):
             return error, None
-        limits = self._chain.limits
+        limits = self.chain.limits
         if isinstance(error, RecursionError):
             return too_deep(limits.max_nesting_depth), None
         if isinstance(error, MemoryError):
@@ -666,7 +691,7 @@ class Walk:
 
     async def _call(self, item: _Item, calls: asyncio.Semaphore) -> tuple[Any, BaseException | None, int]:
         step, message, _ = item
-        gate = self._chain.gate if step.destination else None
+        gate = self.chain.gate if step.destination else None
         if gate is not None:
             try:
                 await gate.enter(step.destination)

@@ -23,7 +23,7 @@ from dataclasses import astuple
 from time import monotonic_ns
 from typing import Any, NoReturn
 
-from continuitybridge.engine import frames
+from continuitybridge.engine import frames, replies
 from continuitybridge.engine.chain import (
     SLOT_MESSAGE,
     SLOT_NODE,
@@ -322,6 +322,11 @@ class _NodeProcess:
             data = frames.pack_outcome(sequence, walk, self.limits, retires)
         self._progress.leave()
         self._channel.send(data)
+        asked = replies.wanted(walk)
+        if asked is not None:
+            reply = replies.make(walk, asked, self.limits)
+            self._progress.leave()
+            self._channel.send(frames.pack_answer(sequence, reply))
         if retires or walk.out_of_memory:
             # Out of memory: what else lacked it at that moment is not known.
             self._channel.flush()

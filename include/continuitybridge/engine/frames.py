@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from continuitybridge.engine import replies
 from continuitybridge.engine.chain import Event, Poison, Walk, plain
 from continuitybridge.engine.limits import Limits, nests_deeper, outgrows, too_deep, too_large, too_much_memory
 from continuitybridge.engine.message import (
@@ -27,6 +28,7 @@ from continuitybridge.engine.message import (
     Outcome,
     OutcomeStatus,
     Output,
+    Reply,
     Resume,
     Wait,
 )
@@ -41,7 +43,7 @@ READ_BYTES = 256 * 1024
 # Runner to node process.
 PLAN, RUN, WORK, REPLY, DESTINATION = range(1, 6)
 # Node process to runner.
-READY, OUTCOME, REFUSED, CALL, LOG, CIRCUIT = range(6, 12)
+READY, OUTCOME, REFUSED, CALL, LOG, CIRCUIT, ANSWER = range(6, 13)
 
 _BYTES, _TEXT, _JSON, _MARSHAL = range(4)
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -273,16 +275,23 @@ def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
 
 
 def pack_outcome(sequence: int, walk: Walk, limits: Limits, retires: bool = False) -> bytes:
-    """The frame of one finished walk; it says too when it is the last of its process."""
+    """The frame of one finished walk; it says too when it is the last of its process, and whether its answer
+    follows."""
     sealed = seal(walk, limits)
     failures = _pack_failures(walk.failures, limits) if walk.failures else ()
-    content = (sequence, retires or walk.out_of_memory, sealed, failures, walk.trace())
+    answer_follows = replies.wanted(walk) is not None
+    content = (sequence, retires or walk.out_of_memory, answer_follows, sealed, failures, walk.trace())
     try:
         return frame(OUTCOME, content)
     except ValueError:
         # Only what a node put into headers can be no data by now.
         plain_sealed = [(item[0], item[1], _plain_headers(item[2]), *item[3:]) for item in sealed]
-        return frame(OUTCOME, (*content[:2], plain_sealed, *content[3:]))
+        return frame(OUTCOME, (*content[:3], plain_sealed, *content[4:]))
+
+
+def pack_answer(sequence: int, reply: Reply) -> bytes:
+    """The frame of the answer for a caller who waits; it comes after its outcome's."""
+    return frame(ANSWER, (sequence, reply.status, reply.headers, reply.body, reply.message_id, reply.code))
 
 
 def _plain_headers(headers: Any) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from continuitybridge.engine import frames
+from continuitybridge.engine import frames, replies
 from continuitybridge.engine.chain import Chain, Progress, Walk, copy_of
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
@@ -92,4 +92,8 @@ class _Inline:
 
     def _outcome(self, message: Message, walk: Walk) -> Outcome:
         outputs = frames.unpack_outputs(frames.seal(walk, self._limits))
-        return frames.outcome_of(message.id, self._nodes, outputs, walk.failures, walk.trace())
+        outcome = frames.outcome_of(message.id, self._nodes, outputs, walk.failures, walk.trace())
+        asked = replies.wanted(walk)
+        if asked is not None:
+            outcome.reply = replies.make(walk, asked, self._limits)
+        return outcome

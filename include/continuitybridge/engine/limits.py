@@ -18,6 +18,7 @@ class HasLimits(Protocol):
     max_nesting_depth: int
     node_time_limit_s: float
     node_memory_limit_bytes: int
+    reply_max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Limits:
     `node_time_limit_s` is the time of one computing node for one message (an outside call has its own
     time-out): wall time, of which the node must have worked half, so that a machine that stands still fails
     nobody; four times the limit ends it in any case. `node_memory_limit_bytes` is what the process may take
-    above its start.
+    above its start. `max_reply_bytes` (`BRIDGE_REPLY_MAX_BYTES`) holds for the body of a flow's answer.
     """
 
     max_message_bytes: int = 10 * _MIB
@@ -38,6 +39,7 @@ class Limits:
     max_nesting_depth: int = 200
     node_time_limit_s: float = 10.0
     node_memory_limit_bytes: int = 1024 * _MIB
+    max_reply_bytes: int = _MIB
 
     @classmethod
     def from_settings(cls, settings: HasLimits) -> Limits:
@@ -47,6 +49,7 @@ class Limits:
             settings.max_nesting_depth,
             settings.node_time_limit_s,
             settings.node_memory_limit_bytes,
+            settings.reply_max_bytes,
         )
 
     @property

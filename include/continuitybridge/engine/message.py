@@ -151,6 +151,19 @@ class Output:
     wait: Wait | None = None
 
 
+@dataclass(slots=True)
+class Reply:
+    """What a caller who waits for the flow's result is answered. `message_id` is the output that it was made of
+    (None: no message left the flow). With `code` set there is no answer to be had: the templates could not be
+    applied, or something went wrong while they were."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    message_id: str | None = None
+    code: str | None = None
+
+
 OutcomeStatus = Literal["done", "failed", "handed_over"]
 
 
@@ -160,7 +173,8 @@ class Outcome:
 
     `failed` when any of its children failed without an error route; `handed_over` when something crosses
     into another stage or waits; else `done` (also when a filter dropped it). `outputs` holds terminal messages and
-    hand-overs alike.
+    hand-overs alike. `reply` is there when a caller waits for the result and something of it is in `outputs`,
+    or nothing failed.
     """
 
     message_id: str
@@ -168,6 +182,7 @@ class Outcome:
     outputs: list[Output] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     trace: list[NodeTrace] = field(default_factory=list)
+    reply: Reply | None = None
 
     @property
     def verdict(self) -> Verdict | None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
-from continuitybridge.engine import frames
+from continuitybridge.engine import frames, replies
 from continuitybridge.engine.circuit import CircuitState
 from continuitybridge.engine.destinations import OF_OTHERS, DestinationState
 from continuitybridge.engine.limits import Limits, too_large, too_long, too_much_memory
-from continuitybridge.engine.message import Failure, Message, NodeTrace, Outcome
+from continuitybridge.engine.message import Failure, Message, NodeTrace, Outcome, Reply
 from continuitybridge.engine.nursery import Obituary
 from continuitybridge.engine.processes import NodeProcess
 from continuitybridge.errors import (
@@ -51,6 +51,8 @@ class Job:
     token: Any = None
     sequence: int = 0
     size: int = 0
+    outcome: Outcome | None = None
+    """It ended so; its answer is being made."""
     deaths: int = 0
     poison: dict[tuple[str, str], BridgeError] = field(default_factory=dict)
 
@@ -190,9 +192,15 @@ class Session:
         """One frame of `process` that is neither a call nor a line of the log. Raises the error with which it
         refuses to build the plan."""
         if kind == frames.OUTCOME:
-            sequence, process.retired, *outcome = content
-            job = self._leave(sequence)
-            self.finished.append((job, frames.unpack_outcome(job.message.id, self._nodes, *outcome)))
+            sequence, process.retired, answer_follows, *told = content
+            outcome = frames.unpack_outcome(self.under_way[sequence].message.id, self._nodes, *told)
+            if answer_follows:
+                self.under_way[sequence].outcome = outcome
+            else:
+                self.finished.append((self._leave(sequence), outcome))
+        elif kind == frames.ANSWER:
+            sequence, *answer = content
+            self._answered(sequence, Reply(*answer))
         elif kind == frames.READY:
             process.ready, process.calls_outside = True, content
             self._lost_while_building = 0
@@ -210,6 +218,19 @@ class Session:
             self._destinations[name] = replace(known, circuit=circuit)
         self.circuits.append((name, circuit))
 
+    def _answered(self, sequence: int, reply: Reply) -> None:
+        job = self._leave(sequence)
+        if job.outcome is not None:
+            job.outcome.reply = reply
+            self.finished.append((job, job.outcome))
+
+    def _answers_lost(self) -> list[int | None]:
+        """What had ended when the process did stays so: it does not run again for its answer. Returns which."""
+        ended: list[int | None] = [job.sequence for job in self.under_way.values() if job.outcome is not None]
+        for job in [job for job in self.under_way.values() if job.outcome is not None]:
+            self._answered(job.sequence, replies.lost(job.message))
+        return ended
+
     def _leave(self, sequence: int) -> Job:
         job = self.under_way.pop(sequence)
         self._bytes_under_way -= job.size
@@ -222,11 +243,12 @@ class Session:
         """Settle whose doing the death was; whoever else was under way runs again, in the order they came in,
         before anything new. Raises `ConfigurationError` when the plan cannot be built, `Unavailable` when no
         process can be started."""
+        answering = self._answers_lost()
         if obituary.cause == "not-forked":
             raise Unavailable(f"no node process can be started: {obituary.text}")
         if obituary.building or not process.ready:
             self._died_building(obituary)
-        elif not process.retired:
+        elif not process.retired and obituary.message not in answering:
             self._blame(process, obituary)
         self._again.extendleft(reversed(self.under_way.values()))
         self.under_way.clear()
@@ -235,6 +257,7 @@ class Session:
 
     def give_up(self, error: BridgeError) -> None:
         """End all that is under way or to run again with `error`."""
+        self._answers_lost()
         for job in (*self.under_way.values(), *self._again):
             self.finished.append((job, refused(self.plan, job.message, error, job.entry, kept=True)))
         self.under_way.clear()

@@ -243,6 +243,7 @@ class _Lint:
         self.configuration(step, place)
         if step.type == "webhook_trigger":
             self.slug(step, place)
+            self.results(step, place)
         offered = catalog.ports(step.type, step.config)
         if offered is not None:
             self.ports(step, place, offered, found.optional_ports)
@@ -257,6 +258,21 @@ class _Lint:
                 slug,
                 valid="a slug of its own for each webhook",
             )
+
+    def results(self, step: Step, place: NodePlace) -> None:
+        """The steps that a webhook answers from exist, and messages leave the flow there."""
+        result = step.config.get("result")
+        named = result.get("from") if isinstance(result, Mapping) else None
+        steps = {each.id: each for each in self.flow.steps}
+        last = [each.id for each in self.flow.steps if any(END in targets for targets in each.next.values())]
+        for index, name in enumerate(named if isinstance(named, list) else ()):
+            where = (*place.config, "result", "from", index)
+            if name not in steps:
+                message = f"the result comes from {shown(name)}, which does not exist"
+                self.tell(where, message, name, valid=_listed(last), nearest=self.nearest(name, last))
+            elif name not in last:
+                message = f"the result comes from {shown(name)}, where no message leaves the flow"
+                self.tell(where, message, name, valid=_listed(last))
 
     def unknown_type(self, step: Step, place: NodePlace) -> None:
         names = registry.names()

@@ -13,6 +13,7 @@ from continuitybridge.engine.message import Message
 from continuitybridge.inbox import payloads, units
 from continuitybridge.inbox.batches import Batch
 from continuitybridge.inbox.holds import NOT_PAUSED
+from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher
@@ -299,8 +300,18 @@ def _of_hand_over(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
 def _bury(
     batch: Batch, owner: str, message_id: str, hand_over_id: UUID | None, epoch: int, error: DecryptionFailed
 ) -> None:
-    with database.relay() as connection:
-        units.bury(connection, batch.organization_id, message_id, hand_over_id, owner, epoch, error.code)
+    notices = Notices()
+    with database.relay(after=notices) as connection:
+        units.bury(
+            connection,
+            batch.organization_id,
+            message_id,
+            hand_over_id,
+            owner,
+            epoch,
+            error.code,
+            notices=notices,
+        )
 
 
 def _batches(claimed: Sequence[Claimed]) -> tuple[list[UUID], list[str]]:

@@ -14,6 +14,7 @@ PAYLOAD = "payload"
 HEADERS = "headers"
 HAND_OVER = "hand-over"
 FAILURE = "failure"
+REPLY = "reply"
 
 _BYTES = "bytes"
 _JSON = "json"

@@ -16,6 +16,7 @@ from continuitybridge import database
 from continuitybridge.errors import BridgeError, ConfigurationError, Conflict, NotFound
 from continuitybridge.inbox import payloads
 from continuitybridge.inbox.accept import CHANNEL
+from continuitybridge.inbox.replies import rows as replies
 from continuitybridge.vault.keyring import Cipher
 
 Connection = psycopg.Connection[Any]
@@ -162,6 +163,7 @@ def _replay(
         connection.execute(_GO_ON, changes)
     else:
         connection.execute(_FORGET_HAND_OVERS, changes)
+        replies.forget_parts(connection, organization_id, message_id)
         connection.execute(_START_AGAIN, changes)
     flows.add(f"{organization_id}/{environment}/{flow}")
     return Replayed(message_id, target.version, generation)

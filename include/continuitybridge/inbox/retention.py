@@ -27,9 +27,9 @@ def keep_days() -> dict[str, int]:
 
 
 def ensure_partitions(*, ahead: int = 4, today: date | None = None) -> int:
-    """Make the current and the next `ahead` partitions of every class; returns how many were missing. Idempotent.
-    Missing partitions cost nothing but tidiness: a default partition takes the rows, and gives them back when the
-    partition is made."""
+    """Make the current and the next `ahead` partitions of every class, and of answers; returns how many were
+    missing. Idempotent. Missing partitions cost nothing but tidiness: a default partition takes the rows, and
+    gives them back when the partition is made."""
     today = today or datetime.now(UTC).date()
     made = 0
     for retention_class, width in WIDTH_DAYS.items():
@@ -43,11 +43,19 @@ def ensure_partitions(*, ahead: int = 4, today: date | None = None) -> int:
                     (retention_class, begins, begins + timedelta(days=width)),
                 )
             made += bool(new)
+    for n in range(ahead + 1):
+        begins = today + timedelta(days=n)
+        with database.relay() as connection:
+            [(new,)] = connection.execute(
+                "SELECT bridge.make_replies_partition(%s, %s)", (begins, begins + timedelta(days=1))
+            )
+        made += bool(new)
     return made
 
 
 def drop_expired(*, now: datetime | None = None) -> list[str]:
-    """Drop the partitions whose every row is older than its class is kept; returns their names. What is under
+    """Drop the partitions whose every row is older than its class (or answers: `BRIDGE_REPLY_KEPT_HOURS`) is kept;
+    returns their names. What is under
     legal hold stands in a partition of its own and is not touched. Rows are kept up to one partition's width
     longer than the class says, never shorter."""
     now = now or datetime.now(UTC)
@@ -60,6 +68,11 @@ def drop_expired(*, now: datetime | None = None) -> list[str]:
                     "SELECT bridge.drop_settled_partitions(%s, %s)", (retention_class, now - timedelta(days=days))
                 )
             ]
+    with database.relay() as connection:
+        kept_since = now - timedelta(hours=get_settings().reply_kept_hours)
+        dropped += [
+            row[0] for row in connection.execute("SELECT bridge.drop_replies_partitions(%s)", (kept_since,))
+        ]
     return dropped
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from continuitybridge import database
 from continuitybridge.inbox import batches, turned_back, units
+from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
 
 BATCH_CREATED_IDLE_S = 900.0
@@ -56,8 +57,11 @@ def sweep(
     settings = get_settings()
     expired = dead = 0
     while True:
-        with database.relay() as connection:
-            again, buried = units.expire(connection, max_attempts=settings.max_attempts, limit=_CHUNK)
+        notices = Notices()
+        with database.relay(after=notices) as connection:
+            again, buried = units.expire(
+                connection, max_attempts=settings.max_attempts, limit=_CHUNK, notices=notices
+            )
         expired, dead = expired + again, dead + buried
         if again + buried < _CHUNK:
             break

@@ -7,12 +7,17 @@ two hand-overs of a message see each other, and exactly one of them settles it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
 from uuid6 import uuid7
+
+from continuitybridge.inbox.replies import Notices, Prepared
+from continuitybridge.inbox.replies import rows as replies
 
 Connection = psycopg.Connection[Any]
 Ending = Literal["handed_over", "done", "skipped", "dead"]
@@ -35,13 +40,37 @@ hot table."""
 _DELETE = """
 WITH gone AS (
     DELETE FROM bridge.messages WHERE organization_id = %(organization)s AND message_id = %(message)s RETURNING *
-)"""
-_MOVE = _DELETE + SETTLE_GONE.format(result="%(result)s", trace="trace")
+), settled AS ("""
+_GONE = """
+)
+SELECT reply_until, replays FROM gone
+"""
+_MOVE = _DELETE + SETTLE_GONE.format(result="%(result)s", trace="trace") + _GONE
 
 
-def move_to_settled(connection: Connection, organization_id: UUID, message_id: str, result: str) -> None:
-    """The message leaves the hot table (its hand-overs with it) and is settled, in one statement."""
-    connection.execute(_MOVE, {"organization": organization_id, "message": message_id, "result": result})
+def move_to_settled(
+    connection: Connection,
+    organization_id: UUID,
+    message_id: str,
+    result: str,
+    *,
+    reply: Prepared | None = None,
+    notices: Notices | None = None,
+) -> None:
+    """The message leaves the hot table (its hand-overs with it) and is settled, in one statement. A caller who
+    waits for it is answered: by `reply` (and what other parts gave) when it is done, else that it was skipped; a
+    dead letter has been answered before. `notices` is told so, to be sent after the commit."""
+    gone = connection.execute(
+        _MOVE, {"organization": organization_id, "message": message_id, "result": result}
+    ).fetchone()
+    if gone is None or gone[0] is None or result == "dead":
+        return
+    if result == "done":
+        replies.conclude(connection, organization_id, message_id, gone[1], reply)
+    else:
+        replies.refuse(connection, organization_id, message_id, gone[1], replies.SKIPPED)
+    if notices is not None:
+        notices.ready(organization_id, message_id)
 
 
 def append_trace(connection: Connection, organization_id: UUID, message_id: str, trace: Jsonb) -> None:
@@ -52,20 +81,35 @@ def append_trace(connection: Connection, organization_id: UUID, message_id: str,
     )
 
 
-def lock(connection: Connection, organization_id: UUID, message_id: str) -> bool:
-    """Lock the message's row; false when there is none (settled meanwhile)."""
-    return (
-        connection.execute(
-            "SELECT 1 FROM bridge.messages WHERE organization_id = %s AND message_id = %s FOR UPDATE",
-            (organization_id, message_id),
-        ).fetchone()
-        is not None
-    )
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A message's row, locked. `reply_until` as in the table."""
+
+    reply_until: datetime | None
+    replays: int
 
 
-def conclude(connection: Connection, organization_id: UUID, message_id: str) -> Ending:
+def lock(connection: Connection, organization_id: UUID, message_id: str) -> Locked | None:
+    """Lock the message's row; None when there is none (settled meanwhile)."""
+    row = connection.execute(
+        "SELECT reply_until, replays FROM bridge.messages WHERE organization_id = %s AND message_id = %s"
+        " FOR UPDATE",
+        (organization_id, message_id),
+    ).fetchone()
+    return None if row is None else Locked(*row)
+
+
+def conclude(
+    connection: Connection,
+    organization_id: UUID,
+    message_id: str,
+    *,
+    reply: Prepared | None = None,
+    notices: Notices | None = None,
+) -> Ending:
     """Decide what a locked message in state handed_over has become, after one of its hand-overs changed: settled
-    when none is left to do (dead beats skipped, skipped beats done)."""
+    when none is left to do (dead beats skipped, skipped beats done). `reply` is what that hand-over gave, for a
+    caller who waits; `notices` as for `move_to_settled`."""
     [(left, dead, skipped)] = connection.execute(
         "SELECT count(*) FILTER (WHERE state IN ('available', 'claimed', 'waiting')),"
         " count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'skipped')"
@@ -75,15 +119,32 @@ def conclude(connection: Connection, organization_id: UUID, message_id: str) -> 
     if left:
         return "handed_over"
     if dead:
-        connection.execute(
+        [(reply_until, replays)] = connection.execute(
             "UPDATE bridge.messages SET state = 'dead', dead_at = now()"
-            " WHERE organization_id = %s AND message_id = %s",
+            " WHERE organization_id = %s AND message_id = %s RETURNING reply_until, replays",
             (organization_id, message_id),
         )
+        if reply_until is not None:
+            _answer_dead(connection, organization_id, message_id, replays, notices)
         return "dead"
     ending: Ending = "skipped" if skipped else "done"
-    move_to_settled(connection, organization_id, message_id, ending)
+    move_to_settled(connection, organization_id, message_id, ending, reply=reply, notices=notices)
     return ending
+
+
+def _answer_dead(
+    connection: Connection, organization_id: UUID, message_id: str, replays: int, notices: Notices | None
+) -> None:
+    """Tell the caller who waits by which failure the message died, unless that was done when it failed."""
+    failure = connection.execute(
+        "SELECT code FROM bridge.failures WHERE organization_id = %s AND message_id = %s AND final"
+        " ORDER BY at DESC, failure_id DESC LIMIT 1",
+        (organization_id, message_id),
+    ).fetchone()
+    code = failure[0] if failure is not None else LEASE_EXPIRED
+    replies.refuse(connection, organization_id, message_id, replays, Prepared(code=code))
+    if notices is not None:
+        notices.ready(organization_id, message_id)
 
 
 def bury(
@@ -94,10 +155,12 @@ def bury(
     owner: str,
     epoch: int,
     code: str,
+    *,
+    notices: Notices | None = None,
 ) -> None:
     """Make a claimed unit a dead letter for a reason that leaves nothing to capture. Does nothing when the lease
     is another's by now."""
-    lock(connection, organization_id, message_id)
+    locked = lock(connection, organization_id, message_id)
     if hand_over_id is None:
         buried = connection.execute(
             "UPDATE bridge.messages SET state = 'dead', dead_at = now(), lease_owner = NULL, lease_until = NULL"
@@ -122,7 +185,9 @@ def bury(
         (uuid7(), code, organization_id, message_id),
     )
     if hand_over_id is not None:
-        conclude(connection, organization_id, message_id)
+        conclude(connection, organization_id, message_id, notices=notices)
+    elif locked is not None and locked.reply_until is not None:
+        _answer_dead(connection, organization_id, message_id, locked.replays, notices)
 
 
 # A batch that is still open keeps its units: its next task takes them. Else they are dispatched again.
@@ -142,12 +207,16 @@ WITH expired AS (
                     AND b.batch_id = m.batch_id AND b.status IN ('created', 'started'))
     FROM expired e WHERE m.organization_id = e.organization_id AND m.message_id = e.message_id
     RETURNING m.*
+), answered AS (
+    INSERT INTO bridge.replies (organization_id, message_id, reply_id, code, ready, replays)
+    SELECT organization_id, message_id, gen_random_uuid(), %(code)s, true, replays
+    FROM ended WHERE state = 'dead' AND reply_until IS NOT NULL
 )
 INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, environment, flow, version, code,
                              verdict, final, attempt)
 SELECT organization_id, gen_random_uuid(), message_id, message_id, environment, flow, version, %(code)s,
        'transient', state = 'dead', attempts FROM ended
-RETURNING final
+RETURNING organization_id, message_id, final
 """
 _LOCK_EXPIRED_HAND_OVERS = """
 SELECT m.organization_id, m.message_id FROM bridge.messages m
@@ -186,9 +255,10 @@ def expire(
     organization_id: UUID | None = None,
     batch_id: str | None = None,
     limit: int = 1_000,
+    notices: Notices | None = None,
 ) -> tuple[int, int]:
     """End leases that ran out: the units are available again, or dead letters when their attempts are used up.
-    Returns how many of each."""
+    Returns how many of each. `notices` as for `move_to_settled`."""
     parameters: dict[str, Any] = {
         "organization": organization_id,
         "batch": batch_id,
@@ -196,12 +266,16 @@ def expire(
         "max_attempts": max_attempts,
         "code": LEASE_EXPIRED,
     }
-    finals = [row[0] for row in connection.execute(_EXPIRED_MESSAGES, parameters)]
+    finals: list[bool] = []
+    for organization, message_id, final in connection.execute(_EXPIRED_MESSAGES, parameters).fetchall():
+        finals.append(final)
+        if final and notices is not None:
+            notices.ready(organization, message_id)
     locked = connection.execute(_LOCK_EXPIRED_HAND_OVERS, parameters).fetchall()
     if locked:
         parameters |= {"organizations": [row[0] for row in locked], "messages": [row[1] for row in locked]}
         ended = connection.execute(_EXPIRED_HAND_OVERS, parameters).fetchall()
         finals += [row[2] for row in ended]
         for organization, message_id in {(row[0], row[1]) for row in ended if row[2]}:
-            conclude(connection, organization, message_id)
+            conclude(connection, organization, message_id, notices=notices)
     return finals.count(False), finals.count(True)

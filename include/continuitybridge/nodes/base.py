@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from continuitybridge.engine.message import Emit, Message, Park, Resume
+from continuitybridge.engine.message import Emit, Message, Park, Reply, Resume
 
 Category = Literal["trigger", "parse", "transform", "route", "connect", "notify", "control"]
 
@@ -258,8 +258,20 @@ class TriggerNode(_Node[ConfigT]):
     """Where messages come from. A trigger does not process: the inbox is the door, and this is its
     configuration. At run time it passes the accepted message on unchanged."""
 
+    replies: bool = False
+    """Whether a caller waits for the flow's result: then `reply` makes what it is answered."""
+
     def process(self, message: Message, context: RunContext) -> Message:
         return message
+
+    def reply_counts(self, node_id: str) -> bool:
+        """Whether a message that leaves the flow at this node is its result."""
+        return True
+
+    def reply(self, message: Message | None, max_bytes: int) -> Reply:
+        """The answer for the message that left the flow (None: none did), with a body of at most `max_bytes`.
+        Raises `NodeError` when it cannot be made."""
+        raise NotImplementedError
 
 
 AnyNode = Node[Any] | AsyncNode[Any] | TriggerNode[Any] | WaitNode[Any]

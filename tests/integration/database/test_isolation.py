@@ -40,6 +40,7 @@ TENANT_TABLES = (
     "refusals",
     "destinations",
     "flow_holds",
+    "replies",
 )
 
 
@@ -94,6 +95,7 @@ def fill(organization: Organization) -> None:
         "refusals": {"environment": "prod", "endpoint": "s", "code": "c", "minute": "2026-01-01"},
         "destinations": {"environment": "prod", "name": "d"},
         "flow_holds": {"environment": "prod", "flow": "f", "kind": "pause", "by": "t"},
+        "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
     }  # fmt: skip
     with psycopg.connect(database.owner_url()) as connection:
         for table, values in rows.items():

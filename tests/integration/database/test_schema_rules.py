@@ -130,7 +130,12 @@ def test_functions_that_run_as_the_owner_are_for_the_relay_role_and_fix_their_se
         " FROM pg_proc p, LATERAL aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee"
         " WHERE p.pronamespace = 'bridge'::regnamespace AND p.prosecdef GROUP BY p.proname, p.proconfig"
     )
-    assert sorted(row[0] for row in functions) == ["drop_settled_partitions", "make_settled_partition"]
+    assert sorted(row[0] for row in functions) == [
+        "drop_replies_partitions",
+        "drop_settled_partitions",
+        "make_replies_partition",
+        "make_settled_partition",
+    ]
     for _, settings, grantees in functions:
         assert grantees == ["bridge_owner", "bridge_relay"]
         assert "search_path=pg_catalog, pg_temp" in settings

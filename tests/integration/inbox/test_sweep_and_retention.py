@@ -176,7 +176,7 @@ def settle_one(deployed: Deployed) -> str:
 
 def test_partitions_are_made_ahead_and_only_once() -> None:
     future = datetime.now(UTC).date() + timedelta(days=4000)
-    assert retention.ensure_partitions(ahead=2, today=future) == 9
+    assert retention.ensure_partitions(ahead=2, today=future) == 12
     assert retention.ensure_partitions(ahead=2, today=future) == 0
 
 

@@ -35,7 +35,9 @@ class Acceptance:
     `BRIDGE_IDEMPOTENCY_WINDOW_DAYS` says); `changed_body` says what comes under it with another body: a
     conflict, or the same message. `message_id` is given when the caller can name the message for ever, and is
     then its idempotency key unless there is another; else one is made (UUIDv7). `keys` are the search keys its
-    flow declares. `trigger` is the id of the flow's trigger (None: its first).
+    flow declares. `trigger` is the id of the flow's trigger (None: its first). `reply_until` is set when the
+    caller is held until then at most, or a repetition of his may be, for the message's result: it is answered by
+    whoever settles the message.
     """
 
     organization_id: UUID
@@ -54,6 +56,7 @@ class Acceptance:
     mode: Mode = "batch"
     idempotency_window_days: int | None = None
     changed_body: Literal["refuse", "same"] = "refuse"
+    reply_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +125,10 @@ WITH input AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
         %b::bytea[], %b::bytea[], %b::text[], %b::int4[], %b::text[], %b::text[], %b::bytea[], %b::bytea[],
-        %b::bool[], %b::text[], %b::timestamptz[]
+        %b::bool[], %b::text[], %b::timestamptz[], %b::timestamptz[]
     ) AS t (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint,
             payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named, mode,
-            expires_at)
+            expires_at, reply_until)
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
         (organization_id, environment, endpoint, key_hash, body_hash, message_id, expires_at)
@@ -139,9 +142,9 @@ WITH input AS (
 )
 INSERT INTO bridge.messages
     (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-     content_type, size_bytes, keys, batch_id, mode)
+     content_type, size_bytes, keys, batch_id, mode, reply_until)
 SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-       content_type, size_bytes, keys::jsonb, batch_id, mode
+       content_type, size_bytes, keys::jsonb, batch_id, mode, reply_until
 FROM input
 WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
   AND NOT (named AND EXISTS (SELECT FROM bridge.settled_messages s
@@ -189,6 +192,7 @@ def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple
         [each.message_id is not None for each in of],
         [each.mode for each in of],
         [now + timedelta(days=each.idempotency_window_days or window_days) for each in of],
+        [each.reply_until for each in of],
     )
 
 

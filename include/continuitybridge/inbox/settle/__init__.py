@@ -1,7 +1,7 @@
 """Settling: saying what became of a unit of work. The other half of a claim.
 
-Modules: `endings` works out what an outcome makes of a unit, `writing` writes it, `skipping` settles what is not
-run.
+Modules: `endings` works out what an outcome makes of a unit, `writing` writes it, `answering` writes what callers
+who wait are answered, `skipping` settles what is not run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from continuitybridge.engine.message import Outcome
 from continuitybridge.errors import StaleLease
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox.claim import Claimed
+from continuitybridge.inbox.replies import Notices
 from continuitybridge.inbox.retry import RetryPolicy
 from continuitybridge.inbox.settle.endings import ending_of
 from continuitybridge.inbox.settle.skipping import skip
@@ -69,6 +70,9 @@ def settle_many(
       recorded, the attempt does not count, and the unit waits as long as the destination asks, or until it is
       resumed.
     - A message with a dead hand-over is a dead letter when no other hand-over of it is left to do.
+    - A caller who waits for the message's result (`reply_until`) is answered in the same transaction: once the
+      message is settled, and at once when something of it failed for good. He is told after the commit; and if
+      what is tried again cannot end within his limit, that it goes on without him.
 
     What is tried again leaves its batch, to be dispatched when its time has come, unless `retry_in_batch`.
 
@@ -76,10 +80,12 @@ def settle_many(
     the lost call did write.
     """
     policy = policy or RetryPolicy.from_settings()
+    notices = Notices()
     writing = write(
-        [ending_of(claimed, outcome, keys, plan, policy, retry_in_batch) for claimed, outcome in settlements]
+        [ending_of(claimed, outcome, keys, plan, policy, retry_in_batch) for claimed, outcome in settlements],
+        notices,
     )
-    with database.relay() as connection:
+    with database.relay(after=notices) as connection:
         try:
             statement, parameters = next(writing)
             while True:

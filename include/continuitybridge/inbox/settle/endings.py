@@ -15,6 +15,8 @@ from continuitybridge.errors import Verdict
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import capture, payloads
 from continuitybridge.inbox.claim import Claimed
+from continuitybridge.inbox.replies import Prepared
+from continuitybridge.inbox.replies import rows as replies
 from continuitybridge.inbox.retry import RetryPolicy, turned_back_by
 from continuitybridge.vault.keyring import Cipher
 
@@ -41,7 +43,9 @@ class HandOver:
 class Ending:
     """What is to be written for one unit. `fate`: `closed` when it has ended, and what is left of it stands in
     `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON text; `failures` are rows.
-    `waits_for` is the destination that turned the whole unit back: then the try does not count."""
+    `waits_for` is the destination that turned the whole unit back: then the try does not count. For a caller
+    who waits for the message's result: `reply` is what the unit gave, `refusal` why it failed for good;
+    `releases` says that he is let go when it is tried again."""
 
     claimed: Claimed
     fate: Literal["closed", "retry", "dead"]
@@ -51,6 +55,9 @@ class Ending:
     wait_s: float = 0.0
     in_batch: bool = False
     waits_for: str | None = None
+    reply: Prepared | None = None
+    refusal: Prepared | None = None
+    releases: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -62,6 +69,11 @@ class Ending:
         return self.fate == "retry" or any(
             each.state == "available" and (each.attempts or each.waits_for) for each in self.hand_overs
         )
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Before so many seconds the message cannot end."""
+        return max([self.wait_s, *(each.wait_s for each in self.hand_overs if each.state == "available")])
 
 
 def ending_of(
@@ -83,13 +95,17 @@ def ending_of(
             hand_overs.append(_hand_over(claimed, output.message, output.stage, output.node_id, keys))
         except (TypeError, ValueError, RecursionError) as error:
             failures.append(_not_data(output.message, output.node_id, error))
+    reply: Prepared | None = None
+    if outcome.reply is not None:
+        reply = replies.prepared(keys, claimed.organization_id, claimed.message_id, outcome.reply)
     if not failures:
-        return Ending(claimed, "closed", trace, hand_overs)
+        return Ending(claimed, "closed", trace, hand_overs, reply=reply)
 
     turned_back = [turned_back_by(failure) for failure in failures]
+    releases = replies.releases_on_retry(plan, claimed.message)
     if turned_back[0] is not None and _stays(claimed, outcome, failures):
         wait_s = policy.turned_back_s(failures)
-        return Ending(claimed, "retry", "[]", wait_s=wait_s, in_batch=retry_in_batch, waits_for=turned_back[0])
+        return Ending(claimed, "retry", "[]", (), (), wait_s, retry_in_batch, turned_back[0], releases=releases)
     resumed = [_resumed(claimed, failure, plan, keys) for failure in failures]
     retrying = [
         back is not None or (failure.verdict is Verdict.TRANSIENT and claimed.attempts < policy.max_attempts)
@@ -104,12 +120,14 @@ def ending_of(
         for failure, again, back in zip(failures, retrying, turned_back, strict=True)
         if back is None or not again
     ]
+    final = [failure for failure, again in zip(failures, retrying, strict=True) if not again]
+    refusal = replies.failed(keys, claimed.organization_id, claimed.message_id, final)
     if whole:
         if not retrying[0]:
-            return Ending(claimed, "dead", trace, (), records)
+            return Ending(claimed, "dead", trace, (), records, refusal=refusal)
         waits_for = turned_back[0] if all(turned_back) else None
         wait_s = policy.turned_back_s(failures) if waits_for else policy.wait_s(claimed.attempts, failures)
-        return Ending(claimed, "retry", trace, (), records, wait_s, retry_in_batch, waits_for)
+        return Ending(claimed, "retry", trace, (), records, wait_s, retry_in_batch, waits_for, releases=releases)
     for failure, again, back, place in zip(failures, retrying, turned_back, resumed, strict=True):
         if place is None:
             continue
@@ -124,7 +142,7 @@ def ending_of(
                 waits_for=back,
             )
         )
-    return Ending(claimed, "closed", trace, hand_overs, records)
+    return Ending(claimed, "closed", trace, hand_overs, records, reply=reply, refusal=refusal, releases=releases)
 
 
 def _stays(claimed: Claimed, outcome: Outcome, failures: Sequence[Failure]) -> bool:

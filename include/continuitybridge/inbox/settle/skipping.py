@@ -7,6 +7,7 @@ from psycopg.types.json import Jsonb
 from continuitybridge import database
 from continuitybridge.inbox import units
 from continuitybridge.inbox.batches import Batch
+from continuitybridge.inbox.replies import Notices
 
 
 def skip(batch: Batch, *, stage: str | None = None, by: str = "") -> int:
@@ -16,7 +17,8 @@ def skip(batch: Batch, *, stage: str | None = None, by: str = "") -> int:
     skipped = 0
     place = {"organization": batch.organization_id, "batch": batch.batch_id, "stage": stage}
     note = Jsonb([{"skipped_by": by, "stage": stage}])
-    with database.relay() as connection:
+    notices = Notices()
+    with database.relay(after=notices) as connection:
         if stage is None or batch.first_stage is None or stage == batch.first_stage:
             rows = connection.execute(
                 "SELECT message_id FROM bridge.messages WHERE organization_id = %(organization)s"
@@ -25,7 +27,7 @@ def skip(batch: Batch, *, stage: str | None = None, by: str = "") -> int:
             ).fetchall()
             for (message_id,) in rows:
                 units.append_trace(connection, batch.organization_id, message_id, note)
-                units.move_to_settled(connection, batch.organization_id, message_id, "skipped")
+                units.move_to_settled(connection, batch.organization_id, message_id, "skipped", notices=notices)
             skipped += len(rows)
         affected = connection.execute(
             "SELECT DISTINCT message_id FROM bridge.hand_overs WHERE organization_id = %(organization)s"
@@ -44,5 +46,5 @@ def skip(batch: Batch, *, stage: str | None = None, by: str = "") -> int:
                 {**place, "message": message_id},
             ).rowcount
             units.append_trace(connection, batch.organization_id, message_id, note)
-            units.conclude(connection, batch.organization_id, message_id)
+            units.conclude(connection, batch.organization_id, message_id, notices=notices)
     return skipped

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from uuid import UUID
 
 from continuitybridge.inbox import units
+from continuitybridge.inbox.replies import Notices
+from continuitybridge.inbox.settle import answering
 from continuitybridge.inbox.settle.endings import Ending, HandOver
 
 Became = Literal["done", "skipped", "handed_over", "retry", "dead", "stale"]
@@ -42,15 +44,22 @@ WHERE u.organization_id = e.organization_id AND u.{id} = e.id AND u.epoch = e.ep
 # Each message is deleted under its lease and settled by what the delete gave back, so that a message settles
 # exactly when it leaves the hot table.
 _CLOSE_MESSAGES = (
-    _HELD.format(id_type="text", more_types=", %b::text[]", more=", trace")  # noqa: S608  (constants, here and below)
+    _HELD.format(  # noqa: S608  (constants, here and below)
+        id_type="text",
+        more_types=", %b::text[], %b::uuid[], %b::int2[], %b::text[], %b::bytea[]",
+        more=", trace, reply_id, reply_status, reply_code, reply_content",
+    )
     + ", gone AS (DELETE FROM bridge.messages u USING ending e"
     + _IS_HELD.format(id="message_id")
-    + "RETURNING u.*, e.trace AS added)"
+    + "RETURNING u.*, e.trace AS added, e.reply_id, e.reply_status, e.reply_code, e.reply_content), settled AS ("
     + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb")
-    + "RETURNING organization_id, message_id"
+    + "), answered AS ("
+    + answering.ANSWER_GONE
+    + ") SELECT organization_id, message_id, reply_until IS NOT NULL FROM gone"
 )
 _LOCK = """
-SELECT FROM bridge.messages u JOIN unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
+SELECT u.organization_id, u.message_id, u.reply_until, u.replays FROM bridge.messages u
+JOIN unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
     USING (organization_id, message_id)
 ORDER BY u.organization_id, u.message_id FOR UPDATE OF u
 """
@@ -141,31 +150,42 @@ SELECT organization_id, message_id, became FROM looked
 """  # noqa: S608
 
 
-def write(endings: Sequence[Ending]) -> Writing:
+def write(endings: Sequence[Ending], notices: Notices) -> Writing:
     """The statements that write `endings`; gives what became of each, in their order. Of two endings of one unit
-    the first counts, and the other is stale."""
+    the first counts, and the other is stale. What `notices` holds then is to be sent after the commit."""
     became: list[Became] = ["stale"] * len(endings)
     order = sorted(_first_of_each(endings), key=lambda n: _message(endings[n]))
     plain = [n for n in order if endings[n].is_plain]
     other = [n for n in order if not endings[n].is_plain]
     if plain:
         of = [endings[n] for n in plain]
-        rows = yield _CLOSE_MESSAGES, (*_leases(of, _message_id), [each.trace for each in of])
-        settled = {(row[0], row[1]) for row in rows}
+        rows = yield (
+            _CLOSE_MESSAGES,
+            (*_leases(of, _message_id), [each.trace for each in of], *answering.columns(of)),
+        )
+        settled = {(row[0], row[1]): row[2] for row in rows}
         for n in plain:
-            if _message(endings[n]) in settled:
+            message = _message(endings[n])
+            if message in settled:
                 became[n] = "done"
+                if settled[message]:
+                    notices.ready(*message, endings[n].reply)
     if other:
-        yield _LOCK, _keys(dict.fromkeys(_message(endings[n]) for n in other))
+        rows = yield _LOCK, _keys(dict.fromkeys(_message(endings[n]) for n in other))
+        awaited = {(row[0], row[1]): answering.Awaited(row[2], row[3]) for row in rows if row[2] is not None}
         held = yield from _end([endings[n] for n in other])
         kept = [n for n in other if _unit(endings[n]) in held]
         yield from _add([endings[n] for n in kept])
+        if awaited:
+            yield from answering.unfinished([endings[n] for n in kept], awaited, notices)
         # A message that was claimed as a whole has no hand-overs but those just written.
         looked = dict.fromkeys(_message(endings[n]) for n in kept if endings[n].claimed.hand_over_id is not None)
         concluded: dict[_MessageKey, Became] = {}
         if looked:
             rows = yield _CONCLUDE, _keys(looked)
             concluded = {(row[0], row[1]): row[2] for row in rows}
+        if awaited and concluded:
+            yield from answering.concluded(concluded, awaited, notices)
         last = {_message(endings[n]): n for n in kept}
         for n in kept:
             message = _message(endings[n])

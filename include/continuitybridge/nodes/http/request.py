@@ -21,7 +21,7 @@ IDEMPOTENCY_KEY = "idempotency-key"
 WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 """Methods that send no body unless one is declared."""
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
     | {"accept-encoding", IDEMPOTENCY_KEY}
@@ -96,7 +96,7 @@ class RequestBuilder:
         for name, value in self._headers:
             given = value.evaluate(scope)
             if given is not None:
-                headers[name] = _header_value(name, given)
+                headers[name] = header_value(name, given)
         credentials = credentials_of(connection) if connection else {}
         headers.update(credentials)
         headers[IDEMPOTENCY_KEY] = idempotency_key
@@ -153,10 +153,10 @@ def credentials_of(connection: ConnectionInfo) -> dict[str, str]:
             pair = f"{auth.get('username', '')}:{auth.get('password', '')}".encode()
             return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
         case "bearer":
-            return {"authorization": f"Bearer {_header_value('authorization', auth.get('token', ''))}"}
+            return {"authorization": f"Bearer {header_value('authorization', auth.get('token', ''))}"}
         case "api_key":
             name = auth.get("header", "X-API-Key").lower()
-            return {name: _header_value(name, auth.get("value", ""))}
+            return {name: header_value(name, auth.get("value", ""))}
     raise ConfigurationError(
         f"the connection {connection.name!r} authenticates by {auth['type']!r}, which is not known here",
         field="connection",
@@ -178,7 +178,7 @@ def _refuse_dots(address: str) -> None:
 
 
 def _check_header(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is no header name", field=f"headers.{name}", value=name)
     if name.lower() in _OURS:
         raise ConfigurationError(f"{name} is set by the platform", field=f"headers.{name}", value=name)
@@ -191,7 +191,7 @@ def _check_header(name: str) -> None:
         )
 
 
-def _header_value(name: str, value: Any) -> str:
+def header_value(name: str, value: Any) -> str:
     """A value that cannot end its line (RFC 9110, 5.5)."""
     if isinstance(value, dict | list):
         raise TransformFailed(f"headers.{name}: a header is text or a number")
@@ -208,14 +208,15 @@ def _body_of(body: Any, method: str) -> Callable[[Message, Mapping[str, Any]], t
     if body is None:
         if method in WITHOUT_BODY:
             return lambda message, scope: (None, "")
-        return lambda message, scope: _encoded(message.body, message.headers.get("content-type"))
+        return lambda message, scope: encoded(message.body, message.headers.get("content-type"))
     if body == "":
         return lambda message, scope: (None, "")
     make = compile_data(body, field="body")
-    return lambda message, scope: _encoded(make(scope), None)
+    return lambda message, scope: encoded(make(scope), None)
 
 
-def _encoded(body: Any, received_as: str | None) -> tuple[bytes, str]:
+def encoded(body: Any, received_as: str | None) -> tuple[bytes, str]:
+    """A body as bytes, with its content type: bytes keep the one they came with."""
     if isinstance(body, bytes):
         usable = received_as and received_as.isascii() and not _CONTROL.search(received_as)
         return body, received_as if received_as and usable else "application/octet-stream"

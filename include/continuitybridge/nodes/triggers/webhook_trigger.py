@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from continuitybridge.engine.message import Message, Reply
 from continuitybridge.nodes import _legacy
-from continuitybridge.nodes.base import Example, NodeConfig, TriggerNode, hints
+from continuitybridge.nodes.base import BuildContext, Example, NodeConfig, TriggerNode, hints
+from continuitybridge.nodes.http.reply import ReplyMaker, ResultConfig
 from continuitybridge.nodes.mapping.paths import singular_steps
 from continuitybridge.webhooks.verification import DEFAULT, AnySettings, VerificationSettings, verifier
 
@@ -162,6 +164,20 @@ class WebhookTriggerConfig(NodeConfig):
         description="Largest body in bytes; larger ones are answered with 413. Without it, and never more than, "
         "`BRIDGE_MAX_MESSAGE_BYTES`.",
     )
+    reply: Literal["accepted", "result"] = Field(
+        default="accepted",
+        description="What a request is answered with: `accepted` as soon as the message is safe on disk, or the "
+        "`result` once the flow has dealt with it.",
+    )
+    result: ResultConfig | None = Field(
+        default=None, description="How the result is answered, with `reply: result`; each key has a default."
+    )
+
+    @model_validator(mode="after")
+    def _result_is_asked_for(self) -> Self:
+        if self.result is not None and self.reply != "result":
+            raise ValueError("result says how the result is answered, and goes with reply: result")
+        return self
 
     @field_validator("content_types")
     @classmethod
@@ -206,6 +222,14 @@ class WebhookTrigger(TriggerNode[WebhookTriggerConfig]):
     A repetition (the same key at the same address) gets the answer of the first one and does not run again; the
     same key with another body is answered with `409`, unless `idempotency.changed` says otherwise.
 
+    With `reply: result` the request is held until the flow has dealt with the message, and answered with what
+    left the flow: the message's body, or what the templates of `result` make of it. Where several messages leave
+    the flow, the first counts (by their ids: in the order in which they were made), of the steps that `from`
+    names; an `aggregate` before the end answers with all of them. Where none does, because a filter dropped it,
+    the answer is `204`. A failure that no `on_error` takes is answered at once, as a problem document with its
+    code and without insides. Callers that cannot wait say so: `Prefer: respond-async`, or `Prefer: wait=5`
+    (RFC 7240).
+
     Older flows' keys are read on import: `webhookSlug`, `webhookMethod`, and the `endpointName`, `authMethod`,
     `allowedIPs` and `payloadFormat` of `ingress` nodes. A hook that takes GET gets `api_key` where it had no
     authentication.
@@ -247,7 +271,35 @@ class WebhookTrigger(TriggerNode[WebhookTriggerConfig]):
             input=b'{"event": {"id": "evt-1"}}',
             output=b'{"event": {"id": "evt-1"}}',
         ),
+        Example(
+            "A price, answered in the same request",
+            config={
+                "slug": "prices",
+                "reply": "result",
+                "result": {
+                    "limit_s": 10,
+                    "status": "{{ 200 if body.available else 404 }}",
+                    "headers": {"Cache-Control": "max-age=60"},
+                    "body": {"sku": "{{ body.sku }}", "price": "{{ body.price }}"},
+                    "errors": {"delivery-failed": 504},
+                },
+            },
+            input=b'{"sku": "A-1"}',
+            output=b'{"sku": "A-1"}',
+        ),
     )
+
+    def build(self, context: BuildContext) -> None:
+        self.replies = self.config.reply == "result"
+        self._maker = ReplyMaker(self.config.result or ResultConfig()) if self.replies else None
+
+    def reply_counts(self, node_id: str) -> bool:
+        return self._maker is not None and self._maker.counts(node_id)
+
+    def reply(self, message: Message | None, max_bytes: int) -> Reply:
+        if self._maker is None:
+            return super().reply(message, max_bytes)
+        return self._maker.make(message, max_bytes)
 
     @classmethod
     def from_legacy(cls, config: Mapping[str, Any]) -> dict[str, Any]:

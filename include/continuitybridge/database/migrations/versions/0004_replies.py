@@ -1,0 +1,18 @@
+"""Answers for callers who wait for their message's result."""
+
+from pathlib import Path
+
+from continuitybridge.database.migrations import script
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    script.run(Path(__file__).with_suffix(".sql"))
+
+
+def downgrade() -> None:
+    script.run(Path(__file__).with_suffix(".down.sql"))
