@@ -15,8 +15,9 @@ import pwd
 import runpy
 import signal
 import sys
+import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import psycopg
@@ -36,6 +37,7 @@ COLLECTOR_THRESHOLDS = (50_000, 20, 20)
 """How many new objects make Python look for garbage, and how often it looks among the older ones."""
 
 _PR_SET_PDEATHSIG = 1
+_prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)
 
 
 def main(name: str) -> None:
@@ -51,7 +53,10 @@ def main(name: str) -> None:
     if settings.redis_embedded and settings.redis_url is None:
         environment["BRIDGE_REDIS_URL"] = valkey.url(settings)
     wait_for_database(settings)
-    _die_with_supervisor(program.stop_signal)
+    # Not by a signal that it can mind: the database goes at the same moment, and a scheduler that ends because it
+    # lost that waits for ever for its workers.
+    _die_with_supervisor(signal.SIGKILL)
+    _let_children_die_with_their_parent()
     _run_module(program, environment)
 
 
@@ -125,11 +130,35 @@ def _become(user: str | None) -> None:
 
 
 def _die_with_supervisor(number: signal.Signals) -> None:
-    """Nothing outlives a supervisor killed with -9: nobody would watch it, and it would hold its port."""
+    """Nothing outlives a supervisor killed with -9: nobody would watch it, and it would hold its port. What works
+    on messages is made for being killed at any moment; PostgreSQL is stopped in order."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        _prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
         if os.getppid() == 1:  # it died before the call
             sys.exit(1)
+
+
+def _let_children_die_with_their_parent() -> None:
+    """What this process and its children fork (workers, tasks, processors of DAG files) is killed when its parent
+    ends, however that ends: it would hold the parent's database session and locks.
+
+    Only forks of a main thread: the kernel takes the end of the forking *thread* for the parent's.
+    """
+    if sys.platform != "linux":
+        return
+    forking: list[tuple[bool, int]] = []
+
+    def before() -> None:
+        forking[:] = [(threading.current_thread() is threading.main_thread(), os.getpid())]
+
+    def in_child() -> None:
+        by_main_thread, parent = forking[0]
+        if by_main_thread:
+            _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            if os.getppid() != parent:  # it died before the call
+                os._exit(1)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
 
 
 if __name__ == "__main__":
