@@ -229,16 +229,19 @@ def _post(client: httpx.Client, settings: Settings, organization: str, order: Or
     """Sign as Standard Webhooks 1.0 says and post; the message's id."""
     webhook_id, now = f"msg_{uuid4().hex}", datetime.now(UTC)
     signature = Webhook(_secret(settings, organization, order.slug)).sign(webhook_id, now, body.decode())
-    answer = client.post(
-        _hook(settings, organization, order.slug),
-        content=body,
-        headers={
-            "content-type": order.content_type,
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": signature,
-        },
-    )
+    headers = {
+        "content-type": order.content_type,
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
+    }
+    deadline = time.monotonic() + ACCEPT_WAIT_S
+    while True:
+        answer = client.post(_hook(settings, organization, order.slug), content=body, headers=headers)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+            break
+        # What was killed a moment ago comes back; as a sender should, come again with the same webhook-id.
+        time.sleep(float(answer.headers.get("retry-after", 1)))
     if answer.status_code != httpx.codes.ACCEPTED:
         log = Supervisor(settings).log_of("api-server")
         raise Unavailable(

@@ -328,3 +328,15 @@ async def test_group_commit_loses_nothing_it_acknowledged_when_the_server_is_kil
     assert (len(ledger.unsettled), ledger.missing) == (1200, [])
     [counts] = reconcile.counts(deployed.organization_id)
     assert counts.accepted == 1201
+
+
+async def test_a_door_that_stayed_open_takes_the_first_message_after_a_restart(
+    deployed: Deployed, postgres: EmbeddedPostgres
+) -> None:
+    async with GroupCommit(deployed.keyring) as door:
+        await door.submit(deployed.acceptance(b"before"))
+        postgres.kill()
+        postgres.start(die_with_parent=True)
+        await door.submit(deployed.acceptance(b"after"))
+    [counts] = reconcile.counts(deployed.organization_id)
+    assert counts.accepted == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import select
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -145,7 +146,10 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
-        if self._connection is None or self._connection.closed:
+        if self._connection is not None and _hung_up(self._connection):
+            # The server was restarted meanwhile. Nothing was sent, so nobody needs to come again for that.
+            await self._drop_connection()
+        if self._connection is None:
             self._connection = await aio.connect("relay", application_name="bridge-group-commit")
         connection = self._connection
         rest = list(group)
@@ -213,6 +217,15 @@ class GroupCommit:
         if connection is not None:
             with contextlib.suppress(Exception):
                 await connection.close()
+
+
+def _hung_up(connection: aio.AsyncConnection) -> bool:
+    """Whether the server has ended a connection that waits for nothing: then there is something to read."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _answer(future: asyncio.Future[Accepted], outcome: Accepted | Conflict) -> None:
