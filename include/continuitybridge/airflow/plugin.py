@@ -41,7 +41,7 @@ class ContinuityBridgePlugin(AirflowPlugin):
             from continuitybridge.airflow import compiler, services, work  # noqa: F401
             from continuitybridge.engine import child  # noqa: F401
             from continuitybridge.nodes import registry
-            from continuitybridge.nodes.connect.http_request import tls_context
+            from continuitybridge.nodes.http.client import tls_context
 
             for name in registry.names():
                 registry.get(name)

@@ -49,6 +49,7 @@ class ScriptedServer:
         self.answers: list[Answer] = []
         self.received: list[Received] = []
         self.connections = 0
+        self.open_connections = 0
         self.origin = ""
         self._server: asyncio.Server
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,6 +67,7 @@ class ScriptedServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open_connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -76,6 +78,7 @@ class ScriptedServer:
             pass
         finally:
             self._tasks.discard(task)
+            self.open_connections -= 1
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

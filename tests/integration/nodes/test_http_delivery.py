@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from certificates import self_signed
 from scripted_server import ScriptedServer, answer, cut, silence
 
 from continuitybridge.engine.message import Message
@@ -198,10 +199,38 @@ async def test_a_standing_status_fails_at_once_as_terminal(server: ScriptedServe
 
 
 async def test_a_delivery_that_succeeds_later_counts_its_attempts(server: ScriptedServer) -> None:
-    server.answers = [answer(503), cut, answer(202)]
+    server.answers = [answer(503), answer(503), answer(202)]
     result = await send({"url": server.origin}, {})
     assert result.vars["deliver"]["status"] == 202
     assert result.vars["deliver"]["attempts"] == 3
+
+
+async def test_a_kept_connection_that_the_destination_ended_costs_the_message_nothing(
+    server: ScriptedServer,
+) -> None:
+    """Whether it ended while nobody used it, or just as a request was on its way, cannot be told from here."""
+
+    async def last(writer: asyncio.StreamWriter) -> None:
+        await answer(200)(writer)
+        writer.close()
+
+    async def half(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200")
+        writer.close()
+
+    destination = Destination({**QUICK, "url": server.origin, "retries": 0})
+    server.answers = [answer(200), cut, last, answer(200), answer(200), half]
+    for _ in range(4):
+        assert (await destination.send({})).vars["deliver"]["attempts"] == 1
+    assert server.connections == 3
+    # The first answer on a connection, and one that has begun, are failures like any other.
+    with pytest.raises(DeliveryFailed):
+        await destination.send({})
+    server.answers = [cut]
+    with pytest.raises(DeliveryFailed):
+        await destination.send({})
+    assert len({request.headers["idempotency-key"] for request in server.received}) == 1
+    await destination.node.aclose()
 
 
 async def test_declared_statuses_count_as_delivered_and_others_do_not(server: ScriptedServer) -> None:
@@ -405,38 +434,11 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_the_flow_
 @pytest_asyncio.fixture
 async def tls_server(tmp_path: Any) -> AsyncIterator[ScriptedServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(_self_signed(tmp_path))
+    context.load_cert_chain(self_signed(tmp_path))
     scripted = ScriptedServer()
     await scripted.start(context)
     yield scripted
     await scripted.stop()
-
-
-def _self_signed(folder: Any) -> Any:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "server.pem"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return file
 
 
 # ---------------------------------------------------------------- secrets

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import ssl
 from collections.abc import Mapping
-from functools import lru_cache
-from http.cookiejar import CookieJar
 from typing import Any, Literal, Self
 
-import httpx
 from pydantic import Field, field_validator, model_validator
 
 from continuitybridge.engine.message import Message
@@ -25,14 +20,14 @@ from continuitybridge.nodes.base import (
     RunContext,
     hints,
 )
-from continuitybridge.nodes.http.answer import Answer, read, refusal, scrubbed
+from continuitybridge.nodes.http import address
+from continuitybridge.nodes.http.answer import Answer, read, reading, refusal, scrubbed
+from continuitybridge.nodes.http.client import Client
 from continuitybridge.nodes.http.legacy import SHARED_KEYS, from_http_request
 from continuitybridge.nodes.http.request import Request, RequestBuilder
-from continuitybridge.nodes.http.retry import redirect_of, with_retries
+from continuitybridge.nodes.http.retry import with_retries
+from continuitybridge.nodes.http.wire import ExchangeFailed, RawAnswer
 from continuitybridge.nodes.language import json_text
-
-# At INFO the library logs each address with its query, where credentials may stand.
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 MAX_REDIRECTS = 5
 _MARGIN_S = 1.0
@@ -241,7 +236,8 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         )
         self._success = frozenset(str(status).lower() for status in config.success)
         self._into = config.response.removeprefix("body.") if config.response.startswith("body.") else None
-        self._client: httpx.AsyncClient | None = None
+        self._reading = reading(config.max_response_bytes, self._wanted)
+        self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def timeout_s(self) -> float:
@@ -254,21 +250,12 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         name = self.config.connection
         connection = context.services.connection(name) if name is not None else None
         request = self._built(message, context, connection)
-        try:
-            async with asyncio.timeout(self.config.timeout_s):
-                answer, attempts = await with_retries(
-                    lambda: self._attempt(request),
-                    retries=self.config.retries,
-                    first_wait_s=self.config.retry_wait_s,
-                    within_s=self.config.timeout_s,
-                )
-        except TimeoutError:
-            raise DeliveryFailed(
-                f"{request.method} {request.shown} was not answered within {self.config.timeout_s:g} s",
-                method=request.method,
-                url=request.shown,
-                timeout_s=self.config.timeout_s,
-            ) from None
+        answer, attempts = await with_retries(
+            lambda left_s: self._attempt(request, left_s),
+            retries=self.config.retries,
+            first_wait_s=self.config.retry_wait_s,
+            within_s=self.config.timeout_s,
+        )
         return self._answered(message, context, answer, attempts)
 
     def emulate(self, message: Message, context: RunContext) -> Message:
@@ -305,15 +292,17 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     def _delivered(self, status: int) -> bool:
         return str(status) in self._success or f"{status // 100}xx" in self._success
 
-    async def _attempt(self, request: Request) -> Answer:
+    async def _attempt(self, request: Request, left_s: float) -> Answer:
+        limit_s = min(self.config.attempt_timeout_s, left_s)
         try:
-            async with asyncio.timeout(self.config.attempt_timeout_s):
+            async with asyncio.timeout(limit_s):
                 answer = await self._exchange(request)
         except TimeoutError:
-            reason, verdict = f"was not answered within {self.config.attempt_timeout_s:g} s", Verdict.TRANSIENT
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+            allowed_s = self.config.timeout_s if limit_s == left_s else limit_s
+            reason, verdict = f"was not answered within {allowed_s:g} s", Verdict.TRANSIENT
+        except ValueError as error:
             reason, verdict = f"cannot be sent: {error}", Verdict.TERMINAL
-        except httpx.HTTPError as error:
+        except (ExchangeFailed, OSError) as error:
             reason, verdict = f"failed: {error or type(error).__name__}", Verdict.TRANSIENT
         else:
             if self._delivered(answer.status):
@@ -327,34 +316,34 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         )
 
     async def _exchange(self, request: Request) -> Answer:
-        url = httpx.URL(request.url)
+        where = address.parse(request.url)
         for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._send(request, url)
-            target = redirect_of(request.method, url, answer) if self.config.follow_redirects else None
-            if target is None or self._delivered(answer.status):
-                return answer
-            url = target
-        return answer
+            raw = await self._http().send(request.method, where, request.lines, request.content, self._reading)
+            target = self._redirect_of(request.method, where, raw) if self.config.follow_redirects else None
+            if target is None:
+                break
+            where = target
+        return read(raw, limit=self.config.max_response_bytes, wanted=self._wanted(raw.status))
 
-    async def _send(self, request: Request, url: httpx.URL) -> Answer:
-        config = self.config
-        async with self._http().stream(
-            request.method, url, headers=dict(request.headers), content=request.content
-        ) as response:
-            wanted = config.response != "vars" and self._delivered(response.status_code)
-            return await read(response, limit=config.max_response_bytes, wanted=wanted)
+    def _wanted(self, status: int) -> bool:
+        """Whether the body of such an answer is part of what the node gives."""
+        return self.config.response != "vars" and self._delivered(status)
 
-    def _http(self) -> httpx.AsyncClient:
+    def _redirect_of(self, method: str, where: address.Address, raw: RawAnswer) -> address.Address | None:
+        """Where a redirect leads if it stays on the host and keeps the method: credentials go nowhere else, and a
+        delivery does not turn into a query."""
+        location = raw.headers.get("location")
+        keeps = raw.status in (307, 308) or (raw.status in (301, 302, 303) and method in ("GET", "HEAD"))
+        if not location or not keeps or self._delivered(raw.status):
+            return None
+        return address.redirected(where, location)
+
+    def _http(self) -> Client:
         """The client of the running loop: its connections cannot be used from another."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             self._loop = loop
-            self._client = httpx.AsyncClient(
-                verify=tls_context(self.config.verify_tls),
-                timeout=self.config.attempt_timeout_s,
-                headers={"user-agent": "ContinuityBridge", "accept": "*/*", "accept-encoding": "identity"},
-                cookies=_NoCookies(),
-            )
+            self._client = Client(verify=self.config.verify_tls)
         return self._client
 
     def _answered(self, message: Message, context: RunContext, answer: Answer, attempts: int) -> Message:
@@ -373,19 +362,3 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         if any(key in HttpRequestConfig.model_fields and key not in SHARED_KEYS for key in config):
             return dict(config)
         return from_http_request(config)
-
-
-class _NoCookies(CookieJar):
-    """What one message's answer sets is not sent with another's request."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        """Takes none."""
-
-    def add_cookie_header(self, request: Any) -> None:
-        """Has none."""
-
-
-@lru_cache(maxsize=2)
-def tls_context(verify: bool) -> ssl.SSLContext:
-    """Loading the certificates takes longer than a request: once per process."""
-    return httpx.create_ssl_context(verify=verify)

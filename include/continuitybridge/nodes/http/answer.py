@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message as HeaderParser
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
-
 from continuitybridge.errors import DeliveryFailed, LimitExceeded, Verdict
 from continuitybridge.nodes.http.request import Request
+from continuitybridge.nodes.http.wire import RawAnswer, Reading
 from continuitybridge.nodes.language import json_text
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -80,67 +80,63 @@ class Answer:
         return {"status": self.status, "headers": self.told(), "body": body}
 
 
-async def read(response: httpx.Response, *, limit: int, wanted: bool) -> Answer:
-    """An answer with its content, if that is `wanted`: then exceeding `limit` bytes raises `LimitExceeded`. Else
-    only so much is read that the connection can be used again, or an excerpt shown."""
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    if wanted:
-        content = await _content(response, headers, limit)
-        if len(content) > limit:
-            raise LimitExceeded(
-                f"the destination's answer (status {response.status_code}) is larger than {limit} bytes",
-                limit="max_response_bytes",
-                allowed=limit,
-                found=f"more than {limit}",
-                status=response.status_code,
-            )
-    elif response.is_success:
+def reading(limit: int, wanted: Callable[[int], bool]) -> Reading:
+    """How much of an answer is read: all that is allowed where its status makes it `wanted`; else only so
+    much that the connection can be used again, or an excerpt shown."""
+
+    def of(status: int, headers: dict[str, str]) -> tuple[int, bool]:
+        if wanted(status):
+            # Compressed, something may be a little longer than it is.
+            return (limit if _coding(headers) == "" else limit + limit // 100 + 1024), True
+        if 200 <= status < 300:
+            return _DRAIN_BYTES, False
+        return _EXCERPT_BYTES, True
+
+    return of
+
+
+def read(raw: RawAnswer, *, limit: int, wanted: bool) -> Answer:
+    """The answer with its content decoded. Where that is `wanted`, one that exceeds `limit` bytes raises
+    `LimitExceeded`, and one that cannot be decoded `DeliveryFailed`; else it is an excerpt."""
+    if not wanted:
         content = b""
-        await _drain(response)
-    else:
-        content = (await _content(response, headers, _EXCERPT_BYTES))[:_EXCERPT_BYTES]
-    return Answer(response.status_code, headers, content)
+        if not 200 <= raw.status < 300:
+            with suppress(DeliveryFailed):
+                content = _decoded(raw, _EXCERPT_BYTES)[:_EXCERPT_BYTES]
+        return Answer(raw.status, raw.headers, content)
+    content = _decoded(raw, limit) if not raw.cut else b""
+    if raw.cut or len(content) > limit:
+        raise LimitExceeded(
+            f"the destination's answer (status {raw.status}) is larger than {limit} bytes",
+            limit="max_response_bytes",
+            allowed=limit,
+            found=f"more than {limit}",
+            status=raw.status,
+        )
+    return Answer(raw.status, raw.headers, content)
 
 
-async def _drain(response: httpx.Response) -> None:
-    seen = 0
-    async for chunk in response.aiter_raw():
-        seen += len(chunk)
-        if seen > _DRAIN_BYTES:
-            return
+def _coding(headers: Mapping[str, str]) -> str:
+    coding = headers.get("content-encoding")
+    if coding is None:
+        return ""
+    coding = coding.strip().lower()
+    return "" if coding == "identity" else coding
 
 
-async def _content(response: httpx.Response, headers: Mapping[str, str], limit: int) -> bytes:
-    """Up to a little more than `limit` decoded bytes. Decoding is ours, since the library's would inflate a whole
-    piece of a bomb at once."""
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    pieces: AsyncIterator[bytes] = response.aiter_raw()
-    if coding in ("gzip", "x-gzip", "deflate"):
-        pieces = _inflated(pieces, limit)
-    elif coding not in ("identity", ""):
+def _decoded(raw: RawAnswer, limit: int) -> bytes:
+    """Up to a little more than `limit` bytes: a bomb is inflated no further."""
+    coding = _coding(raw.headers)
+    if not coding:
+        return raw.content
+    if coding not in ("gzip", "x-gzip", "deflate"):
         raise DeliveryFailed(
             f"the destination answered in the coding {coding[:40]!r}, which was not asked for",
             verdict=Verdict.TERMINAL,
-            status=response.status_code,
+            status=raw.status,
         )
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > limit:
-            break
-    return bytes(content)
-
-
-async def _inflated(pieces: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-    inflate = zlib.decompressobj(wbits=47)
-    room = limit + 1
     try:
-        async for piece in pieces:
-            found = inflate.decompress(piece, room)
-            room -= len(found)
-            yield found
-            if room <= 0:
-                return
+        return zlib.decompressobj(wbits=47).decompress(raw.content, limit + 1)
     except zlib.error as error:
         raise DeliveryFailed(f"the destination's answer cannot be inflated: {error}") from None
 

@@ -7,12 +7,13 @@ import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
 from continuitybridge.engine.message import Message
 from continuitybridge.errors import ConfigurationError, TransformFailed
 from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.nodes.http.address import parse
 from continuitybridge.nodes.language import json_text
 from continuitybridge.nodes.language.problems import Problems
 from continuitybridge.nodes.language.template import Template, Value, compile_data, scope_of
@@ -28,6 +29,7 @@ _OURS = frozenset(
 )
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 _ORIGIN = re.compile(r"(?P<origin>https?://(?P<authority>[^/?#]*))(?P<rest>.*)", re.DOTALL)
+_ALWAYS = {"user-agent": "ContinuityBridge", "accept": "*/*", "accept-encoding": "identity"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -38,16 +40,42 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)
+    lines: str = field(repr=False)
+    """Its headers as they go over the wire, without Host and Content-Length."""
     content: bytes | None = field(repr=False)
     shown: str
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
+class _Prepared(NamedTuple):
+    base_url: str
+    headers: dict[str, str]
+    credentials: dict[str, str]
+    secrets: tuple[str, ...]
+
+
+def _prepared(connection: ConnectionInfo | None, origin: str) -> _Prepared:
+    headers = dict(_ALWAYS)
+    if connection is None:
+        return _Prepared(origin, headers, {}, ())
+    try:
+        parse(connection.base_url)
+    except ValueError as error:
+        raise TransformFailed(f"the connection {connection.name!r} cannot be called: {error}") from None
+    for name, value in connection.headers.items():
+        if not HEADER_NAME.fullmatch(name):
+            raise TransformFailed(f"the connection {connection.name!r} declares a header whose name is none")
+        headers[name.lower()] = header_value(name, value)
+    credentials = credentials_of(connection)
+    values = (*credentials.values(), *connection.headers.values(), *connection.auth.values())
+    secrets = tuple(sorted({value for value in values if len(value) >= 4}, key=len, reverse=True))
+    return _Prepared(connection.base_url, headers, credentials, secrets)
+
+
 class RequestBuilder:
     """A declared request, compiled. `url` is the whole address, or `path` goes behind a connection's."""
 
-    __slots__ = ("_body", "_headers", "_method", "_origin", "_path", "_query")
+    __slots__ = ("_body", "_headers", "_last", "_method", "_origin", "_path", "_query")
 
     def __init__(
         self,
@@ -63,6 +91,7 @@ class RequestBuilder:
         problems = Problems()
         self._method = method
         self._origin = ""
+        self._last: tuple[ConnectionInfo | None, _Prepared] | None = None
         with problems.noting():
             if url is not None:
                 self._origin, path = split_url(url)
@@ -83,29 +112,33 @@ class RequestBuilder:
 
     def build(self, message: Message, connection: ConnectionInfo | None, idempotency_key: str) -> Request:
         """Raises `TransformFailed` when a value is missing or cannot stand where it is wanted."""
+        prepared = self._prepare(connection)
         scope = scope_of(message)
-        address = _joined(connection.base_url if connection else self._origin, self._path.render(scope))
+        address = _joined(prepared.base_url, self._path.render(scope))
         _refuse_dots(address)
+        shown = address.partition("?")[0]
         query = self._query_string(scope)
         if query:
             address += ("&" if "?" in address else "?") + query
         content, content_type = self._body(message, scope)
-        headers = {name.lower(): value for name, value in connection.headers.items()} if connection else {}
+        headers = dict(prepared.headers)
         if content is not None:
             headers["content-type"] = content_type
         for name, value in self._headers:
             given = value.evaluate(scope)
             if given is not None:
                 headers[name] = header_value(name, given)
-        credentials = credentials_of(connection) if connection else {}
-        headers.update(credentials)
-        headers[IDEMPOTENCY_KEY] = idempotency_key
-        secrets: tuple[str, ...] = ()
-        if connection:
-            values = (*credentials.values(), *connection.headers.values(), *connection.auth.values())
-            secrets = tuple(sorted({v for v in values if len(v) >= 4}, key=len, reverse=True))
-        shown = address.partition("?")[0]
-        return Request(self._method, address, headers, content, shown, secrets)
+        headers.update(prepared.credentials)
+        headers[IDEMPOTENCY_KEY] = header_value(IDEMPOTENCY_KEY, idempotency_key)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return Request(self._method, address, lines, content, shown, prepared.secrets)
+
+    def _prepare(self, connection: ConnectionInfo | None) -> _Prepared:
+        """What does not change from message to message, made once as long as the connection stays the same."""
+        last = self._last
+        if last is None or last[0] is not connection:
+            last = self._last = (connection, _prepared(connection, self._origin))
+        return last[1]
 
     def _query_string(self, scope: Mapping[str, Any]) -> str:
         pairs: list[tuple[str, str]] = []
