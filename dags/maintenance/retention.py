@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 )
 def maintenance_retention() -> None:
     """Cleaning up is a drop of partitions; rows under legal hold stand in one of their own. A day without this run
-    costs tidiness only: rows go into the default partition and are moved when theirs is made."""
+    costs tidiness only: rows go into the default partition and are moved when theirs is made. Large payloads go
+    with their messages."""
 
     @task
     def make_partitions() -> int:
@@ -39,7 +40,15 @@ def maintenance_retention() -> None:
         log.info("dropped: %s", ", ".join(dropped) or "none is over")
         return dropped
 
-    make_partitions() >> drop_expired_partitions()
+    @task
+    def remove_payloads() -> int:
+        from continuitybridge.inbox.offload import collect
+
+        collected = collect(everything=True)
+        log.info("%d objects of the payload store looked at, %d removed", collected.checked, collected.removed)
+        return collected.removed
+
+    make_partitions() >> drop_expired_partitions() >> remove_payloads()
 
 
 maintenance_retention()

@@ -70,6 +70,21 @@ class Settings(BaseSettings):
     )
 
     max_message_bytes: int = Field(default=10 * 1024 * 1024, ge=1, description="Largest accepted payload.")
+    payload_offload_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1,
+        description="Payloads above this go to the payload store, encrypted; the database keeps a reference.",
+    )
+    payload_store_url: str | None = Field(
+        default=None,
+        description="Where large payloads are kept: an fsspec address such as `file:///srv/payloads` or "
+        "`s3://bucket/prefix` (its package, s3fs for instance, is to be installed). Every process must reach it. "
+        "Unset: `<state_dir>/payloads`.",
+    )
+    payload_store_options: SecretStr | None = Field(
+        default=None,
+        description="What else the payload store needs (credentials, endpoint): a JSON object of fsspec options.",
+    )
     max_emitted_messages: int = Field(
         default=10_000, ge=1, description="Most messages one node may emit for one message."
     )
@@ -214,6 +229,11 @@ class Settings(BaseSettings):
     @property
     def master_key_path(self) -> Path:
         return self.master_key_file or self.keys_dir / "master.key"
+
+    @property
+    def payload_store(self) -> str:
+        """The address of the payload store."""
+        return self.payload_store_url or f"file://{self.state_dir.absolute() / 'payloads'}"
 
     @property
     def base_url(self) -> str:

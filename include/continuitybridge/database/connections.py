@@ -173,15 +173,18 @@ def _transaction(role: Role, after: After | None = None) -> Iterator[Connection]
 
 
 @contextmanager
-def tenant(organization_id: UUID | None, user_name: str | None = None) -> Iterator[Connection]:
-    """One transaction as the application role, confined to one organization by row-level security.
+def tenant(
+    organization_id: UUID | None, user_name: str | None = None, *, after: After | None = None
+) -> Iterator[Connection]:
+    """One transaction as the application role, confined to one organization by row-level security, and what is to
+    be said `after` its commit.
 
     The organization and the user are set for this transaction only, so that the pooled connection bears no
     tenant afterwards, whatever happened. Without an organization no rows are visible, except the memberships
     of `user_name` and the organizations they name. Raises `Unavailable` (transient) when the database does
     not answer; nothing is committed then, unless the connection broke during the commit.
     """
-    with _transaction("app") as connection:
+    with _transaction("app", after) as connection:
         connection.execute(_SET_TENANT, ("" if organization_id is None else str(organization_id), user_name or ""))
         yield connection
 

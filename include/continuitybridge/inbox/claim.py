@@ -10,9 +10,11 @@ from uuid import UUID
 
 from continuitybridge import database
 from continuitybridge.engine.message import Message
+from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.inbox import payloads, units
 from continuitybridge.inbox.batches import Batch
 from continuitybridge.inbox.holds import NOT_PAUSED
+from continuitybridge.inbox.objects import PayloadLost
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.cipher import DecryptionFailed
@@ -98,8 +100,9 @@ def claim(
     that others hold or are just claiming are passed over. An empty list means that nothing is available now; it
     may be later, when a lease ends, a stage before this one hands over, or the flow, which is paused, is resumed.
 
-    A crash after the claim costs the units one attempt and the rest of the lease. A unit that cannot be decrypted
-    becomes a dead letter here and does not hold up the others.
+    A crash after the claim costs the units one attempt and the rest of the lease. A unit that cannot be decrypted,
+    or whose payload is lost, becomes a dead letter here and does not hold up the others; one whose payload cannot
+    be had now comes back later and loses no attempt.
     """
     parameters = {
         "organization": batch.organization_id,
@@ -122,13 +125,17 @@ def claim(
     for row in rows:
         try:
             claimed.append(_of_message(batch, owner, row, keys))
-        except DecryptionFailed as error:
+        except (DecryptionFailed, PayloadLost) as error:
             _bury(batch, owner, row[0], None, row[9], error)
+        except Unavailable:
+            _postpone(batch, owner, row[0], None, row[9])
     for row in parts:
         try:
             claimed.append(_of_hand_over(batch, owner, row, keys))
-        except DecryptionFailed as error:
+        except (DecryptionFailed, PayloadLost) as error:
             _bury(batch, owner, row[0], row[4], row[8], error)
+        except Unavailable:
+            _postpone(batch, owner, row[0], row[4], row[8])
     return claimed
 
 
@@ -248,7 +255,7 @@ def _of_message(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
     organization_id = batch.organization_id
     message = Message(
         message_id,
-        keys.decrypt(organization_id, payloads.PAYLOAD, message_id, payload),
+        payloads.open_body(keys, organization_id, message_id, payload),
         {"content-type": content_type, **payloads.decrypt_headers(keys, organization_id, message_id, headers)},
         {} if trigger is None else {"trigger": trigger},
         generation,
@@ -298,7 +305,7 @@ def _of_hand_over(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
 
 
 def _bury(
-    batch: Batch, owner: str, message_id: str, hand_over_id: UUID | None, epoch: int, error: DecryptionFailed
+    batch: Batch, owner: str, message_id: str, hand_over_id: UUID | None, epoch: int, error: BridgeError
 ) -> None:
     notices = Notices()
     with database.relay(after=notices) as connection:
@@ -312,6 +319,11 @@ def _bury(
             error.code,
             notices=notices,
         )
+
+
+def _postpone(batch: Batch, owner: str, message_id: str, hand_over_id: UUID | None, epoch: int) -> None:
+    with database.relay() as connection:
+        units.postpone(connection, batch.organization_id, message_id, hand_over_id, owner, epoch)
 
 
 def _batches(claimed: Sequence[Claimed]) -> tuple[list[UUID], list[str]]:

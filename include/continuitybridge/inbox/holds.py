@@ -21,6 +21,7 @@ from continuitybridge import database
 from continuitybridge.errors import NotFound, Unavailable
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
+from continuitybridge.inbox.replies import Notices
 
 Connection = psycopg.Connection[Any]
 
@@ -187,7 +188,8 @@ def cancel(
         _check_deployed(connection, organization_id, environment, flow, removed=True)
         [(began,)] = connection.execute("SELECT clock_timestamp()")
     while True:
-        with database.tenant(organization_id) as connection:
+        notices = Notices()
+        with database.tenant(organization_id, after=notices) as connection:
             rows = connection.execute(
                 "SELECT message_id FROM bridge.messages WHERE organization_id = %s AND environment = %s"
                 " AND flow = %s AND state <> 'dead' AND accepted_at <= %s ORDER BY message_id LIMIT %s FOR UPDATE",
@@ -195,7 +197,7 @@ def cancel(
             ).fetchall()
             for (message_id,) in rows:
                 units.append_trace(connection, organization_id, message_id, note)
-                units.move_to_settled(connection, organization_id, message_id, "skipped")
+                units.move_to_settled(connection, organization_id, message_id, "skipped", notices=notices)
         cancelled += len(rows)
         if len(rows) < CHUNK:
             return Cancelled(cancelled, left=cancelled >= limit)

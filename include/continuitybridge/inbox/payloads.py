@@ -1,4 +1,5 @@
-"""What is stored of a message's content, and how: ciphertext bound to organization, purpose and id."""
+"""What is stored of a message's content, and how: ciphertext bound to organization, purpose and id; of what is
+large, a reference to it (see `offload`)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from continuitybridge.engine.message import Message
+from continuitybridge.inbox import offload
 from continuitybridge.vault.keyring import Cipher
 
 PAYLOAD = "payload"
@@ -18,6 +20,17 @@ REPLY = "reply"
 
 _BYTES = "bytes"
 _JSON = "json"
+
+
+def seal_body(keys: Cipher, organization_id: UUID, message_id: str, body: bytes) -> bytes:
+    """What to keep of an accepted message's body. Call it before the transaction that writes it. Raises
+    `Unavailable` when the body is large and cannot be stored."""
+    return offload.seal(keys, organization_id, PAYLOAD, message_id, body, message_id=message_id, kind="message")
+
+
+def open_body(keys: Cipher, organization_id: UUID, message_id: str, stored: bytes) -> bytes:
+    """The body of which `seal_body` gave `stored`; raises as `offload.unseal`."""
+    return offload.unseal(keys, organization_id, PAYLOAD, message_id, stored)
 
 
 def encrypt_headers(
@@ -40,8 +53,9 @@ def decrypt_headers(
 
 
 def encrypt_message(keys: Cipher, organization_id: UUID, place: str, message: Message) -> bytes:
-    """A message between two stages. Raises `TypeError`, `ValueError` or `RecursionError` when body or vars are
-    neither bytes nor the JSON data model."""
+    """A message between two stages, for the `hand_over_place` where it is kept. Raises `TypeError`, `ValueError`
+    or `RecursionError` when body or vars are neither bytes nor the JSON data model, `Unavailable` when it is
+    large and cannot be stored."""
     # The standard library's JSON, because it gives back what it got: integers of any size, infinities and lone
     # surrogates included. Bodies that are bytes follow the head as they are.
     raw = message.body if isinstance(message.body, bytes) else json.dumps(message.body).encode()
@@ -51,11 +65,14 @@ def encrypt_message(keys: Cipher, organization_id: UUID, place: str, message: Me
         "vars": message.vars,
         "kind": _BYTES if isinstance(message.body, bytes) else _JSON,
     }
-    return keys.encrypt(organization_id, HAND_OVER, place, json.dumps(head).encode() + b"\n" + raw)
+    content = json.dumps(head).encode() + b"\n" + raw
+    message_id = place.rpartition("/")[0]
+    return offload.seal(keys, organization_id, HAND_OVER, place, content, message_id=message_id, kind="part")
 
 
-def decrypt_message(keys: Cipher, organization_id: UUID, place: str, ciphertext: bytes) -> Message:
-    head_text, _, raw = keys.decrypt(organization_id, HAND_OVER, place, ciphertext).partition(b"\n")
+def decrypt_message(keys: Cipher, organization_id: UUID, place: str, stored: bytes) -> Message:
+    """What `encrypt_message` gave; raises as `offload.unseal`."""
+    head_text, _, raw = offload.unseal(keys, organization_id, HAND_OVER, place, stored).partition(b"\n")
     head: dict[str, Any] = json.loads(head_text)
     body = raw if head["kind"] == _BYTES else json.loads(raw)
     return Message(head["id"], body, head["headers"], head["vars"])

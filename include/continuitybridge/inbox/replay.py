@@ -72,6 +72,9 @@ def replay(
             "another body can be given for one message, from the beginning, with the keys to encrypt it",
             field="body",
         )
+    sealed = None
+    if body is not None and keys is not None:
+        sealed = payloads.seal_body(keys, organization_id, message_ids[0], body)
     results: list[Replayed] = []
     flows: set[str] = set()
     # One transaction for each: locks are held briefly, and one refusal undoes one message only.
@@ -79,7 +82,7 @@ def replay(
         try:
             with database.tenant(organization_id) as connection:
                 results.append(
-                    _replay(connection, organization_id, message_id, by, start, version, body, keys, flows)
+                    _replay(connection, organization_id, message_id, by, start, version, body, sealed, flows)
                 )
         except (NotFound, Conflict) as refusal:
             results.append(Replayed(message_id, None, None, refusal))
@@ -99,7 +102,7 @@ def _replay(
     start: str,
     version: str,
     body: bytes | None,
-    keys: Cipher | None,
+    sealed: bytes | None,
     flows: set[str],
 ) -> Replayed:
     place = {"organization": organization_id, "message": message_id}
@@ -154,8 +157,8 @@ def _replay(
             ]
         ),
     }
-    if body is not None and keys is not None:
-        changes["payload"] = keys.encrypt(organization_id, payloads.PAYLOAD, message_id, body)
+    if sealed is not None and body is not None:
+        changes["payload"] = sealed
         changes["size"] = len(body)
     if settled is not None:
         _reopen(connection, changes, settled[6])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from continuitybridge import database
-from continuitybridge.inbox import batches, turned_back, units
+from continuitybridge.errors import Unavailable
+from continuitybridge.inbox import batches, offload, turned_back, units
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
+
+_log = logging.getLogger(__name__)
 
 BATCH_CREATED_IDLE_S = 900.0
 """A batch whose run never began is given up after this long: Airflow's queue may be slow, its DAG paused."""
@@ -32,6 +36,7 @@ class Swept:
     keys_forgotten: int
     records_removed: int
     turned_back_woken: int
+    payloads_removed: int
 
 
 def sweep(
@@ -49,6 +54,7 @@ def sweep(
       except for runs named in `running` ((dag id, run id) that Airflow has queued or running).
     - Units in a batch that is closed (their worker settled after the batch was given up) are released.
     - Units that were turned back by a destination just when it was resumed are available.
+    - Large payloads that no message needs any more are removed from the payload store.
     - Idempotency keys whose window is over, old refusals, failures and batches are removed.
 
     So a message that was accepted is run by somebody again at most `BRIDGE_LEASE_S`, or the idle time of its
@@ -76,6 +82,7 @@ def sweep(
         _keys(),
         _records(settings.retention_standard_days),
         turned_back.wake_forgotten(),
+        _payloads(),
     )
 
 
@@ -147,6 +154,15 @@ def _keys() -> int:
         forgotten += gone
         if gone < _CHUNK:
             return forgotten
+
+
+def _payloads() -> int:
+    try:
+        return offload.collect().removed
+    except Unavailable as error:
+        # Nothing else waits for the payload store.
+        _log.warning("payloads that nobody needs are not removed now: %s", error.detail)
+        return 0
 
 
 def _records(failures_days: int) -> int:

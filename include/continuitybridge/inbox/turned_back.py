@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from continuitybridge import database
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept import CHANNEL
+from continuitybridge.inbox.replies import Notices
 
 Connection = psycopg.Connection[Any]
 
@@ -104,7 +105,8 @@ def skip(organization_id: UUID, environment: str, destination: str, *, by: str, 
     place = {"organization": organization_id, "environment": environment, "destination": destination}
     skipped = 0
     while True:
-        with database.tenant(organization_id) as connection:
+        notices = Notices()
+        with database.tenant(organization_id, after=notices) as connection:
             messages = connection.execute(
                 "SELECT message_id FROM bridge.messages WHERE organization_id = %(organization)s"
                 " AND environment = %(environment)s AND waits_for = %(destination)s AND state = 'accepted'"
@@ -113,7 +115,7 @@ def skip(organization_id: UUID, environment: str, destination: str, *, by: str, 
             ).fetchall()
             for (message_id,) in messages:
                 units.append_trace(connection, organization_id, message_id, note)
-                units.move_to_settled(connection, organization_id, message_id, "skipped")
+                units.move_to_settled(connection, organization_id, message_id, "skipped", notices=notices)
             parts = connection.execute(
                 "SELECT DISTINCT message_id FROM bridge.hand_overs WHERE organization_id = %(organization)s"
                 " AND environment = %(environment)s AND waits_for = %(destination)s AND state = 'available'"
@@ -121,13 +123,13 @@ def skip(organization_id: UUID, environment: str, destination: str, *, by: str, 
                 place,
             ).fetchall()
             for (message_id,) in parts:
-                skipped += _skip_parts(connection, {**place, "message": message_id, "note": note})
+                skipped += _skip_parts(connection, {**place, "message": message_id, "note": note}, notices)
         skipped += len(messages)
         if not messages and not parts:
             return skipped
 
 
-def _skip_parts(connection: Connection, place: dict[str, Any]) -> int:
+def _skip_parts(connection: Connection, place: dict[str, Any], notices: Notices) -> int:
     if not units.lock(connection, place["organization"], place["message"]):
         return 0
     skipped = connection.execute(
@@ -138,7 +140,7 @@ def _skip_parts(connection: Connection, place: dict[str, Any]) -> int:
     ).rowcount
     if skipped:
         units.append_trace(connection, place["organization"], place["message"], place["note"])
-        units.conclude(connection, place["organization"], place["message"])
+        units.conclude(connection, place["organization"], place["message"], notices=notices)
     return skipped
 
 

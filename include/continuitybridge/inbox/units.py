@@ -23,6 +23,8 @@ Connection = psycopg.Connection[Any]
 Ending = Literal["handed_over", "done", "skipped", "dead"]
 
 LEASE_EXPIRED = "lease-expired"
+POSTPONED_S = 30.0
+"""How long a unit waits whose payload cannot be had now."""
 
 SETTLE_GONE = """
 INSERT INTO bridge.settled_messages
@@ -188,6 +190,29 @@ def bury(
         conclude(connection, organization_id, message_id, notices=notices)
     elif locked is not None and locked.reply_until is not None:
         _answer_dead(connection, organization_id, message_id, locked.replays, notices)
+
+
+def postpone(
+    connection: Connection,
+    organization_id: UUID,
+    message_id: str,
+    hand_over_id: UUID | None,
+    owner: str,
+    epoch: int,
+) -> None:
+    """Give back a claimed unit that could not be begun: it leaves its batch, is available in `POSTPONED_S`, and
+    the attempt does not count. Does nothing when the lease is another's by now."""
+    table, id_column, state = (
+        ("messages", "message_id", "accepted")
+        if hand_over_id is None
+        else ("hand_overs", "hand_over_id", "available")
+    )
+    connection.execute(
+        f"UPDATE bridge.{table} SET state = %s, attempts = attempts - 1, lease_owner = NULL, lease_until = NULL,"  # noqa: S608
+        f" batch_id = NULL, available_at = now() + make_interval(secs => %s) WHERE organization_id = %s"
+        f" AND {id_column} = %s AND state = 'claimed' AND lease_owner = %s AND epoch = %s",
+        (state, POSTPONED_S, organization_id, hand_over_id or message_id, owner, epoch),
+    )
 
 
 # A batch that is still open keeps its units: its next task takes them. Else they are dispatched again.

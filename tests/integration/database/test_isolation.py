@@ -41,6 +41,7 @@ TENANT_TABLES = (
     "destinations",
     "flow_holds",
     "replies",
+    "payload_objects",
 )
 
 
@@ -94,6 +95,10 @@ def fill(organization: Organization) -> None:
         },
         "refusals": {"environment": "prod", "endpoint": "s", "code": "c", "minute": "2026-01-01"},
         "destinations": {"environment": "prod", "name": "d"},
+        "payload_objects": {
+            "object_id": uuid4(), "message_id": "m", "kind": "message", "key": "k", "size_bytes": 1,
+            "due_at": "2026-01-01",
+        },
         "flow_holds": {"environment": "prod", "flow": "f", "kind": "pause", "by": "t"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
     }  # fmt: skip

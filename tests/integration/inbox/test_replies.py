@@ -15,7 +15,7 @@ from continuitybridge import database
 from continuitybridge.database.connections import role_url
 from continuitybridge.engine.message import Message, Output, Reply
 from continuitybridge.errors import Verdict
-from continuitybridge.inbox import replay, replies, sweep, units
+from continuitybridge.inbox import holds, replay, replies, sweep, units
 from continuitybridge.inbox.claim import Claimed, claim
 from continuitybridge.inbox.replies import notices as notified
 from continuitybridge.inbox.settle import RetryPolicy, settle, settle_many, skip
@@ -196,6 +196,13 @@ def test_on_retry_accept_lets_the_caller_go_at_the_first_failure(flow: Waiting, 
 def test_who_is_skipped_is_told_so(flow: Waiting, told: Any) -> None:
     message_id = flow.send()
     skip(flow.dispatch(), by="anna")
+    assert flow.answers(message_id) == [(None, "skipped", {}, b"", {})]
+    assert [notice.message_id for notice in told()] == [message_id]
+
+
+def test_who_is_cancelled_is_told_so(flow: Waiting, told: Any) -> None:
+    message_id = flow.send()
+    holds.cancel(flow.organization_id, flow.environment, flow.flow, by="anna")
     assert flow.answers(message_id) == [(None, "skipped", {}, b"", {})]
     assert [notice.message_id for notice in told()] == [message_id]
 

@@ -15,6 +15,7 @@ import psycopg
 
 from continuitybridge.database import aio
 from continuitybridge.errors import Conflict, Unavailable
+from continuitybridge.inbox import offload
 from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
 from continuitybridge.vault.keyring import Cipher, Keyring
@@ -94,7 +95,11 @@ class GroupCommit:
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
             await asyncio.to_thread(self._keys.export, acceptance.organization_id)
             self._check_room()
-        row = _rows.prepare(acceptance, self._keys)
+        if offload.is_large(acceptance.body):
+            row = await asyncio.to_thread(_rows.prepare, acceptance, self._keys)
+            self._check_room()
+        else:
+            row = _rows.prepare(acceptance, self._keys)
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self._queue.append((row, future))
         self._queued_bytes += len(row.payload)

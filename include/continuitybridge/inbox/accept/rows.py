@@ -88,7 +88,8 @@ class Row:
 
 
 def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
-    """Encrypt and hash. Raises `LimitExceeded` for a body above `BRIDGE_MAX_MESSAGE_BYTES`."""
+    """Encrypt and hash; a large body is in the payload store afterwards. Raises `LimitExceeded` for a body above
+    `BRIDGE_MAX_MESSAGE_BYTES`, `Unavailable` when a large one cannot be stored."""
     organization_id, body = acceptance.organization_id, acceptance.body
     allowed = get_settings().max_message_bytes
     if len(body) > allowed:
@@ -109,7 +110,7 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
     return Row(
         acceptance,
         message_id,
-        keys.encrypt(organization_id, payloads.PAYLOAD, message_id, body),
+        payloads.seal_body(keys, organization_id, message_id, body),
         payloads.encrypt_headers(keys, organization_id, message_id, acceptance.headers),
         key,
         body_hash,

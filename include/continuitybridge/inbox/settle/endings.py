@@ -11,7 +11,7 @@ import orjson
 from uuid6 import uuid7
 
 from continuitybridge.engine.message import Failure, Message, Outcome
-from continuitybridge.errors import Verdict
+from continuitybridge.errors import Unavailable, Verdict
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import capture, payloads
 from continuitybridge.inbox.claim import Claimed
@@ -95,6 +95,8 @@ def ending_of(
             hand_overs.append(_hand_over(claimed, output.message, output.stage, output.node_id, keys))
         except (TypeError, ValueError, RecursionError) as error:
             failures.append(_not_data(output.message, output.node_id, error))
+        except Unavailable as error:
+            failures.append(_not_stored(output.message, output.node_id, error))
     reply: Prepared | None = None
     if outcome.reply is not None:
         reply = replies.prepared(keys, claimed.organization_id, claimed.message_id, outcome.reply)
@@ -172,7 +174,7 @@ def _resumed(
         return None
     try:
         made = _hand_over(claimed, failure.message, node.stage, node.id, keys)
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError, Unavailable):
         return None
     return made.hand_over_id, made.child_id, made.stage, made.node_id, made.payload
 
@@ -186,6 +188,12 @@ def _not_data(message: Message, node_id: str, error: Exception) -> Failure:
         f"what goes to node {node_id!r} is neither bytes nor JSON data: {error}"[: capture.TEXT_LIMIT],
         Verdict.TERMINAL,
     )
+
+
+def _not_stored(message: Message, node_id: str, error: Unavailable) -> Failure:
+    """Nothing that could be resumed: the unit is tried again as a whole."""
+    detail = f"what goes to node {node_id!r} is large and could not be stored: {error.detail}"
+    return Failure(message.id, node_id, "", error.code, detail, Verdict.TRANSIENT)
 
 
 def _failure_record(
