@@ -48,7 +48,12 @@ _SHUTDOWN_S = 1.0
 GROWTH_CHECKED_EVERY = 256
 """Messages between two looks at the memory that finished messages have left behind."""
 GROWTH_SHARE = 0.5
-"""The share of the memory limit at which a process makes room for a new one."""
+"""The share of the memory limit that may be left behind before a process is worn."""
+WORN_MESSAGES = 10_000
+WORN_BYTES = 16 * 1024 * 1024
+"""After so many messages a process is worn when they left more than so many bytes behind: libraries keep what
+they have seen (the names of all XML elements, say), and heaps get holes. A new process costs less than these
+messages."""
 
 
 def serve(data_fd: int, progress_map: mmap.mmap, memory_limit_bytes: int) -> NoReturn:
@@ -234,6 +239,8 @@ class _NodeProcess:
         self._calls = asyncio.Semaphore(1)
         self._reported = 0
         self._data_at_start, _ = _taken_bytes()
+        self._data_when_warm: int | None = None
+        self._worn = False
         self._ready: deque[frames.Work] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._over: asyncio.Event
@@ -314,12 +321,14 @@ class _NodeProcess:
         return Gate(Destinations(by_name.values(), default=default, on_change=tell))
 
     def _report(self, sequence: int, walk: Walk) -> None:
-        retires = self._has_grown()
+        self._reported += 1
+        if self._reported % GROWTH_CHECKED_EVERY == 0:
+            self._worn = self._worn or self._is_worn()
         try:
-            data = frames.pack_outcome(sequence, walk, self.limits, retires)
+            data = frames.pack_outcome(sequence, walk, self.limits, self._worn)
         except MemoryError:
             walk.give_up()
-            data = frames.pack_outcome(sequence, walk, self.limits, retires)
+            data = frames.pack_outcome(sequence, walk, self.limits, self._worn)
         self._progress.leave()
         self._channel.send(data)
         asked = replies.wanted(walk)
@@ -327,19 +336,20 @@ class _NodeProcess:
             reply = replies.make(walk, asked, self.limits)
             self._progress.leave()
             self._channel.send(frames.pack_answer(sequence, reply))
-        if retires or walk.out_of_memory:
+        if walk.out_of_memory:
             # Out of memory: what else lacked it at that moment is not known.
             self._channel.flush()
             os._exit(0)
 
-    def _has_grown(self) -> bool:
-        """Whether what earlier messages left behind takes so much of the memory limit that a later one would be
-        blamed for it; asked now and then, and only when nothing else is under way."""
-        self._reported += 1
-        if self._reported % GROWTH_CHECKED_EVERY or len(self._under_way) > 1:
-            return False
+    def _is_worn(self) -> bool:
+        """Whether earlier messages left behind so much memory that another process should go on: so much of the
+        limit that a later message would be blamed for it, or more than so many messages should."""
         data, _ = _taken_bytes()
-        return data - self._data_at_start > GROWTH_SHARE * self.limits.node_memory_limit_bytes
+        if data - self._data_at_start > GROWTH_SHARE * self.limits.node_memory_limit_bytes:
+            return True
+        if self._data_when_warm is None:
+            self._data_when_warm = data
+        return self._reported >= WORN_MESSAGES and data - self._data_when_warm > WORN_BYTES
 
     # -- with outside calls -------------------------------------------------------------------------------
 

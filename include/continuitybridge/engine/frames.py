@@ -45,6 +45,9 @@ PLAN, RUN, WORK, REPLY, DESTINATION = range(1, 6)
 # Node process to runner.
 READY, OUTCOME, REFUSED, CALL, LOG, CIRCUIT, ANSWER = range(6, 13)
 
+FIT, WORN, ENDS = range(3)
+"""How a process is after an outcome: it may have more; it should have no more, and be replaced; it ends now."""
+
 _BYTES, _TEXT, _JSON, _MARSHAL = range(4)
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
@@ -274,13 +277,14 @@ def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
     return packed, size
 
 
-def pack_outcome(sequence: int, walk: Walk, limits: Limits, retires: bool = False) -> bytes:
+def pack_outcome(sequence: int, walk: Walk, limits: Limits, worn: bool = False) -> bytes:
     """The frame of one finished walk; it says too when it is the last of its process, and whether its answer
     follows."""
     sealed = seal(walk, limits)
     failures = _pack_failures(walk.failures, limits) if walk.failures else ()
     answer_follows = replies.wanted(walk) is not None
-    content = (sequence, retires or walk.out_of_memory, answer_follows, sealed, failures, walk.trace())
+    condition = ENDS if walk.out_of_memory else WORN if worn else FIT
+    content = (sequence, condition, answer_follows, sealed, failures, walk.trace())
     try:
         return frame(OUTCOME, content)
     except ValueError:

@@ -14,15 +14,17 @@ from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.nursery import Obituary
-from continuitybridge.engine.processes import NodeProcess
+from continuitybridge.engine.processes import BUSY_PAUSE_S, NodeProcess
 from continuitybridge.engine.runner import OnCircuit, Runner
-from continuitybridge.engine.session import BUSY_PAUSE_S, Job, Session, not_told, refused, told
+from continuitybridge.engine.session import Job, Session, not_told, refused, told
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import ConnectionInfo
 
 CONNECTION_TIME_LIMIT_S = 10.0
 """So long a node process, and every message in it, waits for a connection to be looked up."""
+SUCCESSOR_PAUSE_S = 10.0
+"""So long a worn process goes on after no other could be started in its place."""
 
 
 class AsyncServices(Protocol):
@@ -45,7 +47,8 @@ class Lane:
     message it did it with, as with `runner.Runner.run`, and the limits named there hold: after a death the
     unfinished ones beside the culprit run again from their entry, and their outside calls are made again with the
     same idempotency keys. Where no process can be started any more, every message under way has the outcome
-    `unavailable`, which may pass, and the next `submit` tries again.
+    `unavailable`, which may pass, and the next `submit` tries again. A process that its messages have worn (memory
+    that grew and does not come back) is replaced while it works: nothing waits, is lost or is repeated.
 
     `destinations` is what is said of those that the plan's nodes call, `set_destination` what is said later;
     where a process finds that one fails, or works again, `on_circuit(name, circuit)` is called before the
@@ -87,18 +90,23 @@ class Lane:
         )
         self._given: deque[Job] = deque()
         self._loop: asyncio.AbstractEventLoop
+        self._held: set[NodeProcess] = set()
         self._process: NodeProcess | None = None
+        """The one that is fed. A worn one that is no longer fed is held until what it has is finished."""
+        self._coming: NodeProcess | None = None
+        """Builds the plan, to be fed next."""
+        self._taking = False
+        self._no_successor_before = 0.0
+        self._dying: set[NodeProcess] = set()
         self._ready: asyncio.Future[None] | None = None
         self._pump_due = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._taking = False
-        self._dying = False
         self._closed = False
 
     @property
     def under_way(self) -> int:
         """Messages whose outcome has not been told yet."""
-        return len(self._given) + len(self._session.under_way) + self._session.waiting
+        return len(self._given) + self._session.waiting + sum(len(process.jobs) for process in self._held)
 
     async def start(self) -> None:
         """Start the node process and build the plan in it. Raises `ConfigurationError` when the plan cannot be
@@ -106,9 +114,8 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         try:
-            await self._take()
-            if self._process is not None and not self._process.ready:
-                await self._ready
+            self._expect()
+            await self._ready
         except BaseException:
             await self.aclose()
             raise
@@ -128,8 +135,8 @@ class Lane:
         `destinations.OF_OTHERS` of all of which nothing else is said. Calls under way end as they would. A
         message that may not make its call fails with `DestinationClosed`."""
         data = self._session.destination(state)
-        if self._process is not None and not self._dying:
-            self._send(self._process, data)
+        for process in self._held - self._dying:
+            self._send(process, data)
 
     async def aclose(self) -> None:
         """Give the process back for the next run of its plan, or end it when something is under way: of that
@@ -138,15 +145,14 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        process = self._forget()
-        if process is None:
-            return
-        if self._session.under_way or process.unsent or not process.ready:
-            self._processes.kill(process)
-        elif process.retired:
-            process.release()
-        else:
-            self._processes.give_back(process)
+        for process in list(self._held):
+            self._let_go(process)
+            if process.jobs or process.unsent or not process.ready:
+                self._processes.kill(process)
+            elif process.condition != frames.FIT:
+                process.release()
+            else:
+                self._processes.give_back(process)
 
     # -- the process --------------------------------------------------------------------------------------
 
@@ -159,34 +165,48 @@ class Lane:
         except asyncio.CancelledError:
             taking.add_done_callback(self._not_wanted)
             raise
-        self._process = process
-        self._loop.add_reader(process.socket, self._hear)
+        self._held.add(process)
+        self._coming = process
+        self._loop.add_reader(process.socket, self._hear, process)
         self._send(process, session.opening(process))
+        if process.ready:
+            self._comes()
 
     def _not_wanted(self, taking: asyncio.Future[NodeProcess]) -> None:
         if not taking.cancelled() and taking.exception() is None:
             self._processes.kill(taking.result())
 
-    def _forget(self) -> NodeProcess | None:
-        process, self._process, self._dying = self._process, None, False
-        if process is not None:
-            self._loop.remove_reader(process.socket)
-            self._loop.remove_writer(process.socket)
-            self._loop.remove_reader(process.obituary)
-        return process
+    def _comes(self) -> None:
+        """What was coming is fed from now on."""
+        former, self._process, self._coming = self._process, self._coming, None
+        if former is not None and not former.jobs:
+            self._let_go(former)
+            former.release()
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+        self._pump_soon()
+
+    def _let_go(self, process: NodeProcess) -> None:
+        self._held.discard(process)
+        self._dying.discard(process)
+        if self._process is process:
+            self._process = None
+        if self._coming is process:
+            self._coming = None
+        self._loop.remove_reader(process.socket)
+        self._loop.remove_writer(process.socket)
+        self._loop.remove_reader(process.obituary)
 
     def _send(self, process: NodeProcess, data: bytes) -> None:
         blocked = bool(process.unsent)
         process.send(data)
         if process.unsent and not blocked:
-            self._loop.add_writer(process.socket, self._flush)
+            self._loop.add_writer(process.socket, self._flush, process)
 
-    def _flush(self) -> None:
-        process = self._process
-        if process is not None:
-            process.flush()
-            if not process.unsent:
-                self._loop.remove_writer(process.socket)
+    def _flush(self, process: NodeProcess) -> None:
+        process.flush()
+        if not process.unsent:
+            self._loop.remove_writer(process.socket)
 
     def _in_background(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -203,37 +223,38 @@ class Lane:
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self._closed or self._taking or self._dying or not (self._given or self._session.waiting):
+        if self._closed or self._dying or not (self._given or self._session.waiting):
             return
         process = self._process
         if process is None:
-            self._taking = True
-            self._in_background(self._take_again())
+            self._expect()
             return
-        for data in self._session.feed(self._next, time.time()):
+        for data in self._session.feed(process, self._next, time.time()):
             self._send(process, data)
         if self._session.finished:
             self._tell()
             self._pump_soon()
 
+    def _expect(self) -> None:
+        """Let a process come, unless one does."""
+        if not self._taking and self._coming is None:
+            self._taking = True
+            self._in_background(self._take_another())
+
     def _next(self) -> Job | None:
         return self._given.popleft() if self._given else None
 
-    async def _take_again(self) -> None:
+    async def _take_another(self) -> None:
         try:
             await self._take()
         except BridgeError as error:
-            self._give_up(error)
+            self._does_not_come(error)
         finally:
             self._taking = False
-        self._pump()
 
     # -- hearing ------------------------------------------------------------------------------------------
 
-    def _hear(self) -> None:
-        process = self._process
-        if process is None:
-            return
+    def _hear(self, process: NodeProcess) -> None:
         data = process.receive()
         if data is None:
             self._await_obituary(process)
@@ -242,10 +263,9 @@ class Lane:
             for kind, content in process.reader.feed(data):
                 self._heard(process, kind, content)
         except BridgeError as refusal:
-            former = self._forget()
-            if former is not None:
-                former.release()
-            self._give_up(refusal)
+            self._let_go(process)
+            process.release()
+            self._does_not_come(refusal)
             return
         while self._session.circuits:
             name, circuit = self._session.circuits.popleft()
@@ -254,14 +274,25 @@ class Lane:
         if self._session.finished:
             self._tell()
             self._pump()
-        if self._session.busy and self._process is process:
+        if process.condition == frames.WORN:
+            self._replace(process)
+        if process.busy and process in self._held:
             self._loop.remove_reader(process.socket)
             self._loop.call_later(BUSY_PAUSE_S, self._hear_again, process)
 
     def _hear_again(self, process: NodeProcess) -> None:
-        if self._process is process:
-            self._loop.add_reader(process.socket, self._hear)
-            self._hear()
+        if process in self._held and process not in self._dying:
+            self._loop.add_reader(process.socket, self._hear, process)
+            self._hear(process)
+
+    def _replace(self, worn: NodeProcess) -> None:
+        """It is fed until another is ready; then it finishes what it has, and goes."""
+        if worn is self._process:
+            if self._loop.time() >= self._no_successor_before:
+                self._expect()
+        elif not worn.jobs and worn in self._held:
+            self._let_go(worn)
+            worn.release()
 
     def _heard(self, process: NodeProcess, kind: int, content: Any) -> None:
         if kind == frames.CALL:
@@ -270,8 +301,8 @@ class Lane:
             self._guarded(self._services.log, *content)
         else:
             self._session.heard(process, kind, content)
-            if kind == frames.READY and self._ready is not None and not self._ready.done():
-                self._ready.set_result(None)
+            if kind == frames.READY and process is self._coming:
+                self._comes()
 
     async def _answer(self, process: NodeProcess, name: str) -> None:
         try:
@@ -279,7 +310,7 @@ class Lane:
                 answer = told(await self._services.connection(name))
         except Exception as error:
             answer = not_told(name, error)
-        if self._process is process:
+        if process in self._held:
             self._send(process, frames.frame(frames.REPLY, answer))
 
     def _tell(self) -> None:
@@ -298,8 +329,9 @@ class Lane:
     # -- deaths -------------------------------------------------------------------------------------------
 
     def _await_obituary(self, process: NodeProcess) -> None:
-        """The nursery writes how the process ended as soon as it has seen it."""
-        self._dying = True
+        """The nursery writes how the process ended as soon as it has seen it. Nothing new goes before that: what
+        it had comes first."""
+        self._dying.add(process)
         self._loop.remove_reader(process.socket)
         self._loop.remove_writer(process.socket)
         os.set_blocking(process.obituary, False)
@@ -314,21 +346,24 @@ class Lane:
         self._loop.add_reader(process.obituary, read)
 
     def _died(self, process: NodeProcess, obituary: Obituary) -> None:
-        self._forget()
+        was_coming = process is self._coming
+        self._let_go(process)
         process.release()
         try:
             self._session.died(process, obituary)
         except BridgeError as error:
-            self._give_up(error)
+            self._does_not_come(error)
             return
         self._tell()
-        if self._ready is not None:
-            self._taking = True
-            self._in_background(self._take_again())
+        if was_coming:
+            self._expect()
         self._pump()
 
-    def _give_up(self, error: BridgeError) -> None:
-        """No process serves the plan any more: that is how everything under way ends."""
+    def _does_not_come(self, error: BridgeError) -> None:
+        """There will be no process: a worn one goes on; without one, that is how everything under way ends."""
+        if self._process is not None:
+            self._no_successor_before = self._loop.time() + SUCCESSOR_PAUSE_S
+            return
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error)
             return

@@ -26,6 +26,10 @@ from continuitybridge.flows.plan import Plan
 
 MIN_BUILD_LIMIT_S = 30.0
 IDLE_CHILDREN = 16
+BUSY_MESSAGES = 32
+BUSY_PAUSE_S = 0.0005
+"""With more than `BUSY_MESSAGES` under way nobody waits for one answer: who listens to a process lets some come
+together for so long rather than be woken for each."""
 _HANG_UP_S = 2.0
 
 Start = Literal["auto", "fork", "exec"]
@@ -250,7 +254,8 @@ def _single_threaded() -> bool:
 
 class NodeProcess:
     """A node process, as its runner holds it. What the reader of its frames learns of it stands in `ready`
-    (built), `calls_outside` and `retired` (its last outcome has come)."""
+    (built), `calls_outside` and `condition` (`frames.FIT`, `WORN` or `ENDS`); what its session has under way in
+    it, by sequence number, in `jobs`; `alone` says that nothing may join what is."""
 
     def __init__(self, number: int, key: Hashable, sock: socket.socket, obituary: int) -> None:
         self.number = number
@@ -258,12 +263,20 @@ class NodeProcess:
         self.socket = sock
         self.obituary = obituary
         self.fresh = True
-        self.retired = False
+        self.condition = frames.FIT
+        self.jobs: dict[int, Any] = {}
+        self.bytes_under_way = 0
+        self.alone = False
         self.ready = False
         self.calls_outside = False
         self.reader = frames.FrameReader()
         self.unsent = bytearray()
         sock.setblocking(False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much is under way that nobody waits for one outcome."""
+        return len(self.jobs) > BUSY_MESSAGES
 
     def send(self, data: bytes) -> None:
         """Send what can be sent at once; the rest is `unsent`, for `flush`."""

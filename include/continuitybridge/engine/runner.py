@@ -21,8 +21,8 @@ from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.inline import run_inline as run_inline
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
-from continuitybridge.engine.processes import IDLE_CHILDREN, NodeProcess, Pool, Start
-from continuitybridge.engine.session import BUSY_PAUSE_S, Job, Session, not_told, told
+from continuitybridge.engine.processes import BUSY_PAUSE_S, IDLE_CHILDREN, NodeProcess, Pool, Start
+from continuitybridge.engine.session import Job, Session, not_told, told
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
 
@@ -126,17 +126,17 @@ class _Drive:
         self._more = True
         self._now = time.time()
         self._process: NodeProcess | None = None
+        self._first: Job | None = None
 
     def outcomes(self) -> Iterator[Outcome]:
         session = self._session
         while True:
-            for data in session.feed(self._next, self._now):
-                self._send(data)
+            self._feed()
             while session.circuits:
                 self._on_circuit(*session.circuits.popleft())
             while session.finished:
                 yield session.finished.popleft()[1]
-            if session.under_way and self._process is not None:
+            if self._process is not None and self._process.jobs:
                 self._hear(self._process)
             elif not self._more and not session.waiting:
                 return
@@ -145,29 +145,49 @@ class _Drive:
         process, self._process = self._process, None
         if process is None:
             return
-        if self._session.under_way or process.unsent:
+        if process.jobs or process.unsent or not process.ready:
             self._processes.kill(process)
-        elif process.retired:
+        elif process.condition != frames.FIT:
             process.release()
         else:
             self._processes.give_back(process)
 
+    def _feed(self) -> None:
+        process = self._process
+        if process is not None and process.condition != frames.FIT:
+            # Worn: it finishes what it has, and another takes over.
+            if process.jobs:
+                return
+            process.release()
+            process = self._process = None
+        if process is None:
+            # Not before there is something to do.
+            if self._first is None and not self._session.waiting:
+                self._first = self._next()
+                if self._first is None:
+                    return
+            process = self._process = self._take()
+        for data in self._session.feed(process, self._next, self._now):
+            process.send(data)
+
+    def _take(self) -> NodeProcess:
+        session = self._session
+        process = self._processes.take(session.key, session.plan, session.limits)
+        process.send(session.opening(process))
+        return process
+
     def _next(self) -> Job | None:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
         message = next(self._source, None) if self._more else None
         if message is None:
             self._more = False
             return None
         return Job(message, self._entry.get(message.id))
 
-    def _send(self, data: bytes) -> None:
-        if self._process is None:
-            session = self._session
-            self._process = self._processes.take(session.key, session.plan, session.limits)
-            self._process.send(session.opening(self._process))
-        self._process.send(data)
-
     def _hear(self, process: NodeProcess) -> None:
-        if self._session.busy:
+        if process.busy:
             time.sleep(BUSY_PAUSE_S)
         data = process.wait()
         if data is None:

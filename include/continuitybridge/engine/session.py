@@ -34,10 +34,6 @@ WINDOW_MESSAGES = 256
 WINDOW_BYTES = 2 * 1024 * 1024
 """How far ahead of its outcomes a node process is fed."""
 FRAME_MESSAGES = 32
-BUSY_MESSAGES = 32
-BUSY_PAUSE_S = 0.0005
-"""With more than `BUSY_MESSAGES` under way nobody waits for one answer: whoever drives a session lets some come
-together for so long rather than be woken for each."""
 MAX_DEATHS = 3
 """So many processes may die of one message before it fails as a whole."""
 
@@ -58,7 +54,7 @@ class Job:
 
 
 class Session:
-    """The messages of one plan in one node process, and in those that follow it when it dies.
+    """The messages of one plan in a node process, and in those that follow it when it dies or is worn.
 
     Its driver takes what to send from `feed`, tells it what it read (`heard`) and how a process ended (`died`),
     and takes each job that ended, with its one outcome, from `finished`, and news of destinations from `circuits`.
@@ -80,7 +76,6 @@ class Session:
         """What a process must have been built for, to serve this session."""
         self.plan = plan
         self.limits = limits
-        self.under_way: dict[int, Job] = {}
         self.finished: deque[tuple[Job, Outcome]] = deque()
         self.circuits: deque[tuple[str, CircuitState]] = deque()
         """What its processes found of destinations, for the driver to take away."""
@@ -91,16 +86,9 @@ class Session:
         self._environment = environment
         self._concurrency = max(1, concurrency)
         self._nodes = list(plan.nodes)
-        self._bytes_under_way = 0
         self._again: deque[Job] = deque()
         self._sequence = 0
         self._lost_while_building = 0
-        self._alone = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether answers may be let come together."""
-        return len(self.under_way) > BUSY_MESSAGES
 
     @property
     def waiting(self) -> int:
@@ -129,21 +117,22 @@ class Session:
         self._destinations[state.name] = state
         return frames.frame(frames.DESTINATION, state.to_data())
 
-    def feed(self, following: Callable[[], Job | None], now: float) -> list[bytes]:
-        """The work there is room for, as frames to send: first what has to run again, then what `following` gives
-        until it gives None. Ends early when a message was refused at the door, and `finished`. `now` in seconds
-        since the epoch."""
+    def feed(self, process: NodeProcess, following: Callable[[], Job | None], now: float) -> list[bytes]:
+        """The work that `process` has room for, as frames to send: first what has to run again, then what
+        `following` gives until it gives None. Ends early when a message was refused at the door, and
+        `finished`. `now` in seconds since the epoch."""
         given: list[bytes] = []
         batch: list[tuple[Any, ...]] = []
-        while not self._alone and not self.finished:
+        under_way = process.jobs
+        while not process.alone and not self.finished:
             if self._again:
                 suspect = self._again[0].deaths >= MAX_DEATHS - 1
-                if suspect and self.under_way:
+                if suspect and under_way:
                     break
                 job: Job | None = self._again.popleft()
                 # It was there at so many deaths that it goes alone, to see whether it is their cause.
-                self._alone = suspect
-            elif len(self.under_way) < WINDOW_MESSAGES:
+                process.alone = suspect
+            elif len(under_way) < WINDOW_MESSAGES:
                 job = following()
                 if job is not None:
                     self._number(job)
@@ -151,15 +140,16 @@ class Session:
                 break
             if job is None:
                 break
-            if self.under_way and self._bytes_under_way + job.size > WINDOW_BYTES:
+            if under_way and process.bytes_under_way + job.size > WINDOW_BYTES:
                 # What waits in the node process takes of the memory its nodes have.
                 self._again.appendleft(job)
                 break
             packed = self._packed(job)
             if packed is None:
+                process.alone = False
                 continue
-            self.under_way[job.sequence] = job
-            self._bytes_under_way += job.size
+            under_way[job.sequence] = job
+            process.bytes_under_way += job.size
             batch.append(packed)
             if len(batch) == FRAME_MESSAGES:
                 given.append(frames.frame(frames.WORK, (now, batch)))
@@ -182,7 +172,6 @@ class Session:
                 return frames.pack_work(job.sequence, job.message, job.entry, job.poison)
             except ValueError:
                 problem = InvalidPayload("the message's body is neither bytes, text nor JSON data")
-        self._alone = False
         self.finished.append((job, refused(self.plan, job.message, problem, job.entry)))
         return None
 
@@ -192,15 +181,15 @@ class Session:
         """One frame of `process` that is neither a call nor a line of the log. Raises the error with which it
         refuses to build the plan."""
         if kind == frames.OUTCOME:
-            sequence, process.retired, answer_follows, *told = content
-            outcome = frames.unpack_outcome(self.under_way[sequence].message.id, self._nodes, *told)
+            sequence, process.condition, answer_follows, *told = content
+            outcome = frames.unpack_outcome(process.jobs[sequence].message.id, self._nodes, *told)
             if answer_follows:
-                self.under_way[sequence].outcome = outcome
+                process.jobs[sequence].outcome = outcome
             else:
-                self.finished.append((self._leave(sequence), outcome))
+                self.finished.append((_left(process, sequence), outcome))
         elif kind == frames.ANSWER:
             sequence, *answer = content
-            self._answered(sequence, Reply(*answer))
+            self._answered(process, sequence, Reply(*answer))
         elif kind == frames.READY:
             process.ready, process.calls_outside = True, content
             self._lost_while_building = 0
@@ -218,24 +207,18 @@ class Session:
             self._destinations[name] = replace(known, circuit=circuit)
         self.circuits.append((name, circuit))
 
-    def _answered(self, sequence: int, reply: Reply) -> None:
-        job = self._leave(sequence)
+    def _answered(self, process: NodeProcess, sequence: int, reply: Reply) -> None:
+        job = _left(process, sequence)
         if job.outcome is not None:
             job.outcome.reply = reply
             self.finished.append((job, job.outcome))
 
-    def _answers_lost(self) -> list[int | None]:
+    def _answers_lost(self, process: NodeProcess) -> list[int | None]:
         """What had ended when the process did stays so: it does not run again for its answer. Returns which."""
-        ended: list[int | None] = [job.sequence for job in self.under_way.values() if job.outcome is not None]
-        for job in [job for job in self.under_way.values() if job.outcome is not None]:
-            self._answered(job.sequence, replies.lost(job.message))
-        return ended
-
-    def _leave(self, sequence: int) -> Job:
-        job = self.under_way.pop(sequence)
-        self._bytes_under_way -= job.size
-        self._alone = False
-        return job
+        ended = [job for job in process.jobs.values() if job.outcome is not None]
+        for job in ended:
+            self._answered(process, job.sequence, replies.lost(job.message))
+        return [job.sequence for job in ended]
 
     # -- deaths -------------------------------------------------------------------------------------------
 
@@ -243,27 +226,21 @@ class Session:
         """Settle whose doing the death was; whoever else was under way runs again, in the order they came in,
         before anything new. Raises `ConfigurationError` when the plan cannot be built, `Unavailable` when no
         process can be started."""
-        answering = self._answers_lost()
+        answering = self._answers_lost(process)
         if obituary.cause == "not-forked":
             raise Unavailable(f"no node process can be started: {obituary.text}")
         if obituary.building or not process.ready:
             self._died_building(obituary)
-        elif not process.retired and obituary.message not in answering:
+        elif process.condition != frames.ENDS and obituary.message not in answering:
             self._blame(process, obituary)
-        self._again.extendleft(reversed(self.under_way.values()))
-        self.under_way.clear()
-        self._bytes_under_way = 0
-        self._alone = False
+        self._again.extendleft(reversed(process.jobs.values()))
+        process.jobs.clear()
 
     def give_up(self, error: BridgeError) -> None:
-        """End all that is under way or to run again with `error`."""
-        self._answers_lost()
-        for job in (*self.under_way.values(), *self._again):
+        """End all that is to run again with `error`."""
+        while self._again:
+            job = self._again.popleft()
             self.finished.append((job, refused(self.plan, job.message, error, job.entry, kept=True)))
-        self.under_way.clear()
-        self._again.clear()
-        self._bytes_under_way = 0
-        self._alone = False
 
     def _died_building(self, obituary: Obituary) -> None:
         if not _from_outside(obituary):
@@ -276,15 +253,15 @@ class Session:
             raise Unavailable(f"no node process can be started: {_end(obituary)}")
 
     def _blame(self, process: NodeProcess, obituary: Obituary) -> None:
-        culprit = self.under_way.get(obituary.message) if obituary.message is not None else None
+        culprit = process.jobs.get(obituary.message) if obituary.message is not None else None
         if culprit is None:
             # It died between two nodes: one of those that had begun, and it takes them in order.
             begun = self._concurrency if process.calls_outside else 1
-            for job in list(self.under_way.values())[:begun]:
+            for job in list(process.jobs.values())[:begun]:
                 job.deaths += 1
                 if job.deaths == MAX_DEATHS:
                     node_id = job.entry or _door(self.plan, job.message)
-                    self._fail(job, job.message.id, node_id, _crashed(obituary), 0.0)
+                    self._fail(_left(process, job.sequence), job.message.id, node_id, _crashed(obituary), 0.0)
             return
         culprit.deaths += 1
         if _from_outside(obituary) and culprit.deaths == 1:
@@ -298,7 +275,7 @@ class Session:
         if culprit.deaths < MAX_DEATHS and (more_to_do or not process.calls_outside):
             culprit.poison[message_id, node_id] = error
         else:
-            self._fail(culprit, message_id, node_id, error, obituary.busy_s)
+            self._fail(_left(process, culprit.sequence), message_id, node_id, error, obituary.busy_s)
 
     def _error(self, obituary: Obituary) -> BridgeError:
         if obituary.cause == "time":
@@ -308,13 +285,20 @@ class Session:
         return _crashed(obituary)
 
     def _fail(self, job: Job, message_id: str, node_id: str, error: BridgeError, busy_s: float) -> None:
-        self._leave(job.sequence)
         node_type = self.plan.nodes[node_id].type if node_id in self.plan.nodes else ""
         failure = Failure.of(job.message, node_id, node_type, error)
         failure.message_id = message_id
         outcome = frames.outcome_of(job.message.id, (), [], [failure], ())
         outcome.trace = [NodeTrace(node_id, 1, 0, 1, round(busy_s * 1e6))]
         self.finished.append((job, outcome))
+
+
+def _left(process: NodeProcess, sequence: int) -> Job:
+    """The job, which is no longer under way there."""
+    job: Job = process.jobs.pop(sequence)
+    process.bytes_under_way -= job.size
+    process.alone = False
+    return job
 
 
 def refusal(message: Message, limits: Limits) -> LimitExceeded | None:

@@ -9,9 +9,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_destination import Destination
 from engine_lanes import Services, Told, until
 from engine_runs import (
     HEAD,
@@ -26,12 +28,13 @@ from engine_runs import (
     plan_of,
 )
 
-from continuitybridge.engine import runner
+from continuitybridge.engine import child, runner
 from continuitybridge.engine.lane import Lane
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.runner import Runner
 from continuitybridge.errors import ConfigurationError, Unavailable, Verdict
+from continuitybridge.nodes.base import ConnectionInfo
 
 BRIEF = Limits(node_time_limit_s=0.3, node_memory_limit_bytes=128 * 1024 * 1024)
 CALL = PASS_ON + "  - {id: call, type: http_request, config: {connection: warehouse, retries: 0}}\n"
@@ -248,3 +251,67 @@ async def test_lines_of_the_log_come_to_the_loop_and_one_that_breaks_it_costs_no
     assert services.lines == ["saw m1", "saw m2", "saw m3"]
     assert len(reported) == 3
     await told.lane.aclose()
+
+
+XSLT = (
+    HEAD
+    + """steps:
+  - id: turn
+    type: xslt
+    config:
+      stylesheet: |
+        <xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">
+          <xsl:template match="/"><xsl:copy-of select="."/></xsl:template>
+        </xsl:stylesheet>
+"""
+)
+
+
+async def test_names_of_elements_that_a_library_never_forgets_do_not_grow_the_memory_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "WORN_MESSAGES", 1_000)
+    monkeypatch.setattr(child, "WORN_BYTES", 2 * 1024 * 1024)
+    sizes: dict[int, int] = {}
+    with Runner(start="fork") as own:
+        told = Told(own, XSLT)
+        await told.lane.start()
+        for turn in range(8):
+            names = ["".join(f"<e{turn}-{n}-{m}/>" for m in range(60)) for n in range(500)]
+            told.submit(*[f"<a>{inner}</a>".encode() for inner in names])
+            await told.all()
+            for pid in node_processes():
+                sizes[pid] = max(sizes.get(pid, 0), resident_bytes(pid))
+        assert {outcome.status for outcome in told.outcomes.values()} == {"done"}
+        assert len(told.outcomes) == 4_000
+        await told.lane.aclose()
+    assert len(sizes) >= 3
+    first, *later = list(sizes.values())
+    assert max(later) < first * 1.1
+
+
+def resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return 0
+
+
+async def test_a_worn_process_is_replaced_while_it_delivers_and_nothing_is_delivered_twice(
+    monkeypatch: pytest.MonkeyPatch, destination: Destination
+) -> None:
+    monkeypatch.setattr(child, "GROWTH_CHECKED_EVERY", 10)
+    monkeypatch.setattr(child, "GROWTH_SHARE", -1)
+    seen: set[int] = set()
+    with Runner(start="fork") as own:
+        services = Services(ConnectionInfo("warehouse", destination.url, {}, {"type": "none"}))
+        told = Told(own, CALL, services=services)
+        await told.lane.start()
+        for _ in range(5):
+            told.submit(*[{}] * 25)
+            await told.all()
+            seen |= set(node_processes())
+        await told.lane.aclose()
+    assert {outcome.status for outcome in told.outcomes.values()} == {"done"}
+    assert Counter(destination.keys) == Counter({f"m{n}:call:1": 5 for n in range(1, 26)})
+    assert len(seen) >= 3

@@ -108,20 +108,23 @@ def test_threads_may_share_a_runner(fresh: Runner) -> None:
     assert found == [20] * 60
 
 
-@pytest.mark.parametrize("last", ["", "  - {id: call, type: http_request, config: {connection: none}}\n"])
-def test_a_process_that_grew_makes_room_for_a_new_one_and_nobody_notices(
-    monkeypatch: pytest.MonkeyPatch, last: str
-) -> None:
+def test_a_worn_process_finishes_what_it_has_and_another_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log line of each message is written once."""
     monkeypatch.setattr(child, "GROWTH_CHECKED_EVERY", 10)
     monkeypatch.setattr(child, "GROWTH_SHARE", -1)
+    lines: list[str] = []
+    services = LocalServices(log=lambda level, text, fields: lines.append(text))
+    plan = plan_of(PASS_ON + "  - {id: note, type: logger, config: {message: '{{ message.id }}'}}\n")
+    seen: set[int] = set()
     with Runner(start="fork") as own:
-        plan, seen = plan_of(PASS_ON + last), set()
-        for _ in range(3):
-            outcomes = run(plan, messages(*[{}] * 43), using=own.run, concurrency=1)
-            assert len(outcomes) == 43
-            assert {code for o in outcomes.values() for code in codes(o)} == ({"not-found"} if last else set())
-            seen |= set(node_processes())
-        assert len(seen) == 3
+        given = messages(*range(900))
+        for n, outcome in enumerate(own.run(plan, given, services=services, limits=Limits())):
+            assert outcome.status == "done"
+            if n % 100 == 0:
+                seen |= set(node_processes())
+        assert n == 899
+    assert sorted(lines) == sorted(f"m{n}" for n in range(1, 901))
+    assert len(seen) >= 3
 
 
 # -- deaths -------------------------------------------------------------------------------------------------
