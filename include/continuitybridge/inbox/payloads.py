@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from continuitybridge.engine.message import Message
 from continuitybridge.inbox import offload
 from continuitybridge.vault.keyring import Cipher
@@ -39,7 +41,12 @@ def encrypt_headers(
     """Lower-cased names, as everywhere; None for none."""
     if not headers:
         return None
-    text = json.dumps({name.lower(): value for name, value in headers.items()}).encode()
+    lowered = {name.lower(): value for name, value in headers.items()}
+    try:
+        text = orjson.dumps(lowered)
+    except TypeError:
+        # Lone surrogates, which the standard library takes.
+        text = json.dumps(lowered).encode()
     return keys.encrypt(organization_id, HEADERS, message_id, text)
 
 

@@ -10,7 +10,6 @@ moved to another row, column or organization does not open.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import itertools
 import os
@@ -40,10 +39,22 @@ class DecryptionFailed(BridgeError):
     title = "Stored data could not be decrypted"
 
 
+_forks = 0
+"""How often this process is a fork of one that had subkeys: which are not used again in the child."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 @dataclass(slots=True)
 class _Subkey:
-    pid: int
-    salt: bytes
+    forks: int
+    header: bytes
     cipher: AESGCM
     uses: Iterator[int] = field(default_factory=itertools.count)
 
@@ -51,12 +62,13 @@ class _Subkey:
 class DataKey:
     """One version of an organization's data key."""
 
-    __slots__ = ("_subkey", "key", "version")
+    __slots__ = ("_fingerprints", "_subkey", "key", "version")
 
     def __init__(self, version: int, key: bytes) -> None:
         self.version = version
         self.key = key
         self._subkey: _Subkey | None = None
+        self._fingerprints: bytes | None = None
 
     def __repr__(self) -> str:
         return f"DataKey(version={self.version})"
@@ -66,10 +78,11 @@ class DataKey:
         # No lock: it could be held by a thread that a fork leaves behind. Two threads that both find the subkey
         # used up each take a new one, and one of these is used once.
         subkey = self._subkey
-        if subkey is None or subkey.pid != os.getpid() or next(subkey.uses) >= _USES_PER_SALT:
+        if subkey is None or subkey.forks != _forks or next(subkey.uses) >= _USES_PER_SALT:
             salt = os.urandom(16)
-            subkey = self._subkey = _Subkey(os.getpid(), salt, AESGCM(_derive(self.key, salt)))
-        header = _FORMAT + self.version.to_bytes(4, "big") + subkey.salt
+            header = _FORMAT + self.version.to_bytes(4, "big") + salt
+            subkey = self._subkey = _Subkey(_forks, header, AESGCM(_derive(self.key, salt)))
+        header = subkey.header
         nonce = os.urandom(_NONCE)
         return header + nonce + subkey.cipher.encrypt(nonce, plaintext, header + associated)
 
@@ -86,8 +99,9 @@ class DataKey:
     def fingerprint(self, data: bytes) -> bytes:
         """A keyed hash (HMAC-SHA256 behind the key's version, 36 bytes) that tells equal data from other data
         and nothing else about them."""
-        key = _derive(self.key, b"continuitybridge fingerprint")
-        return self.version.to_bytes(4, "big") + hmac.digest(key, data, hashlib.sha256)
+        if self._fingerprints is None:
+            self._fingerprints = _derive(self.key, b"continuitybridge fingerprint")
+        return self.version.to_bytes(4, "big") + hmac.digest(self._fingerprints, data, "sha256")
 
 
 def version_of(ciphertext: bytes) -> int:
@@ -99,7 +113,13 @@ def version_of(ciphertext: bytes) -> int:
 
 def associated_data(organization_id: UUID, purpose: str, id: str) -> bytes:
     """What binds a ciphertext to its place; lengths keep ("ab", "c") and ("a", "bc") apart."""
-    parts = (organization_id.bytes, purpose.encode(), id.encode())
+    name = id.encode()
+    return _place(organization_id, purpose) + len(name).to_bytes(4, "big") + name
+
+
+@lru_cache(maxsize=4096)
+def _place(organization_id: UUID, purpose: str) -> bytes:
+    parts = (organization_id.bytes, purpose.encode())
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 

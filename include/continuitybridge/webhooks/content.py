@@ -70,20 +70,28 @@ def check_readable(body: bytes, kind: str, charset: str | None) -> None:
     that the charset does not have (JSON is UTF-8: RFC 8259, 8.1). Whether it is well-formed, the flow says."""
     if not body:
         raise UnreadableContent("the body is empty")
-    if charset is None and (kind == "application/json" or kind.endswith("+json")):
-        charset = "utf-8"
     if charset is None:
-        return
+        if not (kind == "application/json" or kind.endswith("+json")):
+            return
+        charset = "utf-8"
+    try:
+        body.decode(_codec(charset))
+    except UnicodeDecodeError as error:
+        raise UnreadableContent(f"byte {error.start} of the body is not {charset}") from None
+    except UnicodeError:
+        raise UnreadableContent(f"the body is not {charset}") from None
+
+
+@lru_cache(maxsize=64)
+def _codec(charset: str) -> str:
     try:
         name = codecs.lookup(charset).name
         if not _CHARSETS.fullmatch(name):
             raise LookupError
-        body.decode(name)
-    except UnicodeDecodeError as error:
-        raise UnreadableContent(f"byte {error.start} of the body is not {charset}") from None
     except (LookupError, ValueError):
         # ValueError: a name with a null character.
         raise UnreadableContent(f"charset {charset[:40]!r} is not known") from None
+    return name
 
 
 def kept_headers(headers: Headers, hidden: Collection[bytes] = ()) -> dict[str, str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
@@ -38,14 +37,12 @@ from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import challenges, content, network
 from continuitybridge.webhooks.admission import Admission, TokenBucket
+from continuitybridge.webhooks.deadlines import Deadlines
 from continuitybridge.webhooks.directory import Directory
 from continuitybridge.webhooks.refusals import ANY_ENDPOINT, Refusals
+from continuitybridge.webhooks.request import Receive, Request, Scope, Send, SenderGone
 from continuitybridge.webhooks.target import Target
-from continuitybridge.webhooks.verification import Answer, Headers
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from continuitybridge.webhooks.verification import Answer
 
 PREFIX = "/bridge/hooks/"
 LEGACY_PREFIX = "/api/webhook/"
@@ -55,22 +52,17 @@ LINGER_S = 2.0
 """How long a refused sender is listened to, so that it reads the answer instead of a reset connection."""
 SMALL_WAIT_S = 0.05
 """How long a refusal waits for a small body, so that the connection can be kept."""
-LINGER_BYTES = 64 * 1024 * 1024
 START_TIMEOUT_S = 5.0
 WARN_INTERVAL_S = 5.0
 """How often at most the log says why requests get 503."""
 THREAD_BYTES = 256 * 1024
-"""Bodies above this are verified in a thread: hashing them would hold up the others."""
+"""Bodies above this are hashed and read in a thread: it would hold up the others."""
 
 _FORM = "application/x-www-form-urlencoded"
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
 
 log = logging.getLogger(__name__)
-
-
-class _SenderGone(Exception):
-    """The sender closed the connection before its request was complete: nobody is there to answer."""
 
 
 class IntakeApp:
@@ -88,6 +80,7 @@ class IntakeApp:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._buffered_bytes = 0
+        self._reading = Deadlines(self._settings.intake_body_timeout_s)
         self._warned_at = 0.0
         self._directory: Directory
         self._refusals: Refusals
@@ -170,10 +163,10 @@ class IntakeApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._under_way += 1
-        request = _Request(scope, receive, self)
+        request = Request(scope, receive, self)
         try:
             status, headers, body = await self._answer(request)
-        except _SenderGone:
+        except SenderGone:
             return
         except asyncio.CancelledError:
             raise
@@ -188,7 +181,7 @@ class IntakeApp:
             if not self._under_way:
                 self._idle.set()
 
-    async def _answer(self, request: _Request) -> _Answer:
+    async def _answer(self, request: Request) -> _Answer:
         if not self._started:
             await self._start_late()
         if self._stopping or self._under_way > self._settings.intake_max_requests:
@@ -196,7 +189,16 @@ class IntakeApp:
         place = self._place(request.scope)
         if place is None:
             raise NotFound("no endpoint has this address")
-        target = await self._find(place, request)
+        target = self._directory.find(place)
+        if target is None or not target.active:
+            target = await self._confirm(place, request)
+        request.target = target
+        if not target.active:
+            raise Gone("the endpoint is disabled")
+        if target.draining is not None:
+            raise holds.Draining(
+                f"{target.draining}: it takes no new messages", flow=target.flow, retry_after_s=holds.DRAIN_RETRY_S
+            )
         if target.networks is not None:
             sender = network.sender(network.peer(request.scope), request.headers, self._proxies)
             if not network.within(sender, target.networks):
@@ -217,23 +219,34 @@ class IntakeApp:
             raise MethodNotAllowed(f"messages are sent with {' or '.join(sorted(target.methods))}", allow=allow)
         return await self._accept(request, target)
 
-    async def _accept(self, request: _Request, target: Target) -> _Answer:
+    async def _accept(self, request: Request, target: Target) -> _Answer:
         if request.method == "GET":
             kind, charset = _FORM, None
         else:
             kind, charset = content.media_type(request.headers, target.content_types)
         request.body = body = await self._read(request, target)
-        await self._verify(request, target)
-        challenge = target.verifier.answer(request)
+        way, now = target.verifier, time.time()
+        keys = self._keys(target, now)
+        if way.prepares:
+            await way.prepare(request)
+        is_large = len(body) > THREAD_BYTES
+        if is_large:
+            await asyncio.to_thread(way.verify, request, keys, now)
+        else:
+            way.verify(request, keys, now)
+        challenge = way.answer(request)
         if challenge is not None:
             return _answered(challenge)
         if request.method == "GET":
             body = request.scope["query_string"]
         else:
             content.check_readable(body, kind, charset)
-        key = await self._key(request, target, body)
-        self._admission.admit(target)
         source = target.idempotency
+        if is_large and source.reads_body:
+            key = await asyncio.to_thread(source.key, request.headers, body)
+        else:
+            key = source.key(request.headers, body)
+        self._admission.admit(target)
         accepted = await self._commits.submit(
             Acceptance(
                 organization_id=target.organization_id,
@@ -261,28 +274,16 @@ class IntakeApp:
         ]
         return 202, headers, answer
 
-    async def _verify(self, request: _Request, target: Target) -> None:
-        way = target.verifier
-        now = time.time()
+    def _keys(self, target: Target, now: float) -> list[Any]:
+        """The keys that are valid now; raises `Unavailable` where there should be some."""
         keys = target.valid_keys(now)
-        if not keys and way.origin != "none":
+        if not keys and target.verifier.origin != "none":
             raise Unavailable(
                 "the endpoint's secrets cannot be opened"
                 if target.sealed
                 else f"the endpoint has no secret yet: bridge endpoint rotate-secret {target.slug}"
             )
-        if way.prepares:
-            await way.prepare(request)
-        if len(request.body) > THREAD_BYTES:
-            await asyncio.to_thread(way.verify, request, keys, now)
-        else:
-            way.verify(request, keys, now)
-
-    async def _key(self, request: _Request, target: Target, body: bytes) -> str | None:
-        source = target.idempotency
-        if source.reads_body and len(body) > THREAD_BYTES:
-            return await asyncio.to_thread(source.key, request.headers, body)
-        return source.key(request.headers, body)
+        return keys
 
     def _place(self, scope: Scope) -> str | None:
         """`organization/environment/slug` of the address; None for an old address that belongs to nobody."""
@@ -307,25 +308,17 @@ class IntakeApp:
         """Whether the headers that come from there are a trusted proxy's."""
         return network.within(address, self._proxies)
 
-    async def _find(self, place: str, request: _Request) -> Target:
-        target = self._directory.find(place)
-        if target is None or not target.active:
-            target = await self._directory.confirm(place)
+    async def _confirm(self, place: str, request: Request) -> Target:
+        """The endpoint that is not known here, or not as one that answers, after the tables were asked."""
+        target = await self._directory.confirm(place)
         if target is None:
             parts = place.split("/")
             if len(parts) == 3 and (owner := self._directory.organization_id(parts[0])):
                 request.stranger = (owner, parts[1])
             raise NotFound("no endpoint has this address")
-        request.target = target
-        if not target.active:
-            raise Gone("the endpoint is disabled")
-        if target.draining is not None:
-            raise holds.Draining(
-                f"{target.draining}: it takes no new messages", flow=target.flow, retry_after_s=holds.DRAIN_RETRY_S
-            )
         return target
 
-    async def _read(self, request: _Request, target: Target) -> bytes:
+    async def _read(self, request: Request, target: Target) -> bytes:
         """The whole body; its limit holds for what is declared, and for what comes."""
         limit = min(target.max_body_bytes or self._settings.max_message_bytes, self._settings.max_message_bytes)
         declared = request.headers.get(b"content-length", b"")
@@ -333,7 +326,7 @@ class IntakeApp:
             raise PayloadTooLarge(f"the body has {int(declared)} bytes, {limit} are allowed", allowed=limit)
         chunks: list[bytes] = []
         try:
-            async with asyncio.timeout(self._settings.intake_body_timeout_s):
+            with self._reading:
                 while request.more_body:
                     chunk = await request.read()
                     self._buffered_bytes += len(chunk)
@@ -345,12 +338,11 @@ class IntakeApp:
                         raise Unavailable("too many bytes of bodies are held")
         except TimeoutError:
             raise RequestTimeout(
-                f"the body did not arrive within {self._settings.intake_body_timeout_s:g} s",
-                allowed=self._settings.intake_body_timeout_s,
+                f"the body did not arrive within {self._reading.limit_s:g} s", allowed=self._reading.limit_s
             ) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _refuse(self, request: _Request, error: Exception, send: Send) -> None:
+    async def _refuse(self, request: Request, error: Exception, send: Send) -> None:
         problem = problems.of(error)
         if not isinstance(error, BridgeError):
             log.error("intake: %s", problem.instance, exc_info=error)
@@ -382,76 +374,6 @@ class IntakeApp:
         await send({"type": "http.response.body", "body": answer})
 
 
-class _Request:
-    """One request while it is being judged; what verification sees of it (`Received`)."""
-
-    __slots__ = (
-        "_intake",
-        "_receive",
-        "body",
-        "buffered",
-        "headers",
-        "method",
-        "more_body",
-        "scope",
-        "stranger",
-        "target",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, intake: IntakeApp) -> None:
-        self.scope = scope
-        self._receive = receive
-        self._intake = intake
-        self.method: str = scope["method"]
-        self.headers: Headers = _headers(scope["headers"])
-        self.body = b""
-        self.target: Target | None = None
-        self.stranger: Any = None
-        self.buffered = 0
-        self.more_body = True
-
-    @property
-    def url(self) -> str:
-        return self._intake.url(self.scope)
-
-    @property
-    def proxied(self) -> bool:
-        return self._intake.is_proxy(network.peer(self.scope))
-
-    @property
-    def awaits_continue(self) -> bool:
-        """Whether the sender holds its body back until it is asked for it (nothing of it was read)."""
-        return not self.buffered and self.headers.get(b"expect", b"").lower() == b"100-continue"
-
-    async def read(self) -> bytes:
-        """The next piece of the body; raises `_SenderGone`."""
-        event = await self._receive()
-        if event["type"] == "http.disconnect":
-            self.more_body = False
-            raise _SenderGone
-        self.more_body = event.get("more_body", False)
-        chunk: bytes = event.get("body", b"")
-        return chunk
-
-    @property
-    def is_small(self) -> bool:
-        """Whether what is left of the body is likely here already, so that the connection can be kept."""
-        declared = self.headers.get(b"content-length", b"")
-        return self.more_body and declared.isdigit() and len(declared) < 6 and not self.awaits_continue
-
-    async def discard(self, timeout_s: float) -> None:
-        """Read what is left of the body for a while, keeping nothing."""
-        left = LINGER_BYTES
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self.more_body and left > 0:
-                    left -= len(await self.read())
-        except TimeoutError:
-            return
-        except _SenderGone:
-            self.more_body = False
-
-
 def _answered(challenge: Answer) -> _Answer:
     headers = [
         (b"content-type", challenge.content_type),
@@ -460,10 +382,3 @@ def _answered(challenge: Answer) -> _Answer:
         (b"cache-control", b"no-store"),
     ]
     return 200, headers, challenge.body
-
-
-def _headers(pairs: Any) -> dict[bytes, bytes]:
-    headers: dict[bytes, bytes] = {}
-    for name, value in pairs:
-        headers[name] = value if name not in headers else headers[name] + b", " + value
-    return headers

@@ -15,7 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from continuitybridge.settings import Settings, get_settings
-from continuitybridge.webhooks.intake import IntakeApp, Receive, Scope, Send
+from continuitybridge.webhooks.intake import IntakeApp
+from continuitybridge.webhooks.request import Receive, Scope, Send
 
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request line and headers; more ends the connection with 431."""
@@ -36,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timeout_s = get_settings().intake_body_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._in_head = True
         self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,15 +50,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._end(b"431 Request Header Fields Too Large")
+        if not self._in_head:
+            return
+        if self._head_timer is None:
+            self._await_head()
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._end(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._head_timer is None:
-            self._await_head()
+        # A head that is here as a whole needs no timer: `data_received` looks whether it is.
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         self._head_arrived()
@@ -83,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self._head_timeout_s, self._end, b"408 Request Timeout")
 
     def _head_arrived(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -54,7 +54,7 @@ def stored(hook: Hook, keyring: Keyring) -> list[tuple[str, bytes, dict[str, str
     return [
         (
             message_id,
-            keyring.decrypt(owner, payloads.PAYLOAD, message_id, payload),
+            payloads.open_body(keyring, owner, message_id, payload),
             payloads.decrypt_headers(keyring, owner, message_id, headers),
         )
         for message_id, payload, headers in rows

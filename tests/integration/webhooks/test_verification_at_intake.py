@@ -56,7 +56,7 @@ def only_message(hook: Hook, keyring: Keyring) -> tuple[bytes, str, dict[str, st
         [(message_id, payload, headers, kind)] = tables.execute(
             "SELECT message_id, payload, headers, content_type FROM bridge.messages WHERE flow = %s", (hook.flow,)
         ).fetchall()
-    body = keyring.decrypt(owner, payloads.PAYLOAD, message_id, payload)
+    body = payloads.open_body(keyring, owner, message_id, payload)
     return body, kind, payloads.decrypt_headers(keyring, owner, message_id, headers)
 
 

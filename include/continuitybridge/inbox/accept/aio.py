@@ -161,8 +161,8 @@ class GroupCommit:
         for _ in range(_rows.TRIES):
             leaders = _rows.leaders([row for row, _ in rest])
             cursor = await connection.execute(_rows.INSERT, _rows.insert_parameters(leaders), binary=True)
-            new = {(organization_id, message_id) for organization_id, message_id in await cursor.fetchall()}
-            fresh = {id(row) for row in leaders if row.identity in new}
+            [(lost,)] = await cursor.fetchall()
+            fresh = _rows.written(leaders, lost)
             losers = []
             for row, future in rest:
                 if id(row) in fresh:

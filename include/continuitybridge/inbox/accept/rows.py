@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from uuid6 import uuid7
-
+from continuitybridge.database.arrays import ByteaArray, Int4Array, TextArray
 from continuitybridge.errors import Conflict, LimitExceeded
 from continuitybridge.inbox import payloads
+from continuitybridge.inbox.accept.ids import new_message_id
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
@@ -24,9 +24,10 @@ Source = Literal["webhook", "api", "schedule", "manual", "poller", "flow"]
 Mode = Literal["stream", "batch"]
 
 
-@dataclass(frozen=True, slots=True)
+# These three are made for every message that comes in; frozen ones take three times as long to make.
+@dataclass(slots=True)
 class Acceptance:
-    """A message that asks to be accepted.
+    """A message that asks to be accepted. Not to be changed afterwards.
 
     `version` is the flow version deployed now, on which the message finishes, and `mode` is that version's (its
     plan's): whether stream workers take the message or a batch. `headers` are kept with the message (encrypted);
@@ -59,7 +60,7 @@ class Acceptance:
     reply_until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """The message's id; `duplicate` when it had been accepted before."""
 
@@ -71,9 +72,10 @@ Key = tuple[UUID, str, str, bytes]
 """Organization, environment, endpoint and hash of an idempotency key."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
-    """An acceptance ready to be written."""
+    """An acceptance ready to be written. `route` is what many messages have in common: it is sent once for all of
+    them."""
 
     acceptance: Acceptance
     message_id: str
@@ -81,10 +83,7 @@ class Row:
     headers: bytes | None
     key: Key | None
     body_hash: bytes | None
-
-    @property
-    def identity(self) -> tuple[UUID, str]:
-        return self.acceptance.organization_id, self.message_id
+    route: tuple[Any, ...]
 
 
 def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
@@ -99,7 +98,7 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
             allowed=allowed,
             found=len(body),
         )
-    message_id = acceptance.message_id or str(uuid7())
+    message_id = acceptance.message_id or new_message_id()
     key: Key | None = None
     body_hash: bytes | None = None
     named = acceptance.idempotency_key or (acceptance.message_id and f"message {message_id}")
@@ -114,6 +113,18 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
         payloads.encrypt_headers(keys, organization_id, message_id, acceptance.headers),
         key,
         body_hash,
+        (
+            organization_id,
+            acceptance.environment,
+            acceptance.flow,
+            acceptance.version,
+            acceptance.source,
+            acceptance.trigger,
+            acceptance.endpoint,
+            acceptance.content_type,
+            acceptance.mode,
+            acceptance.idempotency_window_days,
+        ),
     )
 
 
@@ -121,15 +132,21 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
 # all. A key whose window is over counts as absent. Keys are written in one order by everybody, so that two
 # statements with the same keys wait for each other instead of deadlocking. A message that its caller named is not
 # accepted again after its key's window either, as long as it is kept.
+# What comes back are the positions (from 1) of the rows that were not written, or null.
 INSERT = """
-WITH input AS (
+WITH route AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-        %b::bytea[], %b::bytea[], %b::text[], %b::int4[], %b::text[], %b::text[], %b::bytea[], %b::bytea[],
-        %b::bool[], %b::text[], %b::timestamptz[], %b::timestamptz[]
-    ) AS t (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint,
-            payload, headers, content_type, size_bytes, keys, batch_id, key_hash, body_hash, named, mode,
-            expires_at, reply_until)
+        %b::text[], %b::timestamptz[]
+    ) WITH ORDINALITY AS r (organization_id, environment, flow, version, source, trigger_id, endpoint,
+                            content_type, mode, expires_at, route)
+), input AS (
+    SELECT * FROM unnest(
+        %b::int4[], %b::text[], %b::bytea[], %b::bytea[], %b::int4[], %b::bytea[], %b::bytea[],
+        %b::text[], %b::bool[], %b::timestamptz[]
+    ) WITH ORDINALITY AS t (route, message_id, payload, headers, size_bytes, key_hash, body_hash,
+                            keys, named, reply_until, position)
+    JOIN route USING (route)
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
         (organization_id, environment, endpoint, key_hash, body_hash, message_id, expires_at)
@@ -140,18 +157,22 @@ WITH input AS (
     SET body_hash = excluded.body_hash, message_id = excluded.message_id, expires_at = excluded.expires_at
     WHERE known.expires_at <= now()
     RETURNING organization_id, message_id
+), written AS (
+    INSERT INTO bridge.messages
+        (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
+         content_type, size_bytes, keys, batch_id, mode, reply_until)
+    SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
+           content_type, size_bytes, coalesce(keys, '{}')::jsonb, %b::text, mode, reply_until
+    FROM input
+    WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
+      AND NOT (named IS TRUE
+               AND EXISTS (SELECT FROM bridge.settled_messages s
+                           WHERE s.organization_id = input.organization_id AND s.message_id = input.message_id))
+    ON CONFLICT (organization_id, message_id) DO NOTHING
+    RETURNING organization_id, message_id
 )
-INSERT INTO bridge.messages
-    (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-     content_type, size_bytes, keys, batch_id, mode, reply_until)
-SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-       content_type, size_bytes, keys::jsonb, batch_id, mode, reply_until
-FROM input
-WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
-  AND NOT (named AND EXISTS (SELECT FROM bridge.settled_messages s
-                             WHERE s.organization_id = input.organization_id AND s.message_id = input.message_id))
-ON CONFLICT (organization_id, message_id) DO NOTHING
-RETURNING organization_id, message_id
+SELECT array_agg(position) FROM input
+WHERE (organization_id, message_id) NOT IN (SELECT organization_id, message_id FROM written)
 """
 
 LOOK_UP_KEYS = """
@@ -171,29 +192,26 @@ TRIES = 3
 
 def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple[Any, ...]:
     """The parameters of `INSERT`."""
+    routes: dict[tuple[Any, ...], int] = {}
+    places = [routes.setdefault(row.route, len(routes) + 1) for row in rows]
     now, window_days = datetime.now(UTC), get_settings().idempotency_window_days
+    *common, windows = map(list, zip(*routes, strict=True))
     of = [row.acceptance for row in rows]
     return (
-        [each.organization_id for each in of],
-        [row.message_id for row in rows],
-        [each.environment for each in of],
-        [each.flow for each in of],
-        [each.version for each in of],
-        [each.source for each in of],
-        [each.trigger for each in of],
-        [each.endpoint for each in of],
-        [row.payload for row in rows],
-        [row.headers for row in rows],
-        [each.content_type for each in of],
-        [len(each.body) for each in of],
-        [search_keys(each.keys) for each in of],
-        [batch_id] * len(rows),
-        [row.key and row.key[3] for row in rows],
-        [row.body_hash for row in rows],
-        [each.message_id is not None for each in of],
-        [each.mode for each in of],
-        [now + timedelta(days=each.idempotency_window_days or window_days) for each in of],
-        [each.reply_until for each in of],
+        *common,
+        [now + timedelta(days=days or window_days) for days in windows],
+        Int4Array(places),
+        TextArray([row.message_id.encode() for row in rows]),
+        ByteaArray([row.payload for row in rows]),
+        ByteaArray([row.headers for row in rows]),
+        Int4Array([len(each.body) for each in of]),
+        ByteaArray([row.key and row.key[3] for row in rows]),
+        ByteaArray([row.body_hash for row in rows]),
+        # What few messages have is left out where none has it.
+        [search_keys(each.keys) for each in of] if any(each.keys for each in of) else None,
+        [each.message_id is not None for each in of] if any(each.message_id for each in of) else None,
+        [each.reply_until for each in of] if any(each.reply_until for each in of) else None,
+        batch_id,
     )
 
 
@@ -234,8 +252,18 @@ def leaders(rows: Sequence[Row]) -> list[Row]:
     seen: set[object] = set()
     first: list[Row] = []
     for row in rows:
-        marks = {row.identity, row.key} - {None}
-        if marks.isdisjoint(seen):
+        # Ids that are made here differ.
+        given = row.acceptance.message_id
+        marks = [mark for mark in (row.key, given and (row.acceptance.organization_id, given)) if mark]
+        if seen.isdisjoint(marks):
             first.append(row)
-        seen |= marks
+        seen.update(marks)
     return first
+
+
+def written(leaders: Sequence[Row], lost: Sequence[int] | None) -> set[int]:
+    """The `id()`s of the rows that were written, of what `INSERT` answered."""
+    if lost is None:
+        return {id(row) for row in leaders}
+    missing = set(lost)
+    return {id(row) for position, row in enumerate(leaders, start=1) if position not in missing}

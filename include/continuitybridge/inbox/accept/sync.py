@@ -55,9 +55,8 @@ def _write(
     open_positions = list(range(len(rows)))
     for _ in range(_rows.TRIES):
         leaders = _rows.leaders([rows[position] for position in open_positions])
-        written = connection.execute(_rows.INSERT, _rows.insert_parameters(leaders, batch_id)).fetchall()
-        new = {(organization_id, message_id) for organization_id, message_id in written}
-        fresh = {id(row) for row in leaders if row.identity in new}
+        [(lost,)] = connection.execute(_rows.INSERT, _rows.insert_parameters(leaders, batch_id)).fetchall()
+        fresh = _rows.written(leaders, lost)
         losers = [position for position in open_positions if id(rows[position]) not in fresh]
         for position in open_positions:
             if id(rows[position]) in fresh:

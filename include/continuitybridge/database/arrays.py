@@ -1,0 +1,83 @@
+"""Arrays as PostgreSQL's binary protocol has them, made in one go.
+
+psycopg builds an array element by element through its adapters: for the many short ones of a group commit that is
+most of the work. These know their elements' type beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+import psycopg
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+_HEAD = Struct("!iiiii").pack  # dimensions, whether there are nulls, element type, size, lower bound
+_LENGTH = Struct("!i").pack
+_NULL = _LENGTH(-1)
+
+
+class Array:
+    """A one-dimensional array of one of the types below, ready to be sent."""
+
+    element: int
+    oid: int
+
+    __slots__ = ("data",)
+
+    def __init__(self, items: Sequence[bytes | None]) -> None:
+        parts = [b""]
+        nulls = 0
+        for item in items:
+            if item is None:
+                nulls = 1
+                parts.append(_NULL)
+            else:
+                parts.append(_LENGTH(len(item)))
+                parts.append(item)
+        if items:
+            parts[0] = _HEAD(1, nulls, self.element, len(items), 1)
+        else:
+            parts[0] = _HEAD(0, 0, self.element, 0, 0)[:12]
+        self.data = b"".join(parts)
+
+
+class ByteaArray(Array):
+    """`bytea[]` of bytes."""
+
+    element, oid = 17, 1001
+    __slots__ = ()
+
+
+class TextArray(Array):
+    """`text[]` of UTF-8 bytes."""
+
+    element, oid = 25, 1009
+    __slots__ = ()
+
+
+class Int4Array(Array):
+    """`int4[]` of numbers; no nulls."""
+
+    element, oid = 23, 1007
+    __slots__ = ()
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__([_LENGTH(number) for number in numbers])
+
+
+class _ArrayDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Array) -> Buffer:
+        return obj.data
+
+
+def _register(kind: type[Array]) -> None:
+    dumper = type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.oid})
+    psycopg.adapters.register_dumper(kind, dumper)
+
+
+for _kind in (ByteaArray, TextArray, Int4Array):
+    _register(_kind)
