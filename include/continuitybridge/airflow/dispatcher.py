@@ -38,6 +38,7 @@ from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import batches
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import Batch, FlowKey
+from continuitybridge.inbox.replays import ReplayWorker
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.settings import get_settings
 
@@ -98,6 +99,8 @@ class Dispatcher:
         listener = threading.Thread(target=self._listen, name="bridge-listen", daemon=True)
         listener.start()
         Upkeep(self._settings, self._stopping).start()
+        replays = ReplayWorker()
+        replays.start()
         _log.info("dispatching")
         next_reconcile = next_sweep = 0.0
         while not self._stopping.is_set():
@@ -124,6 +127,7 @@ class Dispatcher:
                 # Whatever it is, the other flows' messages must not wait for it.
                 _log.exception("dispatching failed, trying again")
                 self._stopping.wait(1.0)
+        replays.stop()
         _log.info("stopped")
 
     def stop(self, *_: object) -> None:

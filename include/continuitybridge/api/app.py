@@ -19,6 +19,7 @@ from continuitybridge.deployments.routes import router as flows
 from continuitybridge.destinations.routes import router as destinations
 from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
 from continuitybridge.inbox.hold_routes import router as flow_holds
+from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.webhooks.intake import IntakeApp
@@ -64,6 +65,7 @@ def create_app(
         flow_holds,
         destinations,
         messages,
+        replays,
         endpoints,
         node_types.router,
         health.router,

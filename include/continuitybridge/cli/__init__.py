@@ -117,6 +117,7 @@ flow = LazyGroup(
     modules={
         "node": f"{_HERE}.node",
         "inbox": f"{_HERE}.inbox",
+        "replay": f"{_HERE}.replay",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
         "destination": f"{_HERE}.destination",

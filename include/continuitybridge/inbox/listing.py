@@ -130,7 +130,7 @@ def list_messages(
                 "source": source,
                 "since": since,
                 "until": until,
-                "keys": _alternatives(keys) if keys else None,
+                "keys": [Jsonb(each) for each in readings(keys)] if keys else None,
                 "below": None if cursor is None else _read_cursor(cursor),
                 "limit": limit + 1,
             },
@@ -141,18 +141,18 @@ def list_messages(
     return Page(found[:limit], urlsafe_b64encode(found[limit - 1].message_id.encode()).decode().rstrip("="))
 
 
-def _alternatives(keys: Mapping[str, str]) -> list[Jsonb]:
+def readings(keys: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every reading of the given texts: `4711` is the text and the number. Few keys are expected: each that is a
     number or a truth value doubles the list."""
-    readings = []
+    values = []
     for text in keys.values():
         found: list[Any] = [text]
         with contextlib.suppress(ValueError):
             value = orjson.loads(text)
             if isinstance(value, bool | int | float):
                 found.append(value)
-        readings.append(found)
-    return [Jsonb(dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*readings)]
+        values.append(found)
+    return [dict(zip(keys, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def _read_cursor(cursor: str) -> str:

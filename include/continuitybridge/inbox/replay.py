@@ -88,10 +88,35 @@ def replay(
             results.append(Replayed(message_id, None, None, refusal))
     if flows:
         with database.tenant(organization_id) as connection:
-            connection.execute(
-                "SELECT pg_notify(%s, flow) FROM unnest(%s::text[]) AS t (flow)", (CHANNEL, sorted(flows))
-            )
+            notify(connection, flows)
     return results
+
+
+def replay_within(
+    connection: Connection,
+    organization_id: UUID,
+    message_id: str,
+    *,
+    by: str,
+    start: Literal["beginning", "failure"],
+    version: str,
+    flows: set[str],
+) -> Replayed:
+    """As `replay`, one message in the caller's transaction (of the application role). Raises what `replay` puts
+    into `refused`. Adds the message's flow to `flows`, which the caller gives to `notify` at its end."""
+    return _replay(connection, organization_id, message_id, by, start, version, None, None, flows)
+
+
+def notify(connection: Connection, flows: set[str]) -> None:
+    """Tell who waits for messages, at the caller's commit."""
+    connection.execute("SELECT pg_notify(%s, flow) FROM unnest(%s::text[]) AS t (flow)", (CHANNEL, sorted(flows)))
+
+
+def version_of(
+    connection: Connection, organization_id: UUID, environment: str, flow: str, old: str, wanted: str
+) -> str:
+    """The version that a message of version `old` runs on when `wanted` is. Raises `Conflict`."""
+    return _target(connection, organization_id, environment, flow, old, wanted).version
 
 
 def _replay(

@@ -20,6 +20,7 @@ BATCH_STARTED_IDLE_S = 300.0
 """A batch nobody has worked on (claim or renewal) for this long is given up."""
 REFUSALS_DAYS = 30
 BATCHES_DAYS = 30
+REPLAY_JOBS_DAYS = 90
 _CHUNK = 5_000
 
 
@@ -55,7 +56,7 @@ def sweep(
     - Units in a batch that is closed (their worker settled after the batch was given up) are released.
     - Units that were turned back by a destination just when it was resumed are available.
     - Large payloads that no message needs any more are removed from the payload store.
-    - Idempotency keys whose window is over, old refusals, failures and batches are removed.
+    - Idempotency keys whose window is over, old refusals, failures, batches and replay jobs are removed.
 
     So a message that was accepted is run by somebody again at most `BRIDGE_LEASE_S`, or the idle time of its
     batch, plus one interval after whoever had it died.
@@ -170,6 +171,11 @@ def _records(failures_days: int) -> int:
     with database.relay() as connection:
         removed += connection.execute(
             "DELETE FROM bridge.refusals WHERE minute < now() - make_interval(days => %s)", (REFUSALS_DAYS,)
+        ).rowcount
+    with database.relay() as connection:
+        removed += connection.execute(
+            "DELETE FROM bridge.replay_jobs WHERE ended_at < now() - make_interval(days => %s)",
+            (REPLAY_JOBS_DAYS,),
         ).rowcount
     with database.relay() as connection:
         removed += connection.execute(

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from continuitybridge import api
+from continuitybridge.inbox import holds, replays
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 
@@ -23,6 +24,24 @@ PUBLIC = {
     ("get", "/api/health"),
     ("get", "/bridge/health/live"),
 }
+
+
+BODIES = {
+    "flows_deploy": {"source": "flow: x"},
+    "replays_preview_replay": {"query": {}},
+    "replays_start_replay": {"query": {}},
+}
+"""What operations need that cannot do without."""
+
+UNKNOWN = "01980000-0000-7000-8000-000000000000"
+
+
+def replay_job(deployed: Deployed, message_id: str) -> str:
+    """A replay of the message, which is settled for it."""
+    owner = deployed.organization.organization_id
+    holds.cancel(owner, "dev", "orders", by="test")
+    query = replays.Query(states=("skipped",), message_ids=(message_id,))
+    return str(replays.start(owner, query, by="test").job_id)
 
 
 @pytest.fixture
@@ -46,7 +65,9 @@ def filled(path: str, values: dict[str, str]) -> str:
 def test_every_route_but_intake_and_liveness_refuses_a_stranger(
     document: dict[str, Any], stranger: httpx.Client
 ) -> None:
-    values = dict.fromkeys(["organization", "environment", "flow", "slug", "id", "type", "version", "name"], "x")
+    values = dict.fromkeys(
+        ["organization", "environment", "flow", "slug", "id", "type", "version", "name", "job"], "x"
+    )
     seen = set()
     for method, path, operation in operations(document):
         if (method, path) in PUBLIC:
@@ -127,6 +148,7 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
 ) -> None:
     mine, theirs = deployed(), deployed()
     their_message = theirs.send(stranger)
+    their_job = replay_job(theirs, their_message)
     user = sign_in({mine.organization: "customer_admin"})
     real = {
         "organization": theirs.organization.slug,
@@ -134,11 +156,12 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         "flow": "orders",
         "slug": "orders",
         "id": their_message,
+        "job": their_job,
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
     }
-    invented = {**real, "organization": "nobody-at-all", "id": "01980000-0000-7000-8000-000000000000"}
+    invented = {**real, "organization": "nobody-at-all", "id": UNKNOWN, "job": UNKNOWN}
     tried = 0
     for method, path, operation in operations(document):
         parameters = {parameter["name"] for parameter in operation.get("parameters", [])}
@@ -148,8 +171,7 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         for values in (real, invented):
             query = {"organization": values["organization"]} if "{organization}" not in path else {}
             query |= {"old": "1.0.0", "new": "1.0.0"} if path.endswith("/diff") else {}
-            body = {"source": "flow: x"} if operation["operationId"] == "flows_deploy" else {}
-            call = {"json": body} if "requestBody" in operation else {}
+            call = {"json": BODIES.get(operation["operationId"], {})} if "requestBody" in operation else {}
             response = user.client.request(method, filled(path, values), params=query, **call)
             answers.append((response.status_code, {**response.json(), "instance": "", "detail": "", "value": ""}))
         assert answers[0][0] == 404, (method, path, answers[0])
@@ -178,12 +200,14 @@ def test_a_customer_user_reads_and_changes_nothing(
     document: dict[str, Any], sign_in: SignIn, deployed: Callable[[], Deployed], stranger: httpx.Client
 ) -> None:
     mine = deployed()
+    message_id = mine.send(stranger)
     values = {
         "organization": mine.organization.slug,
         "environment": "dev",
         "flow": "orders",
         "slug": "orders",
-        "id": mine.send(stranger),
+        "id": message_id,
+        "job": replay_job(mine, message_id),
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
@@ -192,8 +216,7 @@ def test_a_customer_user_reads_and_changes_nothing(
     for method, path, operation in operations(document):
         if (method, path) in PUBLIC or "{" not in path:
             continue
-        body = {"source": "flow: x"} if operation["operationId"] == "flows_deploy" else {}
-        call = {"json": body} if "requestBody" in operation else {}
+        call = {"json": BODIES.get(operation["operationId"], {})} if "requestBody" in operation else {}
         query = {"old": "1.0.0", "new": "1.0.0"} if path.endswith("/diff") else {}
         response = reader.client.request(method, filled(path, values), params=query, **call)
         assert response.status_code == (200 if method == "get" else 403), (method, path, response.text)

@@ -42,6 +42,7 @@ TENANT_TABLES = (
     "flow_holds",
     "replies",
     "payload_objects",
+    "replay_jobs",
 )
 
 
@@ -98,6 +99,10 @@ def fill(organization: Organization) -> None:
         "payload_objects": {
             "object_id": uuid4(), "message_id": "m", "kind": "message", "key": "k", "size_bytes": 1,
             "due_at": "2026-01-01",
+        },
+        "replay_jobs": {
+            "job_id": uuid4(), "query": "{}", "start": "beginning", "version": "original", "rate_per_s": 1,
+            "matched": 1, "created_by": "t",
         },
         "flow_holds": {"environment": "prod", "flow": "f", "kind": "pause", "by": "t"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},

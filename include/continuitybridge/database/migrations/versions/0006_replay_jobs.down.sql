@@ -1,0 +1,1 @@
+DROP TABLE bridge.replay_jobs;
