@@ -201,6 +201,7 @@ class RunStageOperator(BaseOperator):
             idempotency_key=f"{run.dag_id}/{run.run_id}/{trigger or ''}",
             trigger=trigger,
             mode="stream" if self.plan.mode == STREAM else "batch",
+            ordering=self.plan.ordering,
         )
 
     def _conclude(self, counts: Counter[str], dead: int) -> dict[str, int]:

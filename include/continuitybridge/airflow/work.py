@@ -29,6 +29,8 @@ from continuitybridge.vault.keyring import Cipher
 
 CLAIM_MESSAGES = 100
 """Messages held in memory at once, each up to `BRIDGE_MAX_MESSAGE_BYTES`."""
+CONCURRENCY = 8
+"""Messages for which the outside world is called at once, unless their flow asks for fewer."""
 LINES_PER_KIND = 200
 """So many messages of each ending are named in the log; the others are counted."""
 MAX_DETAIL_LENGTH = 500
@@ -86,8 +88,8 @@ class StageWork:
             if units:
                 _log.info("took %d messages of batch %s", len(units), self.batch.batch_id)
                 counts.update(self._run_units(units, limits, settings.lease_s))
-            # Nothing joins a batch later: the stages before this one have ended.
-            if len(units) < CLAIM_MESSAGES:
+            # Nothing joins a batch later: the stages before this one have ended. What is ordered comes one by one.
+            if len(units) < (1 if self.plan.ordering is not None else CLAIM_MESSAGES):
                 return counts
 
     def _fence(self) -> None:
@@ -107,6 +109,7 @@ class StageWork:
                     entry={name: unit.entry for name, unit in wave.items() if unit.entry is not None},
                     organization=self.organization,
                     environment=self.batch.environment,
+                    concurrency=min(CONCURRENCY, self.plan.concurrency or CONCURRENCY),
                     destinations=self._destinations(),
                     on_circuit=self._tell_circuit,
                 )

@@ -27,6 +27,13 @@ from continuitybridge.settings import get_settings
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 _Pools = dict[tuple[Role, str], AsyncConnectionPool[AsyncConnection]]
 
+STEADY_PLANS = (
+    "-c jit=off -c plan_cache_mode=force_generic_plan"
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+)
+"""Options of a connection for a few statements that look up rows by their keys, again and again. They are planned
+once, whatever the tables hold then: that a table is empty now is no reason to read it through when it is full."""
+
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
 _left_behind: list[object] = []
 

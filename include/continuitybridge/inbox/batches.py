@@ -20,6 +20,7 @@ from continuitybridge import database
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox.accept import Acceptance, Accepted, accept_into
 from continuitybridge.inbox.holds import NOT_PAUSED
+from continuitybridge.inbox.ordering import BEGUN, EARLIER, PUT_BEHIND
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
@@ -56,22 +57,24 @@ _COLUMNS = """
 # The flows that have something to do, found by jumping through the index from one flow to the next, so that a
 # flood of one costs the others nothing; then in turns: every organization gets its first batch before any gets
 # its second.
+_MESSAGES_READY = "state = 'accepted' AND batch_id IS NULL AND NOT behind"
+_HAND_OVERS_READY = "state = 'available' AND batch_id IS NULL"
 _READY = """
 WITH RECURSIVE heads AS (
     (SELECT organization_id, environment, flow, version FROM {table}
-     WHERE state = {state} AND batch_id IS NULL
+     WHERE {ready}
      ORDER BY organization_id, environment, flow, version LIMIT 1)
     UNION ALL
     SELECT following.* FROM heads CROSS JOIN LATERAL (
         SELECT m.organization_id, m.environment, m.flow, m.version FROM {table} m
-        WHERE m.state = {state} AND m.batch_id IS NULL
+        WHERE {ready}
           AND (m.organization_id, m.environment, m.flow, m.version)
               > (heads.organization_id, heads.environment, heads.flow, heads.version)
         ORDER BY m.organization_id, m.environment, m.flow, m.version LIMIT 1) AS following
 )
 SELECT heads.*, oldest.available_at FROM heads CROSS JOIN LATERAL (
     SELECT m.available_at FROM {table} m
-    WHERE m.state = {state} AND m.batch_id IS NULL
+    WHERE {ready}
       AND m.organization_id = heads.organization_id AND m.environment = heads.environment
       AND m.flow = heads.flow AND m.version = heads.version AND m.available_at <= now()
     ORDER BY m.available_at LIMIT 1) AS oldest
@@ -79,15 +82,18 @@ SELECT heads.*, oldest.available_at FROM heads CROSS JOIN LATERAL (
 _READY_FLOWS = f"""
 WITH ready AS (
     SELECT organization_id, environment, flow, version, min(available_at) AS available_at
-    FROM (({_READY.format(table="bridge.messages", state="'accepted'")})
+    FROM (({_READY.format(table="bridge.messages", ready=_MESSAGES_READY)})
           UNION ALL
-          ({_READY.format(table="bridge.hand_overs", state="'available'")})) AS units
+          ({_READY.format(table="bridge.hand_overs", ready=_HAND_OVERS_READY)})) AS units
     GROUP BY organization_id, environment, flow, version
 ), turns AS (
-    SELECT ready.*, o.slug, row_number() OVER (PARTITION BY organization_id ORDER BY available_at) AS turn
+    SELECT ready.*, o.slug, v.ordering_key IS NOT NULL AS ordered,
+           row_number() OVER (PARTITION BY ready.organization_id ORDER BY ready.available_at) AS turn
     FROM ready
     JOIN bridge.organizations o USING (organization_id)
     JOIN bridge.deployments d USING (organization_id, environment, flow)
+    LEFT JOIN bridge.flow_versions v
+        ON (v.organization_id, v.flow, v.version) = (ready.organization_id, ready.flow, ready.version)
     WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="ready")}
       AND NOT EXISTS (
           SELECT FROM unnest(%(paused)s::uuid[], %(paused_environments)s::text[], %(paused_flows)s::text[])
@@ -96,9 +102,10 @@ WITH ready AS (
                 = (ready.organization_id, ready.environment, ready.flow))
       AND (SELECT count(*) FROM bridge.batches b
            WHERE b.organization_id = ready.organization_id AND b.environment = ready.environment
-             AND b.flow = ready.flow AND b.status IN ('created', 'started')) < %(max_open)s
+             AND b.flow = ready.flow AND b.status IN ('created', 'started'))
+          < CASE WHEN v.concurrency IS NULL THEN %(max_open)s ELSE 1 END
 )
-SELECT organization_id, environment, flow, version, slug FROM turns
+SELECT organization_id, environment, flow, version, slug, ordered FROM turns
 ORDER BY turn, available_at LIMIT %(max_batches)s
 """  # noqa: S608  (constants of this module)
 
@@ -109,19 +116,42 @@ VALUES (%(organization_id)s, %(batch_id)s, %(environment)s, %(flow)s, %(version)
 ON CONFLICT (dag_id, run_id) DO NOTHING
 """
 
+# Of an ordering key, messages that follow each other go into a batch together: it runs them one by one. Not those
+# behind one that will not be in it.
+_LEFT_OUT = (
+    EARLIER
+    + f" AND NOT ({_MESSAGES_READY.replace('behind', 'b.behind')} AND b.mode = {{row}}.mode"
+    + " AND b.version = {row}.version AND b.available_at <= now())"
+)
+_IN_FRONT = f"({BEGUN} UNION ALL {_LEFT_OUT} LIMIT 1)"
+_PUT_BEHIND = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT m.organization_id, m.message_id, front.message_id AS front
+    FROM (SELECT * FROM bridge.messages
+          WHERE {_MESSAGES_READY} AND organization_id = %(organization_id)s AND environment = %(environment)s
+            AND flow = %(flow)s AND version = %(version)s AND available_at <= now() AND ordering_key IS NOT NULL
+          ORDER BY available_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) m
+        CROSS JOIN LATERAL {_IN_FRONT.format(row="m")} AS front
+), {PUT_BEHIND}
+SELECT count(*) FROM put_behind
+"""  # noqa: S608
+_MAY_BE_TAKEN = f"(ordering_key IS NULL OR NOT EXISTS {_IN_FRONT.format(row='messages')})"
+
 # Those that another dispatcher is looking at are passed over.
 _TAKE = """
 WITH taken AS (
     SELECT organization_id, {id} FROM {table}
-    WHERE state = {state} AND batch_id IS NULL AND organization_id = %(organization_id)s
+    WHERE {ready} AND organization_id = %(organization_id)s
       AND environment = %(environment)s AND flow = %(flow)s AND version = %(version)s AND available_at <= now()
     ORDER BY available_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE {table} u SET batch_id = %(batch_id)s FROM taken
 WHERE u.organization_id = taken.organization_id AND u.{id} = taken.{id}
 """
-_TAKE_MESSAGES = _TAKE.format(table="bridge.messages", state="'accepted'", id="message_id")
-_TAKE_HAND_OVERS = _TAKE.format(table="bridge.hand_overs", state="'available'", id="hand_over_id")
+_TAKE_MESSAGES = _TAKE.format(
+    table="bridge.messages", id="message_id", ready=f"{_MESSAGES_READY} AND {_MAY_BE_TAKEN}"
+)
+_TAKE_HAND_OVERS = _TAKE.format(table="bridge.hand_overs", id="hand_over_id", ready=_HAND_OVERS_READY)
 
 _ABANDON = """
 UPDATE bridge.batches u SET status = 'abandoned', settled_at = now()
@@ -169,7 +199,7 @@ def dispatch_ready(
             },
         ).fetchall()
         made = []
-        for organization_id, environment, flow, version, slug in ready:
+        for organization_id, environment, flow, version, slug, ordered in ready:
             batch_id = str(uuid7())
             names = {
                 "organization_id": organization_id,
@@ -180,9 +210,12 @@ def dispatch_ready(
                 "dag_id": f"{slug}.{environment}.{flow}",
                 "run_id": f"{RUN_ID_PREFIX}{batch_id}",
                 "status": "created",
+                "limit": limit,
             }
+            if ordered:
+                connection.execute(_PUT_BEHIND, names)
             connection.execute(_INSERT, names)
-            taken = connection.execute(_TAKE_MESSAGES, {**names, "limit": limit}).rowcount
+            taken = connection.execute(_TAKE_MESSAGES, names).rowcount
             if taken < limit:
                 taken += connection.execute(_TAKE_HAND_OVERS, {**names, "limit": limit - taken}).rowcount
             if taken:

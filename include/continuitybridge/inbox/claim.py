@@ -15,6 +15,7 @@ from continuitybridge.inbox import payloads, units
 from continuitybridge.inbox.batches import Batch
 from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.objects import PayloadLost
+from continuitybridge.inbox.ordering import MAY_BEGIN, MAY_GO_ON
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.cipher import DecryptionFailed
@@ -47,11 +48,11 @@ class Claimed:
 
 
 # Concurrent claims pass each other's rows over instead of waiting.
-_MESSAGES = """
+_MESSAGES = f"""
 WITH taken AS (
     SELECT organization_id, message_id FROM bridge.messages
     WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND state = 'accepted'
-      AND available_at <= now()
+      AND available_at <= now() AND {MAY_BEGIN.format(row="messages")}
     ORDER BY available_at, message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE bridge.messages m
@@ -60,12 +61,14 @@ SET state = 'claimed', epoch = m.epoch + 1, attempts = m.attempts + 1, lease_own
 FROM taken WHERE m.organization_id = taken.organization_id AND m.message_id = taken.message_id
 RETURNING m.message_id, m.environment, m.flow, m.version, m.payload, m.headers, m.content_type, m.trigger_id,
           m.generation, m.epoch, m.attempts, m.lease_until, m.accepted_at
-"""
-_HAND_OVERS = """
+"""  # noqa: S608  (constants)
+_HAND_OVERS = f"""
 WITH taken AS (
     SELECT organization_id, hand_over_id FROM bridge.hand_overs
     WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND state = 'available'
       AND available_at <= now() AND (%(stage)s::text IS NULL OR stage = %(stage)s)
+      AND EXISTS (SELECT FROM bridge.messages m WHERE m.organization_id = hand_overs.organization_id
+                  AND m.message_id = hand_overs.message_id AND {MAY_GO_ON.format(row="m")})
     ORDER BY available_at, hand_over_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE bridge.hand_overs h
@@ -76,7 +79,7 @@ WHERE h.organization_id = taken.organization_id AND h.hand_over_id = taken.hand_
   AND m.organization_id = h.organization_id AND m.message_id = h.message_id
 RETURNING h.message_id, h.environment, h.flow, h.version, h.hand_over_id, h.node_id, h.payload, m.generation,
           h.epoch, h.attempts, h.lease_until, m.accepted_at
-"""
+"""  # noqa: S608
 _ACTIVE = f"""
 UPDATE bridge.batches b SET status = 'started', started_at = coalesce(started_at, now()), active_at = now()
 WHERE organization_id = %(organization)s AND batch_id = %(batch)s AND status IN ('created', 'started')
@@ -96,7 +99,8 @@ def claim(
     """Take up to `limit` units of a batch that are available: of one stage, or (`stage` None) of all.
 
     New messages belong to the flow's first stage. When this returns, each unit is leased to `owner` for `lease_s`
-    seconds under an epoch that no former holder has: whatever a former holder still does, it cannot settle. Units
+    seconds under an epoch that no former holder has: whatever a former holder still does, it cannot settle. Of the
+    messages of an ordering key it gets the first alone, once those in front of it have ended (`ordering`). Units
     that others hold or are just claiming are passed over. An empty list means that nothing is available now; it
     may be later, when a lease ends, a stage before this one hands over, or the flow, which is paused, is resumed.
 

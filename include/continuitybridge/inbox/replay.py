@@ -39,6 +39,7 @@ class Replayed:
 class _Target:
     version: str
     mode: str
+    holds_order: bool
     stages: dict[str, str] | None
     """Node → stage of the other version; None when the version stays."""
     triggers: tuple[str, ...]
@@ -166,6 +167,7 @@ def _replay(
         **place,
         "version": target.version,
         "mode": target.mode,
+        "holds_order": target.holds_order,
         "trigger": trigger,
         "generation": generation,
         "payload": None,
@@ -200,15 +202,16 @@ def _replay(
 _START_AGAIN = """
 UPDATE bridge.messages
 SET state = 'accepted', dead_at = NULL, attempts = 0, epoch = epoch + 1, batch_id = NULL, available_at = now(),
-    replays = replays + 1, version = %(version)s, mode = %(mode)s, trigger_id = %(trigger)s,
-    generation = %(generation)s, trace = trace || %(note)s, payload = coalesce(%(payload)b, payload),
-    size_bytes = coalesce(%(size)s, size_bytes)
+    replays = replays + 1, version = %(version)s, mode = %(mode)s, holds_order = %(holds_order)s,
+    trigger_id = %(trigger)s, generation = %(generation)s, trace = trace || %(note)s,
+    payload = coalesce(%(payload)b, payload), size_bytes = coalesce(%(size)s, size_bytes)
 WHERE organization_id = %(organization)s AND message_id = %(message)s
 """
 _GO_ON = """
 UPDATE bridge.messages
 SET state = 'handed_over', dead_at = NULL, batch_id = NULL, replays = replays + 1, version = %(version)s,
-    mode = %(mode)s, trigger_id = %(trigger)s, generation = %(generation)s, trace = trace || %(note)s
+    mode = %(mode)s, holds_order = %(holds_order)s, trigger_id = %(trigger)s, generation = %(generation)s,
+    trace = trace || %(note)s
 WHERE organization_id = %(organization)s AND message_id = %(message)s
 """
 _FORGET_HAND_OVERS = """
@@ -218,11 +221,11 @@ _REOPEN = """
 INSERT INTO bridge.messages
     (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
      content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, trace, retention_class,
-     legal_hold, accepted_at, mode)
+     legal_hold, accepted_at, mode, holds_order)
 SELECT organization_id, message_id, environment, flow, %(version)s, source, %(trigger)s, endpoint,
        coalesce(%(payload)b, payload), headers, content_type, coalesce(%(size)s, size_bytes), keys, ordering_key,
        parent_id, %(generation)s, replays + 1, %(note)s, retention_class, placement = 'held', accepted_at,
-       %(mode)s
+       %(mode)s, %(holds_order)s
 FROM bridge.settled_messages
 WHERE organization_id = %(organization)s AND message_id = %(message)s AND settled_at = %(settled_at)s
 ORDER BY replays DESC LIMIT 1
@@ -276,16 +279,17 @@ def _target(
             raise Conflict(f"flow {flow!r} is not deployed in {environment}: it has no newest version", flow=flow)
         version = row[0]
     row = connection.execute(
-        "SELECT mode, CASE WHEN version <> %s THEN plan::text END FROM bridge.flow_versions"
+        "SELECT mode, holds_order, CASE WHEN version <> %s THEN plan::text END FROM bridge.flow_versions"
         " WHERE organization_id = %s AND flow = %s AND version = %s",
         (old, organization_id, flow, version),
     ).fetchone()
     if row is None:
         raise Conflict(f"flow {flow!r} has no version {version}", flow=flow, version=version)
     if version == old:
-        return _Target(old, row[0], None, ())
-    plan = json.loads(row[1])
-    return _Target(version, row[0], {node["id"]: node["stage"] for node in plan["nodes"]}, tuple(plan["triggers"]))
+        return _Target(old, row[0], row[1], None, ())
+    plan = json.loads(row[2])
+    stages = {node["id"]: node["stage"] for node in plan["nodes"]}
+    return _Target(version, row[0], row[1], stages, tuple(plan["triggers"]))
 
 
 def _trigger(target: _Target, trigger: str | None, message_id: str) -> str | None:

@@ -256,13 +256,14 @@ class IntakeApp:
                 source="webhook",
                 body=body,
                 content_type=request.headers.get(b"content-type", _FORM.encode()).decode("latin-1")[:255],
-                headers=content.kept_headers(request.headers, target.hidden_headers),
+                headers=target.kept_headers(request.headers),
                 endpoint=target.slug,
                 idempotency_key=key,
                 idempotency_window_days=source.window_days,
                 changed_body="same" if source.same else "refuse",
                 trigger=target.trigger_id,
                 mode=target.mode,
+                ordering=target.ordering,
             )
         )
         url = self._status_url + accepted.message_id

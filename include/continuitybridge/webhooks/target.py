@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from continuitybridge.flows.ordering import CONTINUE, HOLD, Ordering
 from continuitybridge.inbox.accept import Mode
 from continuitybridge.nodes.triggers.webhook_trigger import Challenge, WebhookTriggerConfig
 from continuitybridge.vault.keyring import Cipher
-from continuitybridge.webhooks import endpoints, network
+from continuitybridge.webhooks import content, endpoints, network
 from continuitybridge.webhooks.idempotency import KeySource
-from continuitybridge.webhooks.verification import Verifier, verifier
+from continuitybridge.webhooks.verification import Headers, Verifier, verifier
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Target:
     flow: str
     version: str
     mode: Mode
+    ordering: Ordering | None
     trigger_id: str
     revision: int
     active: bool
@@ -56,8 +58,8 @@ class Target:
         keyring: Cipher,
     ) -> Target:
         """From a row of the directory's query. Raises `ValueError` for settings that cannot be read."""
-        organization_id, organization, environment, slug, flow, version, mode, trigger, *rest = row
-        revision, active, verification, settings, draining = rest
+        organization_id, organization, environment, slug, flow, version, mode, *rest = row
+        ordering_key, holds_order, trigger, revision, active, verification, settings, draining = rest
         config = endpoints.config_of(slug, verification, settings)
         way = verifier(config.verification)
         keys, sealed = _opened(way, keyring, organization_id, environment, slug, secrets)
@@ -70,6 +72,7 @@ class Target:
             flow=flow,
             version=version,
             mode=mode,
+            ordering=Ordering(ordering_key, HOLD if holds_order else CONTINUE) if ordering_key else None,
             trigger_id=trigger,
             revision=revision,
             active=active,
@@ -88,6 +91,13 @@ class Target:
 
     def valid_keys(self, now: float) -> list[Any]:
         return [key for key, end in self.keys if now < end]
+
+    def kept_headers(self, headers: Headers) -> dict[str, str]:
+        """The headers that go with the message."""
+        kept = content.kept_headers(headers, self.hidden_headers)
+        if self.ordering is not None and (value := headers.get(self.ordering.key.lower().encode())) is not None:
+            kept.setdefault(self.ordering.key.lower(), value.decode("latin-1")[: content.MAX_HEADER_BYTES])
+        return kept
 
     @property
     def allow(self) -> tuple[str, ...]:

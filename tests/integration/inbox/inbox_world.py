@@ -98,6 +98,10 @@ class Deployed:
             for i in range(n)
         ]
 
+    def take(self, body: bytes, **changes: Any) -> str:
+        """Accept this body."""
+        return accept(self.acceptance(body, **changes), self.keyring).message_id
+
     def batch(self, n: int = 1, **changes: Any) -> tuple[Batch, list[str]]:
         """A batch of `n` fresh messages of this flow."""
         ids = self.accept(n, **changes)

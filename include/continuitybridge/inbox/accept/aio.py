@@ -20,6 +20,8 @@ from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
 from continuitybridge.vault.keyring import Cipher, Keyring
 
+THREAD_BYTES = 256 * 1024
+"""Larger bodies are read for their ordering key in a thread: parsing them would hold up the others."""
 COMMIT_TIMEOUT_S = 10.0
 """How long one commit may take before its callers are told to come again."""
 
@@ -95,7 +97,8 @@ class GroupCommit:
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
             await asyncio.to_thread(self._keys.export, acceptance.organization_id)
             self._check_room()
-        if offload.is_large(acceptance.body):
+        large = offload.is_large(acceptance.body)
+        if large or (acceptance.ordering is not None and len(acceptance.body) > THREAD_BYTES):
             row = await asyncio.to_thread(_rows.prepare, acceptance, self._keys)
             self._check_room()
         else:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from continuitybridge.database.arrays import ByteaArray, Int4Array, TextArray
 from continuitybridge.errors import Conflict, LimitExceeded
+from continuitybridge.flows.ordering import HOLD, Ordering, key_reader
 from continuitybridge.inbox import payloads
 from continuitybridge.inbox.accept.ids import new_message_id
 from continuitybridge.settings import get_settings
@@ -35,10 +36,11 @@ class Acceptance:
     organization, environment and endpoint for `idempotency_window_days` (None: as
     `BRIDGE_IDEMPOTENCY_WINDOW_DAYS` says); `changed_body` says what comes under it with another body: a
     conflict, or the same message. `message_id` is given when the caller can name the message for ever, and is
-    then its idempotency key unless there is another; else one is made (UUIDv7). `keys` are the search keys its
-    flow declares. `trigger` is the id of the flow's trigger (None: its first). `reply_until` is set when the
-    caller is held until then at most, or a repetition of his may be, for the message's result: it is answered by
-    whoever settles the message.
+    then its idempotency key unless there is another; else one is made (UUIDv7). `ordering` is the version's: its
+    key is read here, and `headers` must hold the header that it names. `keys` are the search keys its flow
+    declares. `trigger` is the id of the flow's trigger (None: its first). `reply_until` is set when the caller is
+    held until then at most, or a repetition of his may be, for the message's result: it is answered by whoever
+    settles the message.
     """
 
     organization_id: UUID
@@ -55,6 +57,7 @@ class Acceptance:
     keys: Mapping[str, Any] | None = None
     trigger: str | None = None
     mode: Mode = "batch"
+    ordering: Ordering | None = None
     idempotency_window_days: int | None = None
     changed_body: Literal["refuse", "same"] = "refuse"
     reply_until: datetime | None = None
@@ -84,6 +87,7 @@ class Row:
     key: Key | None
     body_hash: bytes | None
     route: tuple[Any, ...]
+    ordering_key: str | None = None
 
 
 def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
@@ -123,9 +127,19 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
             acceptance.endpoint,
             acceptance.content_type,
             acceptance.mode,
+            acceptance.ordering is not None and acceptance.ordering.after_dead_letter == HOLD,
             acceptance.idempotency_window_days,
         ),
+        _ordering_key(acceptance),
     )
+
+
+def _ordering_key(acceptance: Acceptance) -> str | None:
+    if acceptance.ordering is None:
+        return None
+    headers = {name.lower(): value for name, value in acceptance.headers.items()}
+    read = key_reader(acceptance.ordering.key)
+    return read(acceptance.body, {**headers, "content-type": acceptance.content_type})
 
 
 # One statement, hence one transaction even in autocommit: a key and its message are there together or not at
@@ -137,15 +151,15 @@ INSERT = """
 WITH route AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-        %b::text[], %b::timestamptz[]
+        %b::text[], %b::bool[], %b::timestamptz[]
     ) WITH ORDINALITY AS r (organization_id, environment, flow, version, source, trigger_id, endpoint,
-                            content_type, mode, expires_at, route)
+                            content_type, mode, holds_order, expires_at, route)
 ), input AS (
     SELECT * FROM unnest(
         %b::int4[], %b::text[], %b::bytea[], %b::bytea[], %b::int4[], %b::bytea[], %b::bytea[],
-        %b::text[], %b::bool[], %b::timestamptz[]
+        %b::text[], %b::bool[], %b::timestamptz[], %b::text[]
     ) WITH ORDINALITY AS t (route, message_id, payload, headers, size_bytes, key_hash, body_hash,
-                            keys, named, reply_until, position)
+                            keys, named, reply_until, ordering_key, position)
     JOIN route USING (route)
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
@@ -160,9 +174,10 @@ WITH route AS (
 ), written AS (
     INSERT INTO bridge.messages
         (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-         content_type, size_bytes, keys, batch_id, mode, reply_until)
+         content_type, size_bytes, keys, batch_id, mode, reply_until, ordering_key, holds_order)
     SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-           content_type, size_bytes, coalesce(keys, '{}')::jsonb, %b::text, mode, reply_until
+           content_type, size_bytes, coalesce(keys, '{}')::jsonb, %b::text, mode, reply_until,
+           ordering_key, holds_order
     FROM input
     WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
       AND NOT (named IS TRUE
@@ -211,6 +226,7 @@ def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple
         [search_keys(each.keys) for each in of] if any(each.keys for each in of) else None,
         [each.message_id is not None for each in of] if any(each.message_id for each in of) else None,
         [each.reply_until for each in of] if any(each.reply_until for each in of) else None,
+        [row.ordering_key for row in rows] if any(row.ordering_key for row in rows) else None,
         batch_id,
     )
 

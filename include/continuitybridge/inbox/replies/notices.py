@@ -58,16 +58,18 @@ class Notices:
         self._only_here.append(f"{organization_id} {message_id} {_words(ACCEPTED)}")
 
     def send(self, connection: psycopg.Connection[Any]) -> None:
-        """Notify, on a connection in autocommit mode. One notification where the answers fit into it, which saves
-        who gets it a query; else as many as the messages' ids need. What goes wrong is not told: it is a hint."""
+        """Notify, on a connection in autocommit mode. What goes wrong is not told: it is a hint."""
+        with contextlib.suppress(psycopg.Error):
+            connection.execute(*self.statement())
+
+    def statement(self) -> tuple[str, tuple[str, list[str]]]:
+        """What notifies, with its parameters. One notification where the answers fit into it, which saves who gets
+        it a query; else as many as the messages' ids need."""
         lines = self._long + self._only_here
         if sum(map(len, lines)) + len(lines) > MAX_PAYLOAD_BYTES:
             lines = self._short + self._only_here
-        with contextlib.suppress(psycopg.Error):
-            connection.execute(
-                "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS t (payload)",
-                (CHANNEL, list(_packed(lines))),
-            )
+        notify = "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS t (payload)"
+        return notify, (CHANNEL, list(_packed(lines)))
 
 
 def read(payload: str) -> Iterator[Notice]:

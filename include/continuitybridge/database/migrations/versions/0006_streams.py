@@ -1,0 +1,18 @@
+"""What stream workers claim by: concurrency of flows, and the order of messages."""
+
+from pathlib import Path
+
+from continuitybridge.database.migrations import script
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    script.run(Path(__file__).with_suffix(".sql"))
+
+
+def downgrade() -> None:
+    script.run(Path(__file__).with_suffix(".down.sql"))
