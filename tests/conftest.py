@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says more about the machine than about the code.
@@ -19,6 +20,21 @@ AIRFLOW_HOME = tempfile.mkdtemp(prefix="bridge-airflow-home-")
 os.environ["AIRFLOW_HOME"] = AIRFLOW_HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(Path(__file__).resolve().parents[1] / "plugins")
+
+
+TESTS = Path(__file__).resolve().parent
+TOGETHER = ("system/airflow", "system/runtime")
+"""Directories whose tests share a running platform: one process runs them all."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes share the tests by file (or running platform); what takes longest comes first."""
+    for item in items:
+        place = item.path.relative_to(TESTS).as_posix()
+        group = next((each for each in TOGETHER if place.startswith(each)), place)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "system"))
 
 
 def pytest_unconfigure() -> None:
