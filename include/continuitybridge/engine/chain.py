@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from continuitybridge.engine.destinations import destination_name
 from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.groups import Groups
+from continuitybridge.engine.index import Index, Search
 from continuitybridge.engine.limits import (
     Limits,
     too_deep,
@@ -208,6 +209,7 @@ class Chain:
         for step in self.steps.values():
             self._connect(step, plan.nodes[step.id])
         self._repliers = self._triggers_that_reply()
+        self.index = Index(plan.index)
         self.gate: Gate | None = None
         """What outside calls pass before they begin; None: each may begin at once."""
         self.is_async = any(step.is_async for step in self.steps.values())
@@ -340,6 +342,7 @@ class Walk:
         "_groups",
         "_poison",
         "_progress",
+        "_search",
         "_sequence",
         "_waiting",
         "chain",
@@ -362,6 +365,7 @@ class Walk:
         self._beyond: dict[int, int] | None = None
         self._waiting: list[_Item] = []
         self._groups: Groups | None = None
+        self._search: Search | None = chain.index.search()
         self.outputs: list[tuple[Message, Step, str, str | None, Wait | None]] = []
         self.failures: list[Failure] = []
         self.out_of_memory = False
@@ -424,6 +428,16 @@ class Walk:
         self.failures.append(
             Failure(message.id, step.id, step.type, error.code, error.detail, error.verdict, error.facts, None)
         )
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The search keys found so far."""
+        return {} if self._search is None else self._search.found
+
+    def look_for_keys(self, message: Message) -> None:
+        """Look for what has not been found in a message that leaves."""
+        if self._search is not None:
+            self._search.look(message)
 
     def give_up(self) -> None:
         """Memory did not even suffice to hand over what the walk gave: keep the reason only."""
@@ -508,6 +522,7 @@ class Walk:
         poison = self._poison
         events = self._events
         slots = self._progress.slots
+        search = self._search
         started = monotonic_ns()
         while stack:
             step, message, taken = stack.pop()
@@ -519,6 +534,8 @@ class Walk:
                 slots[SLOT_NODE] = step.index
                 slots[SLOT_SINCE] = started
                 try:
+                    if search is not None:
+                        search.look(message)
                     if poison is not None and (message.id, step.id) in poison:
                         raise poison[message.id, step.id]
                     if step.is_async:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -199,6 +199,7 @@ def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
     for message, step, node_id, stage, wait in walk.outputs:
         walk.mark(step, message)
         try:
+            walk.look_for_keys(message)
             body, size = _sealed_body(message.body, limits)
             parked = None if wait is None else _sealed_wait(wait, limits)
         except BridgeError as error:
@@ -284,7 +285,7 @@ def pack_outcome(sequence: int, walk: Walk, limits: Limits, worn: bool = False) 
     failures = _pack_failures(walk.failures, limits) if walk.failures else ()
     answer_follows = replies.wanted(walk) is not None
     condition = ENDS if walk.out_of_memory else WORN if worn else FIT
-    content = (sequence, condition, answer_follows, sealed, failures, walk.trace())
+    content = (sequence, condition, answer_follows, sealed, failures, walk.trace(), walk.keys)
     try:
         return frame(OUTCOME, content)
     except ValueError:
@@ -352,6 +353,7 @@ def unpack_outcome(
     sealed: Sequence[tuple[Any, ...]],
     failures: Sequence[tuple[Any, ...]],
     events: Sequence[Event],
+    keys: Mapping[str, Any],
 ) -> Outcome:
     return outcome_of(
         message_id,
@@ -359,6 +361,7 @@ def unpack_outcome(
         unpack_outputs(sealed),
         [_unpack_failure(item) for item in failures],
         events,
+        keys,
     )
 
 
@@ -404,6 +407,7 @@ def outcome_of(
     outputs: list[Output],
     failures: list[Failure],
     events: Sequence[Event],
+    keys: Mapping[str, Any] | None = None,
 ) -> Outcome:
     status: OutcomeStatus = "done"
     if failures:
@@ -417,4 +421,4 @@ def outcome_of(
         NodeTrace(nodes[index], received, emitted, failed, micros)
         for index, received, emitted, failed, micros in events
     ]
-    return Outcome(message_id, status, outputs, failures, trace)
+    return Outcome(message_id, status, outputs, failures, trace, keys=keys or {})

@@ -92,7 +92,7 @@ class _Inline:
 
     def _outcome(self, message: Message, walk: Walk) -> Outcome:
         outputs = frames.unpack_outputs(frames.seal(walk, self._limits))
-        outcome = frames.outcome_of(message.id, self._nodes, outputs, walk.failures, walk.trace())
+        outcome = frames.outcome_of(message.id, self._nodes, outputs, walk.failures, walk.trace(), walk.keys)
         asked = replies.wanted(walk)
         if asked is not None:
             outcome.reply = replies.make(walk, asked, self._limits)

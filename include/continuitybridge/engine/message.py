@@ -174,7 +174,7 @@ class Outcome:
     `failed` when any of its children failed without an error route; `handed_over` when something crosses
     into another stage or waits; else `done` (also when a filter dropped it). `outputs` holds terminal messages and
     hand-overs alike. `reply` is there when a caller waits for the result and something of it is in `outputs`,
-    or nothing failed.
+    or nothing failed. `keys` are the search keys that its flow declares, as far as they were found.
     """
 
     message_id: str
@@ -183,6 +183,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     trace: list[NodeTrace] = field(default_factory=list)
     reply: Reply | None = None
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict | None:

@@ -32,7 +32,7 @@ INSERT INTO bridge.settled_messages
      headers, content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, attempts, batch_id,
      trace, retention_class, placement, accepted_at)
 SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, {result}, payload,
-       headers, content_type, size_bytes, keys, ordering_key, parent_id, generation, replays, attempts, batch_id,
+       headers, content_type, size_bytes, {keys}, ordering_key, parent_id, generation, replays, attempts, batch_id,
        {trace}, retention_class, CASE WHEN legal_hold THEN 'held' ELSE retention_class END, accepted_at
 FROM gone
 """
@@ -47,7 +47,7 @@ _GONE = """
 )
 SELECT reply_until, replays FROM gone
 """
-_MOVE = _DELETE + SETTLE_GONE.format(result="%(result)s", trace="trace") + _GONE
+_MOVE = _DELETE + SETTLE_GONE.format(result="%(result)s", trace="trace", keys="keys") + _GONE
 
 
 def move_to_settled(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -45,7 +45,8 @@ class Ending:
     `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON text; `failures` are rows.
     `waits_for` is the destination that turned the whole unit back: then the try does not count. For a caller
     who waits for the message's result: `reply` is what the unit gave, `refusal` why it failed for good;
-    `releases` says that he is let go when it is tried again."""
+    `releases` says that he is let go when it is tried again. `keys` are the search keys found: they are added to
+    those that the message has."""
 
     claimed: Claimed
     fate: Literal["closed", "retry", "dead"]
@@ -58,6 +59,7 @@ class Ending:
     reply: Prepared | None = None
     refusal: Prepared | None = None
     releases: bool = False
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_plain(self) -> bool:
@@ -85,6 +87,18 @@ def ending_of(
     retry_in_batch: bool = False,
 ) -> Ending:
     """What `outcome` makes of `claimed`; the rules stand in `settle.settle_many`."""
+    ending = _ending_of(claimed, outcome, keys, plan, policy, retry_in_batch)
+    return replace(ending, keys=outcome.keys) if outcome.keys else ending
+
+
+def _ending_of(
+    claimed: Claimed,
+    outcome: Outcome,
+    keys: Cipher,
+    plan: Plan | None,
+    policy: RetryPolicy,
+    retry_in_batch: bool,
+) -> Ending:
     trace = orjson.dumps(outcome.trace).decode()
     hand_overs: list[HandOver] = []
     failures = list(outcome.failures)

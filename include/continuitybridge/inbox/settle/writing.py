@@ -16,6 +16,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from continuitybridge.inbox import units
+from continuitybridge.inbox.accept.rows import search_keys
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.inbox.settle import answering
 from continuitybridge.inbox.settle.endings import Ending, HandOver
@@ -46,13 +47,14 @@ WHERE u.organization_id = e.organization_id AND u.{id} = e.id AND u.epoch = e.ep
 _CLOSE_MESSAGES = (
     _HELD.format(  # noqa: S608  (constants, here and below)
         id_type="text",
-        more_types=", %b::text[], %b::uuid[], %b::int2[], %b::text[], %b::bytea[]",
-        more=", trace, reply_id, reply_status, reply_code, reply_content",
+        more_types=", %b::text[], %b::text[], %b::uuid[], %b::int2[], %b::text[], %b::bytea[]",
+        more=", trace, keys, reply_id, reply_status, reply_code, reply_content",
     )
     + ", gone AS (DELETE FROM bridge.messages u USING ending e"
     + _IS_HELD.format(id="message_id")
-    + "RETURNING u.*, e.trace AS added, e.reply_id, e.reply_status, e.reply_code, e.reply_content), settled AS ("
-    + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb")
+    + "RETURNING u.*, e.trace AS added, e.keys AS found, e.reply_id, e.reply_status, e.reply_code, e.reply_content"
+    + "), settled AS ("
+    + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb", keys="found::jsonb || keys")
     + "), answered AS ("
     + answering.ANSWER_GONE
     + ") SELECT organization_id, message_id, reply_until IS NOT NULL FROM gone"
@@ -66,12 +68,13 @@ ORDER BY u.organization_id, u.message_id FOR UPDATE OF u
 _END_MESSAGES = (
     _HELD.format(
         id_type="text",
-        more_types=", %b::text[], %b::text[], %b::float8[], %b::bool[], %b::text[]",
-        more=", state, trace, wait_s, leaves, waits_for",
+        more_types=", %b::text[], %b::text[], %b::text[], %b::float8[], %b::bool[], %b::text[]",
+        more=", state, trace, keys, wait_s, leaves, waits_for",
     )
     + """
 UPDATE bridge.messages u
 SET state = e.state, lease_owner = NULL, lease_until = NULL, trace = u.trace || e.trace::jsonb,
+    keys = e.keys::jsonb || u.keys,
     dead_at = CASE WHEN e.state = 'dead' THEN now() END, available_at = now() + make_interval(secs => e.wait_s),
     batch_id = CASE WHEN e.leaves THEN NULL ELSE u.batch_id END,
     attempts = u.attempts - CASE WHEN e.waits_for IS NULL THEN 0 ELSE 1 END, waits_for = e.waits_for
@@ -125,6 +128,11 @@ UPDATE bridge.messages u SET trace = u.trace || t.trace::jsonb
 FROM unnest(%b::uuid[], %b::text[], %b::text[]) AS t (organization_id, message_id, trace)
 WHERE u.organization_id = t.organization_id AND u.message_id = t.message_id
 """
+_ADD_KEYS = """
+UPDATE bridge.messages u SET keys = t.keys::jsonb || u.keys
+FROM unnest(%b::uuid[], %b::text[], %b::text[]) AS t (organization_id, message_id, keys)
+WHERE u.organization_id = t.organization_id AND u.message_id = t.message_id
+"""
 # Settled when nothing is left to do (dead beats skipped, skipped beats done).
 _CONCLUDE = f"""
 WITH looked AS (
@@ -144,7 +152,7 @@ WITH looked AS (
       AND l.became IN ('done', 'skipped')
     RETURNING u.*, l.became
 ), settled AS (
-    {units.SETTLE_GONE.format(result="became", trace="trace")}
+    {units.SETTLE_GONE.format(result="became", trace="trace", keys="keys")}
 )
 SELECT organization_id, message_id, became FROM looked
 """  # noqa: S608
@@ -161,7 +169,12 @@ def write(endings: Sequence[Ending], notices: Notices) -> Writing:
         of = [endings[n] for n in plain]
         rows = yield (
             _CLOSE_MESSAGES,
-            (*_leases(of, _message_id), [each.trace for each in of], *answering.columns(of)),
+            (
+                *_leases(of, _message_id),
+                [each.trace for each in of],
+                [search_keys(each.keys) for each in of],
+                *answering.columns(of),
+            ),
         )
         settled = {(row[0], row[1]): row[2] for row in rows}
         for n in plain:
@@ -210,6 +223,7 @@ def _end(endings: Sequence[Ending]) -> Generator[tuple[str, Sequence[Any]], Rows
                 *_leases(messages, _message_id),
                 [_message_state(each) for each in messages],
                 [each.trace for each in messages],
+                [search_keys(each.keys) for each in messages],
                 *_again(messages),
             ),
         )
@@ -240,6 +254,13 @@ def _add(endings: Sequence[Ending]) -> _Steps:
     if traces:
         texts = [f"[{','.join(filter(None, parts))}]" for parts in traces.values()]
         yield _APPEND_TRACES, (*_keys(traces), texts)
+    found: dict[_MessageKey, dict[str, Any]] = {}
+    for ending in endings:
+        if ending.claimed.hand_over_id is not None and ending.keys:
+            # Of several parts of one message the first counts, as of several forms of one part.
+            found[_message(ending)] = {**ending.keys, **found.get(_message(ending), {})}
+    if found:
+        yield _ADD_KEYS, (*_keys(found), [search_keys(keys) for keys in found.values()])
 
 
 def _message_state(ending: Ending) -> Any:
