@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -119,7 +120,7 @@ def list_messages(
     since: Annotated[datetime | None, Query(description="Accepted at or after (RFC 3339)")] = None,
     until: Annotated[datetime | None, Query(description="Accepted before (RFC 3339)")] = None,
     key: Annotated[
-        list[str] | None, Query(max_length=4, description="`name:value` of a search key; all must be equal")
+        list[str] | None, Query(max_length=4, description="`name=value` of a search key; all must be equal")
     ] = None,
     cursor: Annotated[str | None, Query(max_length=400, description="From the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=listing.MAX_LIMIT)] = 50,
@@ -242,7 +243,8 @@ def _find(caller: Caller, message_id: str, organization: str | None) -> tuple[Pl
 
 
 def _key(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not (name and colon) or "\0" in text:
-        raise ConfigurationError(f"{text!r} is not name:value", field="key", value=text)
-    return name, value
+    # As the command line has it, or with a colon: no name of a key holds either.
+    found = re.fullmatch(r"([^:=\0]+)[:=]([^\0]*)", text)
+    if found is None:
+        raise ConfigurationError(f"{text!r} is not name=value", field="key", value=text)
+    return found[1], found[2]

@@ -205,7 +205,7 @@ def test_settled_messages_are_listed_once_and_found_by_their_keys(
     assert listed() == {ids[0]: "accepted", ids[1]: "accepted", ids[2]: "done"}
     assert listed(state="done") == {ids[2]: "done"}
     assert listed(key="po:4711").keys() == {ids[0], ids[1]}
-    assert listed(key="po:4712").keys() == {ids[2]}
+    assert listed(key="po=4712").keys() == {ids[2]}
     assert user.get(f"/bridge/messages/{ids[2]}").json()["state"] == "done"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 
@@ -33,6 +34,20 @@ def test_the_warehouse_has_each_order_under_the_key_of_its_message(demo: tuple[P
         order = delivered[f"{message}:deliver:1"]
         assert order["customer_gln"] == "4012345000009"
         assert all(line["quantity"] > 0 and line["unit"] for line in order["lines"])
+
+
+def test_an_order_is_found_by_its_number(demo: tuple[Platform, str]) -> None:
+    platform, printed = demo
+    messages = re.findall(r"  message    (\S+)", printed)
+    for number, message in zip(("AO-88213", "PO-2026-004711"), messages, strict=True):
+        shown = platform.bridge(
+            "inbox", "list", "-o", "aurora", "--key", f"order_number={number}", "--json"
+        ).stdout
+        assert message in {found["message_id"] for found in json.loads(shown)["messages"]}
+    assert (
+        platform.bridge("inbox", "list", "-o", "borealis", "--key", "order_number=AO-88213").stdout.count("\n")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("user", ["admin", "aurora-admin", "aurora-user", "borealis-admin", "borealis-user"])
