@@ -38,6 +38,11 @@ class Stage:
     upstream: tuple[str, ...]
 
 
+_AS_BEFORE: dict[str, Any] = {"mode": BATCH, "concurrency": None, "ordering": None}
+"""Keys that plans had not from the beginning, and what was so without them. They are left out where they say that:
+a plan that an older release stored is read, and is the same plan still."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Immutable; equal sources give equal plans and equal `digest` (SHA-256 of the canonical JSON).
@@ -90,9 +95,9 @@ class Plan:
                 ),
                 triggers=tuple(data["triggers"]),
                 files=data["files"],
-                mode=data["mode"],
-                concurrency=data["concurrency"],
-                ordering=Ordering(**data["ordering"]) if data["ordering"] else None,
+                mode=data.get("mode", BATCH),
+                concurrency=data.get("concurrency"),
+                ordering=Ordering(**ordering) if (ordering := data.get("ordering")) else None,
                 capture=data["capture"],
                 index=data["index"],
                 digest=data["digest"],
@@ -108,12 +113,11 @@ class Plan:
         return plan
 
     def _content(self) -> dict[str, Any]:
+        later = {"mode": self.mode, "concurrency": self.concurrency, "ordering": self.ordering}
         return {
             "flow": self.flow,
             "version": self.version,
-            "mode": self.mode,
-            "concurrency": self.concurrency,
-            "ordering": self.ordering,
+            **{key: value for key, value in later.items() if value != _AS_BEFORE[key]},
             "capture": self.capture,
             "index": self.index,
             "triggers": self.triggers,

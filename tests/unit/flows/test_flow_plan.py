@@ -215,3 +215,27 @@ def altered(change: Any) -> str:
 def test_a_plan_that_was_altered_or_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         Plan.from_json(text)
+
+
+FIRST_RELEASE = (
+    '{"flow":"f","version":"1.0.0","capture":"errors","index":{},"triggers":["in"],'
+    '"stages":[{"id":"a","nodes":["in","a"],"upstream":[]}],'
+    '"nodes":[{"id":"in","type":"manual_trigger","label":"","config":{},"next":{"out":["a"]},"on_error":null,"stage":"a"},'
+    '{"id":"a","type":"json_parser","label":"","config":{},"next":{"out":[]},"on_error":null,"stage":"a"}],'
+    '"files":{},"digest":"daf5cc0f089dd9cca5d89dca5d7e345fd3fe20f5320f8e16a22bfe6714802af8"}'
+)
+
+
+def test_a_plan_that_an_older_release_stored_is_read_and_is_the_same_still() -> None:
+    """A message finishes on the version it began on, and the same source is no other content under its version."""
+    text = """\
+flow: f
+version: 1.0.0
+triggers:
+  - {id: in, type: manual_trigger}
+steps:
+  - {id: a, type: json_parser}
+"""
+    now = compile_flow(load_flow(text, name="f.yaml").flow)
+    assert Plan.from_json(FIRST_RELEASE) == now
+    assert now.to_json() == FIRST_RELEASE
