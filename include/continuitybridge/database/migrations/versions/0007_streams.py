@@ -4,8 +4,8 @@ from pathlib import Path
 
 from continuitybridge.database.migrations import script
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
