@@ -24,20 +24,16 @@ from time import monotonic_ns
 from typing import Any, NoReturn
 
 from continuitybridge.engine import frames, replies
-from continuitybridge.engine.chain import (
-    SLOT_MESSAGE,
-    SLOT_NODE,
-    SLOT_SINCE,
-    Chain,
-    Progress,
-    Walk,
-    plain,
-)
+from continuitybridge.engine.calls import Calls
+from continuitybridge.engine.chain import Chain
 from continuitybridge.engine.circuit import CircuitState
+from continuitybridge.engine.copies import plain
 from continuitybridge.engine.destinations import OF_OTHERS, Destinations, DestinationState
 from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.nursery import BUILDING, CHILD_ID_AT, CHILD_ID_BYTES
+from continuitybridge.engine.progress import SLOT_MESSAGE, SLOT_NODE, SLOT_SINCE, Progress
+from continuitybridge.engine.walk import Walk
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import ConnectionInfo
@@ -236,7 +232,7 @@ class _NodeProcess:
         self._channel = channel
         self._progress = progress
         self._concurrency = 1
-        self._calls = asyncio.Semaphore(1)
+        self._calls = Calls(1)
         self._reported = 0
         self._data_at_start, _ = _taken_bytes()
         self._data_when_warm: int | None = None
@@ -301,7 +297,7 @@ class _NodeProcess:
     def _begin(self, content: Any) -> None:
         organization, environment, concurrency, destinations = content
         self._concurrency = concurrency
-        self._calls = asyncio.Semaphore(concurrency)
+        self._calls = Calls(concurrency)
         self.chain.begin(
             _RemoteServices(self._channel),
             now=0.0,

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from continuitybridge.engine import replies
-from continuitybridge.engine.chain import Event, Poison, Walk, plain
+from continuitybridge.engine.copies import plain
 from continuitybridge.engine.limits import Limits, nests_deeper, outgrows, too_deep, too_large, too_much_memory
 from continuitybridge.engine.message import (
     Body,
@@ -32,6 +32,7 @@ from continuitybridge.engine.message import (
     Resume,
     Wait,
 )
+from continuitybridge.engine.walk import Event, Poison, Walk
 from continuitybridge.errors import BridgeError, LimitExceeded, NodeError, Verdict
 
 HEADER = struct.Struct("<IB")

@@ -7,10 +7,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from continuitybridge.engine import frames, replies
-from continuitybridge.engine.chain import Chain, Progress, Walk, copy_of
+from continuitybridge.engine.calls import Calls
+from continuitybridge.engine.chain import Chain
+from continuitybridge.engine.copies import copy_of
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
+from continuitybridge.engine.progress import Progress
 from continuitybridge.engine.session import refusal, refused
+from continuitybridge.engine.walk import Walk
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
 
@@ -58,7 +62,7 @@ class _Inline:
     def run_async(self, messages: Iterator[Message], concurrency: int) -> Iterator[Outcome]:
         with asyncio.Runner() as loop_runner:
             loop = loop_runner.get_loop()
-            calls = asyncio.Semaphore(concurrency)
+            calls = Calls(concurrency)
             tasks: set[asyncio.Task[Outcome]] = set()
             try:
                 more = True
@@ -77,7 +81,7 @@ class _Inline:
             finally:
                 loop.run_until_complete(self._chain.aclose())
 
-    async def _walk(self, message: Message, calls: asyncio.Semaphore) -> Outcome:
+    async def _walk(self, message: Message, calls: Calls) -> Outcome:
         walk = self._begin(message)
         if isinstance(walk, Outcome):
             return walk

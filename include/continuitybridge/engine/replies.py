@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from continuitybridge.engine.chain import Step, Walk
+from continuitybridge.engine.chain import Step
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Reply
+from continuitybridge.engine.walk import Walk
 from continuitybridge.errors import BridgeError, ReplyFailed
 from continuitybridge.nodes.base import TriggerNode
 

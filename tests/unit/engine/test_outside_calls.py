@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -25,10 +26,14 @@ from engine_runs import (
 )
 
 from continuitybridge.engine import runner
+from continuitybridge.engine.calls import Calls
+from continuitybridge.engine.chain import Chain
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message
+from continuitybridge.engine.progress import Progress
 from continuitybridge.engine.runner import Runner
 from continuitybridge.engine.services import LocalServices
+from continuitybridge.engine.walk import Walk
 from continuitybridge.errors import Verdict
 from continuitybridge.nodes.base import ConnectionInfo
 
@@ -262,3 +267,34 @@ def test_a_flow_of_nothing_but_a_trigger_and_a_call_delivers_bytes_as_they_came(
     plan = plan_of(HEAD + "steps:\n" + DELIVER.replace("path: '/{{ body.to | default(\"here\") }}', ", ""))
     outcome = run(plan, [Message("m1", b"\xff\0")], using=way, services=destination.services())["m1"]
     assert bodies(outcome) == [b"\xff\0"]
+
+
+def test_a_call_that_ignores_that_its_time_is_over_does_not_hold_its_message(destination: Destination) -> None:
+    """No node does so on purpose: one of a plan built here is made to."""
+    destination.open.clear()
+    chain = Chain(plan_of(PASS_ON + DELIVER))
+    chain.begin(destination.services(), now=0.0)
+    step = chain.steps["deliver"]
+    deliver, step.timeout_s = step.process, 0.2
+
+    async def stubborn(message: Message, context: Any) -> Any:
+        while True:
+            try:
+                return await deliver(message, context)
+            except asyncio.CancelledError:
+                continue
+
+    step.process = stubborn
+
+    async def walk() -> Walk:
+        walking = Walk(chain, 0, Message("m1", b"{}"), Progress())
+        await walking.run_async(None, Calls(1))
+        destination.open.set()
+        return walking
+
+    (failure,) = asyncio.run(walk()).failures
+    assert (failure.code, failure.verdict, failure.facts) == (
+        "delivery-failed",
+        Verdict.TRANSIENT,
+        {"timeout_s": 0.2},
+    )
