@@ -237,6 +237,7 @@ class _NodeProcess:
         self._data_at_start, _ = _taken_bytes()
         self._data_when_warm: int | None = None
         self._worn = False
+        self._results = True
         self._ready: deque[frames.Work] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._over: asyncio.Event
@@ -295,7 +296,7 @@ class _NodeProcess:
         return frames.unpack_work(item)
 
     def _begin(self, content: Any) -> None:
-        organization, environment, concurrency, destinations = content
+        organization, environment, concurrency, destinations, self._results = content
         self._concurrency = concurrency
         self._calls = Calls(concurrency)
         self.chain.begin(
@@ -321,10 +322,10 @@ class _NodeProcess:
         if self._reported % GROWTH_CHECKED_EVERY == 0:
             self._worn = self._worn or self._is_worn()
         try:
-            data = frames.pack_outcome(sequence, walk, self.limits, self._worn)
+            data = frames.pack_outcome(sequence, walk, self.limits, worn=self._worn, results=self._results)
         except MemoryError:
             walk.give_up()
-            data = frames.pack_outcome(sequence, walk, self.limits, self._worn)
+            data = frames.pack_outcome(sequence, walk, self.limits, worn=self._worn, results=self._results)
         self._progress.leave()
         self._channel.send(data)
         asked = replies.wanted(walk)

@@ -192,9 +192,10 @@ def unpack_work(packed: tuple[Any, ...]) -> Work:
 # -- outcomes ---------------------------------------------------------------------------------------------
 
 
-def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
-    """The walk's outputs in wire form. An output that exceeds a limit, or is no data, becomes a failure of its
-    message at the node that gave it; the outputs of one input that exceed a limit together become one."""
+def seal(walk: Walk, limits: Limits, results: bool = True) -> list[tuple[Any, ...]]:
+    """The walk's outputs in wire form; those that leave the plan only where somebody wants the `results`. An
+    output that exceeds a limit, or is no data, becomes a failure of its message at the node that gave it; the
+    outputs of one input that exceed a limit together become one."""
     sealed: list[tuple[Any, ...]] = []
     total = 0
     for message, step, node_id, stage, wait in walk.outputs:
@@ -214,6 +215,8 @@ def seal(walk: Walk, limits: Limits) -> list[tuple[Any, ...]]:
         if total > limits.max_outcome_bytes:
             walk.refuse(step, message, _too_much(limits))
             return []
+        if stage is None and not results:
+            continue
         sealed.append(
             (
                 message.id,
@@ -279,10 +282,10 @@ def _sealed_body(body: Body, limits: Limits) -> tuple[tuple[int, Any], int]:
     return packed, size
 
 
-def pack_outcome(sequence: int, walk: Walk, limits: Limits, worn: bool = False) -> bytes:
+def pack_outcome(sequence: int, walk: Walk, limits: Limits, *, worn: bool, results: bool) -> bytes:
     """The frame of one finished walk; it says too when it is the last of its process, and whether its answer
     follows."""
-    sealed = seal(walk, limits)
+    sealed = seal(walk, limits, results)
     failures = _pack_failures(walk.failures, limits) if walk.failures else ()
     answer_follows = replies.wanted(walk) is not None
     condition = ENDS if walk.out_of_memory else WORN if worn else FIT

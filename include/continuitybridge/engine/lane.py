@@ -53,8 +53,9 @@ class Lane:
     `destinations` is what is said of those that the plan's nodes call, `set_destination` what is said later;
     where a process finds that one fails, or works again, `on_circuit(name, circuit)` is called before the
     outcome that showed it. `on_outcome` and `on_circuit` are called from the loop and must not raise; what they
-    raise goes to the loop's exception handler. A lane belongs to the loop it was started in, and is no more to
-    be used after `aclose`.
+    raise goes to the loop's exception handler. Without `results`, outcomes hold what goes on in another stage or
+    waits, and not what left the plan. A lane belongs to the loop it was started in, and is no more to be used
+    after `aclose`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Lane:
         concurrency: int = 32,
         destinations: Iterable[DestinationState] = (),
         on_circuit: OnCircuit | None = None,
+        results: bool = True,
     ) -> None:
         self.plan = plan
         self._processes = runner.processes
@@ -87,6 +89,7 @@ class Lane:
             environment=environment,
             concurrency=concurrency,
             destinations=destinations,
+            results=results,
         )
         self._given: deque[Job] = deque()
         self._loop: asyncio.AbstractEventLoop

@@ -70,6 +70,7 @@ class Runner:
         concurrency: int = 8,
         destinations: Iterable[DestinationState] | None = None,
         on_circuit: OnCircuit = _nobody,
+        results: bool = True,
     ) -> Iterator[Outcome]:
         """Run `messages` through `plan` (or its `stage`), one `Outcome` per message as each completes.
 
@@ -93,6 +94,7 @@ class Runner:
             environment=environment,
             concurrency=concurrency,
             destinations=destinations,
+            results=results,
         )
         drive = _Drive(self.processes, session, services, iter(messages), dict(entry or {}), on_circuit)
         try:
@@ -231,6 +233,7 @@ def run(
     concurrency: int = 8,
     destinations: Iterable[DestinationState] | None = None,
     on_circuit: OnCircuit = _nobody,
+    results: bool = True,
 ) -> Iterator[Outcome]:
     """`Runner.run` on a runner that lives as long as this process."""
     return _default.run(
@@ -246,6 +249,7 @@ def run(
         concurrency=concurrency,
         destinations=destinations,
         on_circuit=on_circuit,
+        results=results,
     )
 
 

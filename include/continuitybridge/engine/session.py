@@ -71,6 +71,7 @@ class Session:
         environment: str,
         concurrency: int,
         destinations: Iterable[DestinationState] | None,
+        results: bool,
     ) -> None:
         self.key = (plan.digest, stage, emulate, organization, environment, limits)
         """What a process must have been built for, to serve this session."""
@@ -80,6 +81,7 @@ class Session:
         self.circuits: deque[tuple[str, CircuitState]] = deque()
         """What its processes found of destinations, for the driver to take away."""
         self._destinations = None if destinations is None else {state.name: state for state in destinations}
+        self._results = results
         self._stage = stage
         self._emulate = emulate
         self._organization = organization
@@ -107,7 +109,7 @@ class Session:
         destinations = None
         if self._destinations is not None:
             destinations = [state.to_data() for state in self._destinations.values()]
-        run = (self._organization, self._environment, self._concurrency, destinations)
+        run = (self._organization, self._environment, self._concurrency, destinations, self._results)
         return data + frames.frame(frames.RUN, run)
 
     def destination(self, state: DestinationState) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from engine_runs import HEAD, PASS_ON, bodies, codes, ids, messages, plan_of, run
 
+from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message
 from continuitybridge.engine.services import LocalServices
 from continuitybridge.errors import ConfigurationError, Verdict
@@ -270,3 +271,24 @@ steps:
     failure.message.body["bad"] = False
     outcome = run(flow, [failure.message], using=way, entry={"m.2": failure.node_id})["m.2"]
     assert bodies(outcome) == [{"done": 2}]
+
+
+def test_who_does_not_look_at_results_gets_what_goes_on_alone() -> None:
+    """Their limits hold all the same."""
+    text = PASS_ON + (
+        "  - {id: lines, type: jq, config: {program: '.[]'}}\n"
+        "  - {id: which, type: conditional, config: {branches: {far: . == 2}}, next: {far: far, otherwise: end}}\n"
+        "  - {id: far, type: logger, isolate: true}\n"
+    )
+    given = messages([1, 2, 3], [1], [])
+    limits = Limits(max_message_bytes=610)
+    plan = plan_of(text)
+    stage = plan.nodes["lines"].stage
+    outcomes = run(plan, given, stage=stage, results=False, limits=limits)
+    assert [[o.node_id for o in outcome.outputs] for outcome in outcomes.values()] == [["far"], [], []]
+    assert [outcome.status for outcome in outcomes.values()] == ["handed_over", "done", "done"]
+    assert bodies(outcomes["m1"]) == [2]
+    program = "{program: '\"x\" * 700'}"
+    large = plan_of(PASS_ON + f"  - {{id: large, type: jq, config: {program}}}\n")
+    outcome = run(large, messages({}), results=False, limits=limits)["m1"]
+    assert codes(outcome) == ["limit-exceeded"]

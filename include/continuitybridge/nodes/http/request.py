@@ -206,6 +206,8 @@ def _joined(base: str, path: str) -> str:
 
 def _refuse_dots(address: str) -> None:
     path = address.partition("?")[0].partition("://")[2]
+    if "/." not in path and "/%2" not in path:
+        return  # no segment begins with one
     if any(unquote(segment) in (".", "..") for segment in path.split("/")):
         raise TransformFailed("a path has no segments . and ..", path=path)
 
