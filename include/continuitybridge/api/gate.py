@@ -7,10 +7,11 @@ refused like any other, and nothing of a stranger's body is read. What is public
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from psycopg import OperationalError
 from starlette.requests import Request
@@ -27,6 +28,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PUBLIC = frozenset({"/health/live"})
 """Paths below the mount that need no user."""
+TRACKED = re.compile(r"/messages/[^/]+")
+"""Paths that need no user when they are read with a `token`, which the route checks (`inbox.tracking`)."""
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Largest body of a request to the API (a flow with its side files)."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -71,16 +74,18 @@ class Gate:
 
         try:
             if _path(scope) not in PUBLIC:
-                await self._admit(scope, receive)
+                await self._admit(scope, receive, needed=not _is_tracked(scope))
             await self._app(scope, _bounded(scope, receive), watched)
         except Exception as error:
             if started:
                 raise
             await answer(error, send)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, *, needed: bool) -> None:
         request = Request(scope, receive)
         user = await self._authenticate(request)
+        if user is None and not needed:
+            return
         if user is None:
             raise NotAuthenticated("sign in first: a bearer token (POST /auth/token) or the session's cookie")
         if user.by_cookie and scope["method"] not in _SAFE and not _from_here(request):
@@ -115,6 +120,12 @@ async def answer(error: Exception, send: Send) -> None:
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_tracked(scope: Scope) -> bool:
+    if scope["method"] not in ("GET", "HEAD") or not TRACKED.fullmatch(_path(scope)):
+        return False
+    return "token" in parse_qs(scope["query_string"].decode("latin-1"))
 
 
 def _from_here(request: Request) -> bool:

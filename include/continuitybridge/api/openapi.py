@@ -93,6 +93,7 @@ _MEANING = {
     "422": "The request, or what it contains, is not valid.",
     "429": "Too many requests (`Retry-After`).",
     "500": "A defect of the platform.",
+    "502": "The flow's destination did not take the message (`reply: result`).",
     "503": "A needed service does not answer, or there is no room (`Retry-After`).",
 }
 
@@ -188,7 +189,7 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
         "x-api-key",
         "webhook-signature",
     }
-    refused = ("401", "403", "404", "405", "408", "409", "410", "413", "415", "422", "429", "500", "503")
+    refused = ("401", "403", "404", "405", "408", "409", "410", "413", "415", "422", "429", "500", "502", "503")
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -212,6 +213,13 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
                 {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
                 for name in sorted({*credentials, "idempotency-key"})
             ),
+            {
+                "name": "prefer",
+                "in": "header",
+                "required": False,
+                "description": "RFC 7240, where the trigger says `reply: result`: `wait=5` or `respond-async`.",
+                "schema": {"type": "string"},
+            },
         ],
         "requestBody": {
             "required": True,
@@ -219,8 +227,22 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
             "content": {"application/json": {"schema": {}}, "application/xml": {"schema": {"type": "string"}}},
         },
         "responses": {
+            "200": {
+                "description": "Where the trigger says `reply: result`, what the flow made of the message; the "
+                "flow decides on status, headers and body. Or the answer to a provider's challenge.",
+                "headers": {
+                    "Bridge-Message-Id": {"description": "The message's id.", "schema": {"type": "string"}},
+                    "Idempotent-Replayed": {
+                        "description": "`true` when the message had been sent before.",
+                        "schema": {"type": "string"},
+                    },
+                },
+                "content": {"*/*": {"schema": {}}},
+            },
+            "204": {"description": "Where the trigger says `reply: result`: no message left the flow."},
             "202": {
-                "description": "Stored; it will be delivered or stand in triage.",
+                "description": "Stored; it will be delivered or stand in triage. Where the trigger says `reply: "
+                "result`: its flow has not dealt with it in time.",
                 "headers": {
                     "Location": {"description": "The same as `status_url`.", "schema": {"type": "string"}}
                 },

@@ -56,7 +56,8 @@ def run(
     """Run the flow in file FLOW over input files.
 
     Prints one JSON line per outgoing message ("kind": "message") and one per failure ("kind": "failure"), each
-    with the name of the input it came from. Lines of the flow's log go to standard error.
+    with the name of the input it came from; where the trigger says `reply: result`, one more ("kind": "reply")
+    with what a caller would be answered. Lines of the flow's log go to standard error.
 
     Exit status: 0 when no message failed, 1 when any did, 2 for a wrong call or a flow with problems.
 
@@ -81,7 +82,7 @@ def run(
         raise ConfigurationError(
             f"--trigger: the flow has no trigger {trigger!r}; it has {', '.join(plan.triggers)}", field="trigger"
         )
-    lines = _Lines(trace)
+    lines = _Lines(trace, plan, trigger)
     messages = _Inputs(names, plan, limits, trigger, lines)
     with Runner() as runner:
         for outcome in runner.run(plan, messages, services=services, limits=limits, emulate=emulate):
@@ -176,13 +177,17 @@ def _read(name: str, limit: int) -> bytes:
 class _Lines:
     """Prints outcomes as JSON lines."""
 
-    def __init__(self, trace: bool) -> None:
+    def __init__(self, trace: bool, plan: Plan, trigger: str | None) -> None:
         self.failed = False
         self._trace = trace
+        config = plan.nodes[trigger or plan.triggers[0]].config
+        self._result = config.get("result") or {} if config.get("reply") == "result" else None
 
     def print(self, name: str, outcome: Outcome) -> None:
         lines = [_message_line(name, output) for output in outcome.outputs]
         lines += [_failure_line(name, failure) for failure in outcome.failures]
+        if self._result is not None:
+            lines.append(_reply_line(name, outcome, self._result))
         if self._trace:
             lines.append(_trace_line(name, outcome))
         self.failed |= bool(outcome.failures)
@@ -193,19 +198,22 @@ class _Lines:
 def _message_line(name: str, output: Output) -> dict[str, Any]:
     message = output.message
     line: dict[str, Any] = {"kind": "message", "input": name, "message": message.id, "node": output.node_id}
-    if isinstance(message.body, bytes):
-        try:
-            line["body"] = message.body.decode()
-        except UnicodeDecodeError:
-            import base64
-
-            line["body_base64"] = base64.b64encode(message.body).decode()
-    else:
-        line["body"] = message.body
+    line |= _shown(message.body)
     error = message.vars.get("error")
     if error is not None:
         line["error"] = error
     return line
+
+
+def _shown(body: Any) -> dict[str, Any]:
+    if not isinstance(body, bytes):
+        return {"body": body}
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        import base64
+
+        return {"body_base64": base64.b64encode(body).decode()}
 
 
 def _failure_line(name: str, failure: Failure) -> dict[str, Any]:
@@ -220,6 +228,30 @@ def _failure_line(name: str, failure: Failure) -> dict[str, Any]:
         "verdict": str(failure.verdict),
         "facts": failure.facts,
     }
+
+
+def _reply_line(name: str, outcome: Outcome, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller who waits would be answered."""
+    from continuitybridge import problems
+    from continuitybridge.engine.replies import explanation, gravest
+    from continuitybridge.errors import Verdict
+
+    line: dict[str, Any] = {"kind": "reply", "input": name, "message": outcome.message_id}
+    reply = outcome.reply
+    code = reply.code if reply is not None else None
+    told: dict[str, Any] = {}
+    if outcome.failures:
+        failure = gravest(outcome.failures)
+        if failure.verdict is Verdict.TRANSIENT:
+            # The caller is held until the next try, or its limit.
+            return {**line, "status": 202, "tried_again": True}
+        code, told = failure.code, explanation(failure) if result.get("explain", True) else {}
+    if code is not None:
+        problem = problems.of_failure(code, outcome.message_id, statuses=result.get("errors"), explanation=told)
+        return {**line, "status": problem.status, "body": problem.content}
+    if reply is None:
+        return {**line, "status": 202}
+    return {**line, "status": reply.status, "headers": reply.headers, **_shown(reply.body)}
 
 
 def _trace_line(name: str, outcome: Outcome) -> dict[str, Any]:

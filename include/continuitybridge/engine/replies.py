@@ -4,14 +4,16 @@ done."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from continuitybridge.engine.chain import Step
 from continuitybridge.engine.limits import Limits
-from continuitybridge.engine.message import Message, Reply
+from continuitybridge.engine.message import Failure, Message, Reply
 from continuitybridge.engine.walk import Walk
-from continuitybridge.errors import BridgeError, ReplyFailed
+from continuitybridge.errors import BridgeError, ReplyFailed, Verdict
 from continuitybridge.nodes.base import TriggerNode
+from continuitybridge.problems import EXPLAINED
 
 
 class Wanted(NamedTuple):
@@ -63,6 +65,26 @@ def make(walk: Walk, asked: Wanted, limits: Limits) -> Reply:
 def lost(walked: Message) -> Reply:
     """The answer when the process died while making it."""
     return Reply(message_id=walked.id, code=ReplyFailed.code)
+
+
+MAX_EXPLAINED = 50
+"""Violations that an answer names at most."""
+
+
+def gravest(failures: Sequence[Failure]) -> Failure:
+    """The failure that is answered: the first that no retry could help, else the first."""
+    return next((each for each in failures if each.verdict is Verdict.TERMINAL), failures[0])
+
+
+def explanation(failure: Failure) -> dict[str, Any]:
+    """What its caller may be told of a failure: nothing, unless it is about his own content."""
+    if failure.code not in EXPLAINED:
+        return {}
+    told: dict[str, Any] = {"detail": failure.detail}
+    violations = failure.facts.get("violations")
+    if isinstance(violations, list):
+        told["violations"] = violations[:MAX_EXPLAINED]
+    return told
 
 
 def _place(root: Message, message: Message) -> list[int]:

@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from continuitybridge.errors import ConfigurationError, NotFound
-from continuitybridge.inbox import listing, replay, status
-from continuitybridge.organizations.access import Caller, CallerDep, Place
+from continuitybridge.errors import BridgeError, ConfigurationError, NotAuthenticated, NotFound, class_of
+from continuitybridge.inbox import listing, replay, status, tracking
+from continuitybridge.inbox.replies.stored import stored
+from continuitybridge.organizations.access import Caller, CallerDep, Place, current_caller
+from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/messages", tags=["messages"])
 
@@ -78,8 +80,44 @@ class FailedTry(BaseModel):
     at: datetime
 
 
+class LastFailure(BaseModel):
+    """Why the message failed last, or is a dead letter."""
+
+    code: str
+    title: str
+
+
+class Result(BaseModel):
+    """What the flow answered, for a caller who waits (`reply: result`). `body` is JSON data or text; what is
+    neither is in `body_base64`. Kept for `BRIDGE_REPLY_KEPT_HOURS`."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+    body_base64: str | None
+    written_at: datetime
+
+
+class SentMessage(BaseModel):
+    """Where a message is, for its sender, who has its `status_url` and no account. `state`: accepted, claimed,
+    handed_over and waiting are under way; dead failed and waits for a person's decision; done, skipped and
+    discarded are over. `available_at`: when it goes on."""
+
+    id: str
+    state: State
+    attempts: int
+    accepted_at: datetime
+    available_at: datetime | None
+    ended_at: datetime | None
+    failure: LastFailure | None
+    result: Result | None
+
+
 class Message(_Summary):
     """Where a message is and what happened to it. `trace` holds each node's counts and microseconds."""
+
+    failure: LastFailure | None
+    result: Result | None
 
     generation: int
     replays: int
@@ -162,7 +200,41 @@ def list_messages(
 
 
 @router.get("/{id}", summary="Where a message is")
-def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQuery = None) -> Message:
+def show_message(
+    request: Request,
+    id: MessageId,
+    organization: OrganizationQuery = None,
+    token: Annotated[
+        str | None,
+        Query(
+            max_length=tracking.MAX_TOKEN_CHARACTERS,
+            description="From `status_url`: for senders, without an account",
+        ),
+    ] = None,
+) -> Message | SentMessage:
+    try:
+        return _for_user(current_caller(request), id, organization)
+    except (NotAuthenticated, NotFound):
+        if token is None:
+            raise
+    keys = Keyring.open()
+    organization_id = tracking.organization_of(keys, token, id)
+    if organization_id is None:
+        raise NotFound(f"no message {id}", field="id", value=id)
+    m = status.status(organization_id, id)
+    return SentMessage(
+        id=m.message_id,
+        state=m.state,
+        attempts=m.attempts,
+        accepted_at=m.accepted_at,
+        available_at=m.available_at if m.ended_at is None else None,
+        ended_at=m.ended_at,
+        failure=_last_failure(m),
+        result=_result(organization_id, id, keys),
+    )
+
+
+def _for_user(caller: Caller, id: str, organization: str | None) -> Message:
     place, m = _find(caller, id, organization)
     return Message(
         id=m.message_id,
@@ -178,6 +250,8 @@ def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQue
         keys=m.keys,
         accepted_at=m.accepted_at,
         ended_at=m.ended_at,
+        failure=_last_failure(m),
+        result=_result(place.organization_id, id, Keyring.open()),
         generation=m.generation,
         replays=m.replays,
         run_id=m.run_id,
@@ -209,6 +283,27 @@ def show_message(caller: CallerDep, id: MessageId, organization: OrganizationQue
             )
             for f in m.failures
         ],
+    )
+
+
+def _last_failure(m: status.MessageStatus) -> LastFailure | None:
+    """None for a message that is done, whatever happened on its way."""
+    if not m.failures or m.state in ("done", "skipped"):
+        return None
+    last = next((failure for failure in reversed(m.failures) if failure.final), m.failures[-1])
+    return LastFailure(code=last.code, title=(class_of(last.code) or BridgeError).title)
+
+
+def _result(organization_id: UUID, message_id: str, keys: Keyring) -> Result | None:
+    found = stored(organization_id, message_id, keys)
+    if found is None:
+        return None
+    return Result(
+        status=found.status,
+        headers=found.headers,
+        body=found.body,
+        body_base64=found.body_base64,
+        written_at=found.written_at,
     )
 
 

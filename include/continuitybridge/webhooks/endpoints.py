@@ -148,7 +148,7 @@ def config_of(slug: str, verification: str, settings: Mapping[str, Any]) -> Webh
 
 
 def _settings(config: WebhookTriggerConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"slug"}, exclude_none=True)
+    return config.model_dump(mode="json", by_alias=True, exclude={"slug"}, exclude_none=True)
 
 
 def list_endpoints(organization_id: UUID, environment: str | None = None) -> list[Endpoint]:

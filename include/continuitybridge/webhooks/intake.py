@@ -4,8 +4,13 @@ Guarantee: a 202 is sent after the message is committed, never before. Where it 
 connection, between commit and answer leaves the sender without an answer; sending again with the same idempotency
 key gives the same message id (`duplicate: true`), without a key a second message.
 
+Where a trigger says `reply: result`, the request is held after the commit until the flow has dealt with the
+message (`held`), and answered with 202 when that takes too long, when too many are held, or when this process is
+to end.
+
 Memory is bounded: so many requests under way, so many bytes of bodies, a bounded queue of messages to commit, a
-bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time).
+bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time). Held requests
+have a bound of their own, and hold no body.
 
 It speaks ASGI directly and not through a framework, whose share of a request is larger than the commit's.
 """
@@ -13,11 +18,11 @@ It speaks ASGI directly and not through a framework, whose share of a request is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
-
-import orjson
 
 from continuitybridge import problems
 from continuitybridge.errors import (
@@ -30,19 +35,20 @@ from continuitybridge.errors import (
     RequestTimeout,
     Unavailable,
 )
-from continuitybridge.inbox import holds
-from continuitybridge.inbox.accept import Acceptance
+from continuitybridge.inbox import holds, tracking
+from continuitybridge.inbox.accept import Acceptance, Accepted
 from continuitybridge.inbox.accept.aio import GroupCommit
+from continuitybridge.inbox.replies import Notice
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
-from continuitybridge.webhooks import challenges, content, network
+from continuitybridge.webhooks import answers, challenges, content, held, network
 from continuitybridge.webhooks.admission import Admission, TokenBucket
+from continuitybridge.webhooks.answers import Answered
 from continuitybridge.webhooks.deadlines import Deadlines
 from continuitybridge.webhooks.directory import Directory
 from continuitybridge.webhooks.refusals import ANY_ENDPOINT, Refusals
 from continuitybridge.webhooks.request import Receive, Request, Scope, Send, SenderGone
 from continuitybridge.webhooks.target import Target
-from continuitybridge.webhooks.verification import Answer
 
 PREFIX = "/bridge/hooks/"
 LEGACY_PREFIX = "/api/webhook/"
@@ -59,8 +65,6 @@ THREAD_BYTES = 256 * 1024
 """Bodies above this are hashed and read in a thread: it would hold up the others."""
 
 _FORM = "application/x-www-form-urlencoded"
-_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers, body."""
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +89,9 @@ class IntakeApp:
         self._directory: Directory
         self._refusals: Refusals
         self._commits: GroupCommit
+        self._keyring: Keyring
+        self._held = held.HeldRequests(self._settings.intake_max_held)
+        self._signals = contextlib.ExitStack()
 
     @property
     def ready(self) -> bool:
@@ -99,10 +106,11 @@ class IntakeApp:
         async with self._starting:
             if self._started:
                 return
-            keyring = await asyncio.to_thread(Keyring.open)
-            self._directory = Directory(keyring)
+            self._keyring = await asyncio.to_thread(Keyring.open)
+            self._directory = Directory(self._keyring)
             self._refusals = Refusals()
-            self._commits = GroupCommit(keyring)
+            self._commits = GroupCommit(self._keyring)
+            self._signals.enter_context(self._held.closing_at_signals())
             self._directory.start()
             self._refusals.start()
             await self._commits.start()
@@ -110,13 +118,14 @@ class IntakeApp:
             self._started = True
 
     async def stop(self) -> None:
-        """Refuse what is new (503), answer what is under way (for `intake_drain_s` at most), commit what is
-        queued, end. A stopped intake stays stopped."""
+        """Refuse what is new (503), answer what is under way (for `intake_drain_s` at most; held requests at once,
+        with 202), commit what is queued, end. A stopped intake stays stopped."""
         if self._stopping:
             return
         self._stopping = True
         if not self._started:
             return
+        self._held.close()
         if self._under_way:
             self._idle.clear()
             try:
@@ -124,6 +133,8 @@ class IntakeApp:
                     await self._idle.wait()
             except TimeoutError:
                 log.warning("intake: %d requests were still under way when it stopped", self._under_way)
+        await self._held.stop()
+        self._signals.close()
         await self._commits.stop()
         await self._refusals.stop()
         await self._directory.stop()
@@ -166,7 +177,7 @@ class IntakeApp:
         request = Request(scope, receive, self)
         try:
             status, headers, body = await self._answer(request)
-        except SenderGone:
+        except (SenderGone, held.Gone):
             return
         except asyncio.CancelledError:
             raise
@@ -181,10 +192,10 @@ class IntakeApp:
             if not self._under_way:
                 self._idle.set()
 
-    async def _answer(self, request: Request) -> _Answer:
+    async def _answer(self, request: Request) -> Answered:
         if not self._started:
             await self._start_late()
-        if self._stopping or self._under_way > self._settings.intake_max_requests:
+        if self._stopping or self._under_way - self._held.count > self._settings.intake_max_requests:
             raise Unavailable("intake is stopping" if self._stopping else "too many requests are under way")
         place = self._place(request.scope)
         if place is None:
@@ -213,13 +224,18 @@ class IntakeApp:
             )
             if answer is not None:
                 self._admission.admit(target)
-                return _answered(answer)
+                return answers.challenge(answer)
         if request.method not in target.methods:
             allow = target.allow
             raise MethodNotAllowed(f"messages are sent with {' or '.join(sorted(target.methods))}", allow=allow)
-        return await self._accept(request, target)
+        began = asyncio.get_running_loop().time()
+        accepted = await self._accept(request, target)
+        if not isinstance(accepted, Accepted):
+            return accepted
+        return await self._accepted(request, target, accepted, began)
 
-    async def _accept(self, request: Request, target: Target) -> _Answer:
+    async def _accept(self, request: Request, target: Target) -> Accepted | Answered:
+        """The message, committed; or the answer to a provider that only asked."""
         if request.method == "GET":
             kind, charset = _FORM, None
         else:
@@ -236,7 +252,7 @@ class IntakeApp:
             way.verify(request, keys, now)
         challenge = way.answer(request)
         if challenge is not None:
-            return _answered(challenge)
+            return answers.challenge(challenge)
         if request.method == "GET":
             body = request.scope["query_string"]
         else:
@@ -247,7 +263,8 @@ class IntakeApp:
         else:
             key = source.key(request.headers, body)
         self._admission.admit(target)
-        accepted = await self._commits.submit(
+        until = None if target.hold_s is None else datetime.now(UTC) + timedelta(seconds=target.hold_s)
+        return await self._commits.submit(
             Acceptance(
                 organization_id=target.organization_id,
                 environment=target.environment,
@@ -264,16 +281,35 @@ class IntakeApp:
                 trigger=target.trigger_id,
                 mode=target.mode,
                 ordering=target.ordering,
+                reply_until=until,
             )
         )
-        url = self._status_url + accepted.message_id
-        answer = orjson.dumps({"id": accepted.message_id, "status_url": url, "duplicate": accepted.duplicate})
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(answer)).encode()),
-            (b"location", url.encode()),
-        ]
-        return 202, headers, answer
+
+    async def _accepted(self, request: Request, target: Target, accepted: Accepted, began: float) -> Answered:
+        """The answer to a request whose message is on disk: at once, or when the flow has dealt with it."""
+        answer: Notice | None = None
+        if target.hold_s is not None:
+            # What is held, is held without its body.
+            self._buffered_bytes -= request.buffered
+            request.buffered, request.body = 0, b""
+            preferred_s = answers.preference(request.headers)
+            hold_s = target.hold_s if preferred_s is None else min(target.hold_s, preferred_s)
+            answer = await self._held.answer(
+                target.organization_id,
+                accepted.message_id,
+                until=began + hold_s,
+                repeated=accepted.duplicate,
+                gone=request.wait_gone,
+            )
+        if not self._keyring.holds(target.organization_id):
+            await asyncio.to_thread(self._keyring.export, target.organization_id)
+        token = tracking.token(self._keyring, target.organization_id, accepted.message_id)
+        url = f"{self._status_url}{accepted.message_id}?token={token}"
+        if answer is None:
+            return answers.accepted(accepted.message_id, url, duplicate=accepted.duplicate)
+        return answers.result(
+            target, self._keyring, accepted.message_id, answer, url, duplicate=accepted.duplicate
+        )
 
     def _keys(self, target: Target, now: float) -> list[Any]:
         """The keys that are valid now; raises `Unavailable` where there should be some."""
@@ -373,13 +409,3 @@ class IntakeApp:
             await request.discard(LINGER_S)
             answer = b""
         await send({"type": "http.response.body", "body": answer})
-
-
-def _answered(challenge: Answer) -> _Answer:
-    headers = [
-        (b"content-type", challenge.content_type),
-        (b"content-length", str(len(challenge.body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"cache-control", b"no-store"),
-    ]
-    return 200, headers, challenge.body

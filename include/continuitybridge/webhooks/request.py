@@ -92,6 +92,11 @@ class Request:
         chunk: bytes = event.get("body", b"")
         return chunk
 
+    async def wait_gone(self) -> None:
+        """Wait until the sender closes the connection; its body was read before."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def discard(self, timeout_s: float) -> None:
         """Read what is left of the body for a while, keeping nothing."""
         left = LINGER_BYTES

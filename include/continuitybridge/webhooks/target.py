@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import UUID
 
 from continuitybridge.flows.ordering import CONTINUE, HOLD, Ordering
 from continuitybridge.inbox.accept import Mode
+from continuitybridge.nodes.http.reply import ResultConfig
 from continuitybridge.nodes.triggers.webhook_trigger import Challenge, WebhookTriggerConfig
 from continuitybridge.vault.keyring import Cipher
 from continuitybridge.webhooks import content, endpoints, network
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 class Target:
     """`place` is `organization/environment/slug`. `keys` are (key, its end in seconds since the epoch), the
     newest last; `sealed` says that a secret could not be opened here; `draining`, why its flow takes nothing new
-    now. `networks` None: all may send. `max_body_bytes` None: the platform's limit."""
+    now. `networks` None: all may send. `max_body_bytes` None: the platform's limit. `hold_s`: how long a request
+    is held for the flow's result; None: not at all. `failure_statuses` and `explains`: how a failure is told."""
 
     organization_id: UUID
     organization: str
@@ -49,6 +51,9 @@ class Target:
     max_body_bytes: int | None
     hidden_headers: frozenset[bytes]
     draining: str | None
+    hold_s: float | None
+    failure_statuses: Mapping[str, int]
+    explains: bool
 
     @classmethod
     def of(
@@ -63,6 +68,7 @@ class Target:
         config = endpoints.config_of(slug, verification, settings)
         way = verifier(config.verification)
         keys, sealed = _opened(way, keyring, organization_id, environment, slug, secrets)
+        result = config.result or ResultConfig()
         return cls(
             organization_id=organization_id,
             organization=organization,
@@ -87,6 +93,9 @@ class Target:
             max_body_bytes=config.max_body_bytes,
             hidden_headers=frozenset(name.encode() for name in way.headers),
             draining=draining,
+            hold_s=result.limit_s if config.reply == "result" else None,
+            failure_statuses=result.errors,
+            explains=result.explain,
         )
 
     def valid_keys(self, now: float) -> list[Any]:

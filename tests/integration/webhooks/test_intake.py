@@ -70,7 +70,7 @@ def test_a_signed_message_is_answered_with_202_when_its_row_is_there(
     assert response.status_code == 202, response.text
     answer = response.json()
     assert answer["duplicate"] is False
-    assert answer["status_url"].endswith(f"/bridge/messages/{answer['id']}")
+    assert f"/bridge/messages/{answer['id']}?token=" in answer["status_url"]
     assert response.headers["location"] == answer["status_url"]
     [(message_id, body, kept)] = stored(hook, keyring)
     assert message_id == answer["id"]

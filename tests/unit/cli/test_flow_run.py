@@ -299,3 +299,41 @@ def session_of(entry: Path) -> int | None:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[3])
     except OSError:
         return None
+
+
+def test_a_flow_that_answers_prints_what_a_caller_would_be_answered(tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "include/examples/delivery-quote"
+    (tmp_path / "nowhere.json").write_text(
+        '{"basket": "B-1", "country": "AQ", "lines": [{"quantity": 1, "weight_g": 1}]}'
+    )
+    (tmp_path / "wrong.json").write_text('{"basket": "", "country": "DE", "lines": []}')
+    sample = str(example / "samples/basket.json")
+    done = subprocess.run(
+        [
+            *BRIDGE,
+            "flow",
+            "run",
+            str(example / "delivery-quote.flow.yaml"),
+            "--input",
+            sample,
+            "nowhere.json",
+            "wrong.json",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "BRIDGE_STATE_DIR": str(tmp_path / "state")},
+    )
+    replies = {line["input"]: line for line in lines(done) if line["kind"] == "reply"}
+    asked = replies[sample]
+    assert (asked["status"], asked["headers"]["cache-control"]) == (200, "private, max-age=300")
+    assert json.loads(asked["body"]) == {
+        "basket": "B-2291", "deliverable": True, "price": 18, "currency": "CHF", "days": 3,
+    }  # fmt: skip
+    assert (replies["nowhere.json"]["status"], json.loads(replies["nowhere.json"]["body"])["deliverable"]) == (
+        404,
+        False,
+    )
+    wrong = replies["wrong.json"]
+    assert (wrong["status"], wrong["body"]["code"]) == (422, "validation-failed")
+    assert {violation["path"] for violation in wrong["body"]["violations"]} == {"$.basket", "$.lines"}

@@ -12,16 +12,13 @@ import psycopg
 from uuid6 import uuid7
 
 from continuitybridge.engine.message import Failure, Message, Reply
-from continuitybridge.errors import Skipped, Verdict
+from continuitybridge.engine.replies import explanation, gravest
+from continuitybridge.errors import Skipped
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import payloads
-from continuitybridge.problems import EXPLAINED
 from continuitybridge.vault.keyring import Cipher
 
 Connection = psycopg.Connection[Any]
-
-MAX_EXPLAINED = 50
-"""Violations that an answer names at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +57,14 @@ def prepared(keys: Cipher, organization_id: UUID, message_id: str, reply: Reply)
 
 
 def failed(keys: Cipher, organization_id: UUID, message_id: str, failures: Sequence[Failure]) -> Prepared | None:
-    """The answer for a message with these final failures: the first that no retry could help, else the first."""
+    """The answer for a message with these final failures."""
     if not failures:
         return None
-    failure = next((each for each in failures if each.verdict is Verdict.TERMINAL), failures[0])
-    if failure.code not in EXPLAINED:
+    failure = gravest(failures)
+    told = explanation(failure)
+    if not told:
         return Prepared(code=failure.code)
-    explanation: dict[str, Any] = {"detail": failure.detail}
-    violations = failure.facts.get("violations")
-    if isinstance(violations, list):
-        explanation["violations"] = violations[:MAX_EXPLAINED]
-    content = json.dumps({"explanation": explanation}, default=str).encode() + b"\n"
+    content = json.dumps({"explanation": told}, default=str).encode() + b"\n"
     return Prepared(code=failure.code, content=_encrypt(keys, organization_id, message_id, content))
 
 
