@@ -14,7 +14,7 @@ from continuitybridge.errors import Verdict
 from continuitybridge.inbox import batches, reconcile, retention, triage
 from continuitybridge.inbox.claim import claim
 from continuitybridge.inbox.retry import RetryPolicy
-from continuitybridge.inbox.settle import settle
+from continuitybridge.inbox.settle import settle, skip
 from continuitybridge.inbox.status import status
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.settings import get_settings
@@ -27,14 +27,16 @@ def the_store_agrees_with_itself(deployed: Deployed) -> Iterator[None]:
 
 
 def as_owner(statement: str, *parameters: Any) -> list[Any]:
-    """What no role of the product may do: looking at, and ageing, rows of settled messages."""
+    """What no role of the product may do: looking at, and ageing, rows of settled messages and answers."""
     import psycopg
 
     with psycopg.connect(database.owner_url()) as connection:
-        connection.execute("ALTER TABLE bridge.settled_messages NO FORCE ROW LEVEL SECURITY")
+        for table in ("settled_messages", "replies"):
+            connection.execute(f"ALTER TABLE bridge.{table} NO FORCE ROW LEVEL SECURITY")
         cursor = connection.execute(statement, parameters)
         rows = cursor.fetchall() if cursor.description else []
-        connection.execute("ALTER TABLE bridge.settled_messages FORCE ROW LEVEL SECURITY")
+        for table in ("settled_messages", "replies"):
+            connection.execute(f"ALTER TABLE bridge.{table} FORCE ROW LEVEL SECURITY")
     return rows
 
 
@@ -208,6 +210,20 @@ def test_expired_partitions_are_dropped_and_what_is_held_outlives_them(deployed:
     assert retention.release_hold(deployed.organization_id, [held]) == 1
     retention.drop_expired()
     assert reconcile.check(deployed.organization_id, [held]).missing == [held]
+
+
+def test_answers_are_kept_for_their_hours_and_dropped_by_the_day(deployed: Deployed) -> None:
+    old = datetime.now(UTC) - timedelta(days=40)
+    [kept, gone] = deployed.accept(2, reply_until=datetime.now(UTC))
+    skip(deployed.dispatch())
+    as_owner("UPDATE bridge.replies SET written_at = %s WHERE message_id = %s", old, gone)
+    where = "SELECT tableoid::regclass::text FROM bridge.replies WHERE message_id = %s"
+    assert as_owner(where, gone) == [("bridge.replies_default",)]
+    retention.ensure_partitions(ahead=0, today=old.date())
+    assert as_owner(where, gone) == [(f"bridge.replies_{old:%Y%m%d}",)]
+    assert f"replies_{old:%Y%m%d}" in retention.drop_expired()
+    assert as_owner(where, gone) == []
+    assert as_owner(where, kept) == [(f"bridge.replies_{datetime.now(UTC):%Y%m%d}",)]
 
 
 def test_a_held_message_is_settled_into_the_held_partition(deployed: Deployed) -> None:

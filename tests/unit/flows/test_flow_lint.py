@@ -282,6 +282,22 @@ def test_two_webhooks_with_one_address_are_told() -> None:
     assert (problem.line, problem.field) == (5, "triggers[1].config.slug")
 
 
+def test_a_result_that_comes_from_a_step_which_gives_none_is_told() -> None:
+    found = problems(
+        "flow: a\nversion: 1.0.0\n"
+        "triggers:\n"
+        "  - id: in\n    type: webhook_trigger\n"
+        "    config: {slug: a, reply: result, result: {from: [lst, read, last]}}\n"
+        "steps:\n  - {id: read, type: json_parser}\n  - {id: last, type: json_builder}\n"
+    )
+    assert [(problem.line, problem.field, problem.nearest) for problem in found] == [
+        (6, "triggers[0].config.result.from[0]", "last"),
+        (6, "triggers[0].config.result.from[1]", None),
+    ]
+    assert "does not exist" in found[0].message
+    assert "no message leaves the flow" in found[1].message
+
+
 # ---------------------------------------------------------------- the graph
 def test_a_circle_is_told_at_the_edge_that_closes_it() -> None:
     problem = step("  - {id: a, type: json_parser}\n  - {id: b, type: json_builder, next: a}\n")
