@@ -138,6 +138,23 @@ class Settings(BaseSettings):
         description="Stream workers that run as Airflow tasks. With one, streams stand still for some seconds "
         "when it is killed; 0: none, for those who run `bridge stream` themselves.",
     )
+    stream_max_messages: int = Field(
+        default=256, ge=2, description="Most messages that one stream worker holds; one organization: half of it."
+    )
+    stream_max_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="Most bytes of messages that one stream worker holds."
+    )
+    stream_lanes: int = Field(
+        default=24,
+        ge=1,
+        description="Most node processes of one stream worker, each for a flow's version that has messages. Where "
+        "more have some, they take turns.",
+    )
+    stream_drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long a stopping stream worker finishes what is under way; the rest is given back.",
+    )
     stream_generation_s: float = Field(
         default=1800.0,
         ge=20.0,

@@ -122,6 +122,7 @@ flow = LazyGroup(
         "connection": f"{_HERE}.connection",
         "destination": f"{_HERE}.destination",
         "dispatch": f"{_HERE}.dispatch",
+        "stream": f"{_HERE}.stream",
         "up": f"{_HERE}.service",
         "down": f"{_HERE}.service",
         "status": f"{_HERE}.service",

@@ -1,6 +1,7 @@
 """Named connections of an organization's environments."""
 
 from continuitybridge.connections.verbs import (
+    CHANNEL,
     HttpConnection,
     StoredConnection,
     list_connections,
@@ -9,4 +10,4 @@ from continuitybridge.connections.verbs import (
     resolve,
 )
 
-__all__ = ["HttpConnection", "StoredConnection", "list_connections", "put", "remove", "resolve"]
+__all__ = ["CHANNEL", "HttpConnection", "StoredConnection", "list_connections", "put", "remove", "resolve"]

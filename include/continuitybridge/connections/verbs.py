@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
+from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
@@ -22,6 +23,8 @@ from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.vault.keyring import Cipher, Keyring
 
+CHANNEL = "bridge_connections"
+"""NOTIFY channel; the payload is `<organization_id>/<environment>`: a connection there changed."""
 PURPOSE = "connection"
 """What the ciphertext's associated data says it is for."""
 
@@ -94,7 +97,8 @@ def put(
     *,
     keyring: Keyring | None = None,
 ) -> StoredConnection:
-    """Create or replace a connection; running flows use it from their next run.
+    """Create or replace a connection; running flows use it from their next run, stream workers
+    within a moment.
 
     Raises `ConfigurationError` naming each bad field (never its value: it may be a secret), `NotFound` for an
     unknown environment.
@@ -150,6 +154,7 @@ def put(
             " updated_at = now(), updated_by = excluded.updated_by",
             (organization_id, environment, name, Jsonb(settings), ciphertext, revision, by),
         )
+        _notify(connection, organization_id, environment)
     return _one(organization_id, environment, name)
 
 
@@ -160,6 +165,7 @@ def remove(organization_id: UUID, environment: str, name: str) -> None:
             "DELETE FROM bridge.connections WHERE organization_id = %s AND environment = %s AND name = %s",
             (organization_id, environment, name),
         ).rowcount
+        _notify(connection, organization_id, environment)
     if not gone:
         raise NotFound(f"no connection {name!r} in {environment}", field="name", value=name)
 
@@ -197,6 +203,10 @@ def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) ->
     settings, ciphertext, revision = row
     auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
     return ConnectionInfo(name, settings["base_url"], settings.get("headers", {}), auth)
+
+
+def _notify(connection: Connection[Any], organization_id: UUID, environment: str) -> None:
+    connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}"))
 
 
 def _bound_to(environment: str, name: str, revision: int) -> str:

@@ -1,4 +1,6 @@
 """The stream worker: claims messages as they come, runs whole plans in node processes, settles in groups.
 
-Modules: `access` (keys and connections), … Knows no Airflow; what runs it there stands in the `airflow` room.
+Modules: `worker` (the loops of one worker), `turns` (who is next), `lanes` (node processes), `settling`,
+`listening`, `plans`, `destinations`, `access` (keys and connections), `health`, `process` (workers as processes).
+Knows no Airflow; what runs it there stands in the `airflow` room.
 """

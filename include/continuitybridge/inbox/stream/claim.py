@@ -22,6 +22,7 @@ from continuitybridge.inbox import offload, ordering, payloads
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.holds import NOT_PAUSED
+from continuitybridge.inbox.stream import presence
 from continuitybridge.vault.keyring import Cipher
 
 _OPTIONS = f"-c synchronous_commit=off {aio.STEADY_PLANS}"
@@ -271,6 +272,7 @@ class StreamClaims:
         if self._connection is None or self._connection.closed:
             self._connection = await aio.connect("relay", application_name="bridge-claims", options=_OPTIONS)
             self._connection.prepare_threshold = 0
+            await self._connection.execute(presence.ANNOUNCE, (self.owner,))
         return self._connection
 
     async def _run(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,0 +1,153 @@
+"""Writes outcomes beside the work, in groups: whatever came while the last transaction ran goes into the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from continuitybridge.engine.message import Outcome
+from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.inbox.retry import RetryPolicy
+from continuitybridge.inbox.settle.endings import Ending, ending_of
+from continuitybridge.inbox.settle.writing import Became
+from continuitybridge.inbox.stream import StreamSettlements
+from continuitybridge.stream.access import Access
+from continuitybridge.stream.listening import RETRY_S
+from continuitybridge.stream.units import Held
+from continuitybridge.vault.keyring import Cipher
+
+MAX_GROUP = 256
+"""Most outcomes of one transaction."""
+BUSY_GROUP = 16
+BUSY_PAUSE_S = 0.005
+"""A group that is smaller than `BUSY_GROUP` waits so long after the one before, so that a busy worker does not pay
+a transaction for each two outcomes. One that comes after a pause does not wait at all."""
+KEYS_RETRY_S = 2.0
+
+log = logging.getLogger(__name__)
+
+_Item = tuple[Held, Outcome]
+
+
+class Settler:
+    """`on_settled(held, became)` is called for each, once it is on disk.
+
+    While the database is away, outcomes stay here, however long: the room of the worker bounds them. What could
+    not be written within its lease is somebody else's by then, and becomes `stale`.
+    """
+
+    def __init__(self, access: Access, on_settled: Callable[[Held, Became], None]) -> None:
+        self._access = access
+        self._on_settled = on_settled
+        self._settlements = StreamSettlements()
+        self._policy = RetryPolicy.from_settings()
+        self._queue: deque[_Item] = deque()
+        self._later: set[asyncio.TimerHandle] = set()
+        self._wake = asyncio.Event()
+        self._done = asyncio.Event()
+        self._writing: list[_Item] = []
+        self._last = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Outcomes that are not on disk."""
+        return len(self._queue) + len(self._writing) + len(self._later)
+
+    def put(self, held: Held, outcome: Outcome) -> None:
+        """Have an outcome written."""
+        self._queue.append((held, outcome))
+        self._done.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write until cancelled; between transactions only."""
+        while True:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            pause_s = self._last + BUSY_PAUSE_S - time.monotonic()
+            if pause_s > 0 and len(self._queue) < BUSY_GROUP:
+                await asyncio.sleep(pause_s)
+            self._writing = [self._queue.popleft() for _ in range(min(MAX_GROUP, len(self._queue)))]
+            await asyncio.shield(asyncio.ensure_future(self._write(self._writing)))
+            self._last = time.monotonic()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until everything is on disk, so long at most."""
+        if self.waiting:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._done.wait()
+            except TimeoutError:
+                log.warning("%d outcomes could not be written", self.waiting)
+
+    async def close(self) -> None:
+        for timer in self._later:
+            timer.cancel()
+        await self._settlements.close()
+
+    async def _write(self, items: list[_Item]) -> None:
+        try:
+            held, endings = await self._endings(items)
+            if endings:
+                became = await self._settle(endings)
+                for each, ending in zip(held, became, strict=True):
+                    self._on_settled(each, ending)
+        except Exception:
+            # Whatever it is, the others must not wait for it: their leases run out, and they are run again.
+            log.exception("%d outcomes could not be settled", len(items))
+            for each, _ in items:
+                self._on_settled(each, "stale")
+        finally:
+            self._writing = []
+            if not self.waiting:
+                self._done.set()
+
+    async def _settle(self, endings: Sequence[Ending]) -> list[Became]:
+        tries = 0
+        while True:
+            try:
+                return await self._settlements.settle(endings)
+            except Unavailable as error:
+                if tries == 0:
+                    log.warning("outcomes wait for the database: %s", error.detail)
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
+
+    async def _endings(self, items: Sequence[_Item]) -> tuple[list[Held], list[Ending]]:
+        held: list[Held] = []
+        endings: list[Ending] = []
+        for each, outcome in items:
+            organization_id = each.claimed.organization_id
+            try:
+                keys = await self._access.keys(organization_id)
+                if _is_simple(outcome):
+                    ending = ending_of(each.claimed, outcome, keys, each.plan, self._policy)
+                else:
+                    # Scrubbing what triage keeps, and storing what is large, takes its time.
+                    ending = await asyncio.to_thread(self._ending, each, outcome, keys)
+            except (Unavailable, NotFound) as error:
+                log.warning("an outcome waits for keys or for the payload store: %s", error.detail)
+                self._put_later(each, outcome)
+                continue
+            held.append(each)
+            endings.append(ending)
+        return held, endings
+
+    def _ending(self, held: Held, outcome: Outcome, keys: Cipher) -> Ending:
+        return ending_of(held.claimed, outcome, keys, held.plan, self._policy)
+
+    def _put_later(self, held: Held, outcome: Outcome) -> None:
+        def put() -> None:
+            self._later.discard(timer)
+            self.put(held, outcome)
+
+        timer = asyncio.get_running_loop().call_later(KEYS_RETRY_S, put)
+        self._later.add(timer)
+
+
+def _is_simple(outcome: Outcome) -> bool:
+    return not outcome.failures and all(output.stage is None for output in outcome.outputs)
