@@ -46,6 +46,8 @@ def postgres(state_dir: Path) -> Iterator[EmbeddedPostgres]:
     """The running server."""
     server = EmbeddedPostgres(state_dir / "postgres", free_port())
     server.initialise()
+    # What tests kill are processes, never the machine: the operating system keeps what it was given.
+    (server.data_dir / "postgresql.auto.conf").write_text("fsync = off\nfull_page_writes = off\n")
     server.start(die_with_parent=True)
     yield server
     connections.close_pools()

@@ -19,6 +19,7 @@ from continuitybridge.database.connections import (
     CONNECT_TIMEOUT_S,
     RECONNECT_EVERY_S,
     Role,
+    hung_up,
     role_url,
 )
 from continuitybridge.errors import Unavailable
@@ -61,11 +62,10 @@ def _make_pool(role: Role, url: str, size: int) -> AsyncConnectionPool[AsyncConn
     """As `connections._make_pool`; the caller opens it."""
 
     async def check(connection: AsyncConnection) -> None:
-        try:
-            await pool.check_connection(connection)
-        except Exception:
+        if hung_up(connection):
+            await connection.close()
             await pool.check()
-            raise
+            raise psycopg.OperationalError("the server has ended the connection")
 
     async def keep_trying(pool: AsyncConnectionPool[AsyncConnection]) -> None:
         if pool.get_stats()["requests_waiting"]:

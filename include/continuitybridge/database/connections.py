@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,17 +105,26 @@ def _pool(role: Role) -> ConnectionPool[Connection]:
     return pool
 
 
+def hung_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the server has ended a connection that waits for nothing: then there is something to read. Asks
+    nobody, so that it costs microseconds; a peer that vanished without a word is for TCP to notice."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _make_pool(role: Role, url: str, size: int) -> ConnectionPool[Connection]:
     """A pool that serves at once when the server is back. Left to itself the library tries again after ever longer
     pauses, and finds out about one dead connection a pause: a process that had five of them when the server was
     restarted would refuse its callers for longer than they wait."""
 
     def check(connection: Connection) -> None:
-        try:
-            pool.check_connection(connection)
-        except Exception:
+        if hung_up(connection):
+            connection.close()
             pool.check()
-            raise
+            raise psycopg.OperationalError("the server has ended the connection")
 
     def keep_trying(pool: ConnectionPool[Connection]) -> None:
         if pool.get_stats()["requests_waiting"]:

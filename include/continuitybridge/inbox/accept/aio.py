@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import select
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Self
 import psycopg
 
 from continuitybridge.database import aio
+from continuitybridge.database.connections import hung_up
 from continuitybridge.errors import Conflict, Unavailable
 from continuitybridge.inbox import offload
 from continuitybridge.inbox.accept import rows as _rows
@@ -154,7 +154,7 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
-        if self._connection is not None and _hung_up(self._connection):
+        if self._connection is not None and hung_up(self._connection):
             # The server was restarted meanwhile. Nothing was sent, so nobody needs to come again for that.
             await self._drop_connection()
         if self._connection is None:
@@ -225,15 +225,6 @@ class GroupCommit:
         if connection is not None:
             with contextlib.suppress(Exception):
                 await connection.close()
-
-
-def _hung_up(connection: aio.AsyncConnection) -> bool:
-    """Whether the server has ended a connection that waits for nothing: then there is something to read."""
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _answer(future: asyncio.Future[Accepted], outcome: Accepted | Conflict) -> None:
