@@ -163,7 +163,8 @@ def renew(claimed: Sequence[Claimed], lease_s: float) -> list[Claimed]:
                 f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[], %s::text[])"
                 " AS t (organization_id, id, epoch, owner)"
                 f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
-                " AND u.lease_owner = t.owner AND u.state = 'claimed' RETURNING u.organization_id, u.message_id,"
+                " AND u.lease_owner = t.owner AND u.lease_until IS NOT NULL"  # claimed, and found by its id
+                " RETURNING u.organization_id, u.message_id,"
                 f" {'NULL::uuid' if table == 'messages' else 'u.hand_over_id'}, u.lease_until",
                 (
                     lease,
@@ -204,7 +205,7 @@ def release(claimed: Sequence[Claimed]) -> int:
                 f" FROM unnest(%s::uuid[], %s::{id_type}[], %s::int8[], %s::text[])"
                 " AS t (organization_id, id, epoch, owner)"
                 f" WHERE u.organization_id = t.organization_id AND u.{id_column} = t.id AND u.epoch = t.epoch"
-                " AND u.lease_owner = t.owner AND u.state = 'claimed'",
+                " AND u.lease_owner = t.owner AND u.lease_until IS NOT NULL",
                 (
                     state,
                     [unit.organization_id for unit in of],

@@ -31,7 +31,8 @@ _Steps = Generator[tuple[str, Sequence[Any]], Rows, None]
 _MessageKey = tuple[UUID, str]
 
 # A lease is its owner's and its epoch's: a claim is committed without waiting for the disk, so that a crash of
-# the database may forget one and give its epoch a second time.
+# the database may forget one and give its epoch a second time. That a unit is claimed is said by its lease (a rule
+# of the tables), not by its state: else the planner may go by the index of all claimed rows, each with each.
 _HELD = """
 WITH ending AS (
     SELECT * FROM unnest(%b::uuid[], %b::{id_type}[], %b::int8[], %b::text[]{more_types})
@@ -39,7 +40,7 @@ WITH ending AS (
 )"""
 _IS_HELD = """
 WHERE u.organization_id = e.organization_id AND u.{id} = e.id AND u.epoch = e.epoch AND u.lease_owner = e.owner
-  AND u.state = 'claimed'
+  AND u.lease_until IS NOT NULL
 """
 
 # Each message is deleted under its lease and settled by what the delete gave back, so that a message settles
