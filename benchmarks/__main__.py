@@ -19,6 +19,7 @@ BENCHES: dict[str, str] = {
     "engine": "benchmarks.engine_throughput",
     "compile": "benchmarks.compile_flows",
     "latency": "benchmarks.batch_latency",
+    "settled": "benchmarks.settled_ten_million",
 }
 """Name → module with `TITLE` and `figures(rounds)`."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from continuitybridge.cli import options
+from continuitybridge.cli.reconcile import reconcile
 
 _environment = click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
 _flow = click.option("--flow", help="Only this flow.")
@@ -238,38 +239,7 @@ def sweep(as_json: bool) -> None:
         )
 
 
-@group.command("reconcile")
-@click.option("--organization", "-o", envvar="BRIDGE_ORGANIZATION", help="Only this organization.")
-@click.option("--ids", type=click.File(), help="File with one message id a line: what a sender was answered.")
-@options.json_output
-def reconcile(organization: str | None, ids: IO[str] | None, as_json: bool) -> None:
-    """Count messages by what became of them and check the store's rules. Exit status 1 when a rule is broken
-    or an id of --ids is unknown."""
-    from continuitybridge.inbox import reconcile as books
-
-    if ids is not None and organization is None:
-        raise click.UsageError("--ids needs --organization: the ids are one organization's")
-    organization_id = None if organization is None else options.organization_id(organization)
-    counts = books.counts(organization_id)
-    broken = books.violations(organization_id)
-    ledger = None
-    if ids is not None and organization_id is not None:
-        ledger = books.check(organization_id, (line.strip() for line in ids if line.strip()))
-    if as_json:
-        options.print_json({"counts": counts, "violations": broken, "ledger": ledger})
-    else:
-        options.print_table(
-            ("organization", "accepted", "unsettled", "dead", "done", "skipped", "discarded"),
-            [(c.organization, c.accepted, c.unsettled, c.dead, c.done, c.skipped, c.discarded) for c in counts],
-        )
-        for violation in broken:
-            click.echo(f"{violation.message_id}: {violation.rule}", err=True)
-        if ledger is not None:
-            click.echo(f"of {ledger.given} ids: {len(ledger.done)} done, {len(ledger.missing)} unknown")
-            for missing in ledger.missing:
-                click.echo(f"{missing}: unknown", err=True)
-    if broken or (ledger is not None and ledger.missing):
-        sys.exit(1)
+group.add_command(reconcile)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def test_reconciling_names_an_id_that_the_store_does_not_know(
     ledger.write_text(f"{dead_letter}\nnever-accepted\n")
     done = call(deployed, "reconcile", "--ids", str(ledger))
     assert done.exit_code == 1
-    assert "never-accepted: unknown" in done.output
+    assert "never-accepted: lost" in done.output
 
 
 def test_another_organizations_message_is_unknown(dead_letter: str, make_deployed: Callable[[], Deployed]) -> None:

@@ -1,0 +1,195 @@
+"""Does the store agree with what a sender and a destination wrote down for themselves?
+
+The sender's ledger holds the ids of the messages that it was answered with 202; the destination's the
+Idempotency-Key of each delivery (`<message id>:<node id>:<generation>`, as often as it came). Both are kept
+outside the platform, so that what they prove does not rest on its own word.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from uuid import UUID
+
+import orjson
+
+from continuitybridge import database
+
+_CHUNK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """How the ledgers stand against the store and each other.
+
+    Each message of the sender's ledger stands in exactly one of these lists: `delivered` (at least one
+    delivery), `in_triage`, `under_way`, `skipped` (or discarded: somebody decided so), `lost` (the store does
+    not know it, or says done, and no delivery came). A message in triage or under way may have been delivered in
+    part; it is listed there.
+
+    `unanswered`: delivered and known to the store, but not in the sender's ledger, which never read the answer.
+    `invented`: deliveries of messages that neither the store nor the sender knows, or whose key is none.
+    `rekeyed`: the keys of messages that came to one node under several generations without a replay that
+    explains it. `repeated` counts deliveries beyond the first with the same key, which at-least-once allows.
+    """
+
+    accepted: int
+    deliveries: int
+    delivered: int
+    repeated: int
+    in_triage: list[str]
+    under_way: list[str]
+    skipped: list[str]
+    lost: list[str]
+    unanswered: list[str]
+    invented: list[str]
+    rekeyed: list[str]
+
+    @property
+    def agree(self) -> bool:
+        """Whether nothing was lost, invented, or delivered twice under different keys. What is under way may yet
+        be lost: ask again when nothing is."""
+        return not (self.lost or self.invented or self.rekeyed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A message as the store has it."""
+
+    became: str
+    generation: int
+    replays: int
+
+
+_NOW = """
+SELECT message_id, CASE state WHEN 'dead' THEN 'dead' ELSE 'unsettled' END, generation, replays
+FROM bridge.messages WHERE organization_id = %(organization)s AND message_id = ANY (%(ids)s)
+UNION ALL
+(SELECT DISTINCT ON (message_id) message_id, CASE result WHEN 'dead' THEN 'discarded' ELSE result END, generation,
+        replays
+ FROM bridge.settled_messages s
+ WHERE organization_id = %(organization)s AND message_id = ANY (%(ids)s)
+   AND NOT EXISTS (SELECT FROM bridge.messages m
+                   WHERE m.organization_id = s.organization_id AND m.message_id = s.message_id)
+ ORDER BY message_id, settled_at DESC, replays DESC)
+"""
+
+
+def read(lines: Iterable[str]) -> Iterator[str]:
+    """The ids or keys of a ledger: one a line, or the first item of a JSON array, or `id` or `key` of a JSON
+    object; empty lines, and a last one that was cut off, are passed over."""
+    for line in lines:
+        text = line.strip()
+        if text[:1] not in "[{":
+            if text:
+                yield text
+            continue
+        with suppress(orjson.JSONDecodeError):
+            entry = orjson.loads(text)
+            found = entry[0] if isinstance(entry, list) and entry else entry
+            if isinstance(found, dict):
+                found = found.get("id") or found.get("key")
+            if isinstance(found, str):
+                yield found
+
+
+def compare(organization_id: UUID, accepted: Iterable[str], deliveries: Iterable[str] | None) -> Books:
+    """Hold the ledgers against the store, as the application role of one organization. Without `deliveries` what
+    is done counts as delivered. Each chunk of messages is seen as one moment; for a final word let nothing be
+    under way."""
+    sent = list(dict.fromkeys(accepted))
+    keys: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
+    invented: list[str] = []
+    came = 0
+    for key in deliveries or ():
+        came += 1
+        parts = key.rsplit(":", 2)
+        if len(parts) == 3 and all(parts) and parts[2].isdigit():
+            keys[parts[0]][parts[1]][parts[2]] += 1
+        else:
+            invented.append(key)
+    known = _look_up(organization_id, [*sent, *(name for child in keys for name in _names(child))])
+    expected = set(sent)
+
+    delivered: set[str] = set()
+    unanswered: set[str] = set()
+    rekeyed: list[str] = []
+    for child, nodes in keys.items():
+        message_id = next((name for name in _names(child) if name in known or name in expected), None)
+        if message_id is None:
+            invented += [f"{child}:{node}:{n}" for node, generations in nodes.items() for n in generations]
+            continue
+        (delivered if message_id in expected else unanswered).add(message_id)
+        # Each replay may have taken a new generation, and nothing else does.
+        replays = known[message_id].replays if message_id in known else 0
+        rekeyed += [
+            f"{child}:{node}:{','.join(sorted(generations, key=int))}"
+            for node, generations in nodes.items()
+            if len(generations) > 1 + replays or max(map(int, generations)) > 1 + replays
+        ]
+    repeated = sum(
+        times - 1 for nodes in keys.values() for generations in nodes.values() for times in generations.values()
+    )
+    compared = deliveries is not None
+    return _books(sent, came, repeated, known, delivered, unanswered, invented, rekeyed, compared)
+
+
+def _books(
+    sent: list[str],
+    came: int,
+    repeated: int,
+    known: dict[str, _Known],
+    delivered: set[str],
+    unanswered: set[str],
+    invented: list[str],
+    rekeyed: list[str],
+    compared: bool,
+) -> Books:
+    found: dict[str, list[str]] = {"in_triage": [], "under_way": [], "skipped": [], "lost": []}
+    arrived = 0
+    for message_id in sent:
+        became = known[message_id].became if message_id in known else None
+        if became == "unsettled":
+            found["under_way"].append(message_id)
+        elif became == "dead":
+            found["in_triage"].append(message_id)
+        elif message_id in delivered or (became == "done" and not compared):
+            arrived += 1
+        elif became in ("skipped", "discarded"):
+            found["skipped"].append(message_id)
+        else:
+            found["lost"].append(message_id)
+    return Books(
+        accepted=len(sent),
+        deliveries=came,
+        delivered=arrived,
+        repeated=repeated,
+        unanswered=sorted(unanswered),
+        invented=sorted(invented),
+        rekeyed=sorted(rekeyed),
+        **found,
+    )
+
+
+def _names(child: str) -> Iterator[str]:
+    """The message that a delivery's id may be of: itself, or what it is a child of (`<parent>.<n>`)."""
+    yield child
+    while True:
+        parent, dot, number = child.rpartition(".")
+        if not (dot and parent and number.isdigit()):
+            return
+        child = parent
+        yield child
+
+
+def _look_up(organization_id: UUID, ids: list[str]) -> dict[str, _Known]:
+    known: dict[str, _Known] = {}
+    wanted = iter(dict.fromkeys(ids))
+    while chunk := list(islice(wanted, _CHUNK)):
+        with database.tenant(organization_id) as connection:
+            rows = connection.execute(_NOW, {"organization": organization_id, "ids": chunk})
+            known |= {row[0]: _Known(*row[1:]) for row in rows}
+    return known
