@@ -59,7 +59,8 @@ def airflow_home(settings: Settings) -> Path:
 def _core(settings: Settings) -> Options:
     root = project_root()
     return {
-        ("core", "executor"): "LocalExecutor",
+        # Airflow's LocalExecutor, with tasks that outlive their scheduler.
+        ("core", "executor"): "continuitybridge.airflow.executor.LastingExecutor",
         # The default pool has as many slots as there are for tasks beside the stream workers (see `pools`).
         ("core", "parallelism"): str(settings.task_parallelism + stream_slots(settings)),
         ("core", "default_pool_task_slot_count"): str(settings.task_parallelism),
@@ -128,14 +129,17 @@ def _runs_start_soon_and_survive(settings: Settings) -> Options:
     return {
         # A run of one task takes 0.5 s instead of 1.6 s.
         ("scheduler", "scheduler_idle_sleep_time"): "0.1",
-        # How soon work goes on after kill -9 of a task's supervisor (14 s) or of the scheduler (5 s); with the
-        # defaults it is five minutes.
-        ("scheduler", "scheduler_heartbeat_sec"): "2",
-        ("scheduler", "scheduler_health_check_threshold"): "8",
-        ("scheduler", "orphaned_tasks_check_interval"): "3",
-        ("scheduler", "task_instance_heartbeat_timeout"): "12",
-        ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
-        ("workers", "min_heartbeat_interval"): "2",
+        # Who dies is known at once: a task's worker to its scheduler (see `executor`), a scheduler to the next one
+        # (see `runtime.launch`). These are for what only hangs, and long enough for a machine that is slow: a
+        # scheduler that believes itself dead runs again what it has just begun.
+        ("scheduler", "scheduler_health_check_threshold"): "30",
+        ("scheduler", "orphaned_tasks_check_interval"): "30",
+        ("scheduler", "task_instance_heartbeat_timeout"): "30",
+        ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "5",
+        ("workers", "min_heartbeat_interval"): "5",
+        # While the api-server is away tasks work on, some minutes long: leases and epochs keep what they do right.
+        ("workers", "max_failed_heartbeats"): "30",
+        ("workers", "execution_api_retry_wait_max"): "5",
         # A task may begin while its file is being replaced.
         ("workers", "missing_dag_retries"): "10",
         ("workers", "missing_dag_retry_delay"): "1",

@@ -6,7 +6,8 @@ run is made, under an id that names it: a crash in between leaves a batch whose 
 twice is refused by Airflow. Any number of dispatchers may run; none is needed for a message to be safe.
 
 Held back are messages of DAGs that are paused, of flows that are disabled or removed, of a flow's version that
-Airflow does not show yet, and of flows with enough runs under way.
+Airflow does not show yet, and of flows with enough runs under way. Messages of stream flows are left to the stream
+workers, which are told here of Airflow's pause button.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ from continuitybridge.airflow.visible import visible_dags
 from continuitybridge.deployments import list_since
 from continuitybridge.deployments.verbs import CHANNEL as DEPLOYED
 from continuitybridge.errors import Unavailable
-from continuitybridge.inbox import batches
+from continuitybridge.flows.model import STREAM
+from continuitybridge.inbox import batches, holds
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import Batch, FlowKey
+from continuitybridge.inbox.presence import LostLeases
 from continuitybridge.inbox.replays import ReplayWorker
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.settings import get_settings
@@ -56,7 +59,7 @@ USER_NAME = "dispatcher"
 
 _log = logging.getLogger("continuitybridge.dispatcher")
 
-_HELD = text("SELECT dag_id FROM dag WHERE bundle_name = :bundle AND (is_paused OR is_stale)")
+_HELD = text("SELECT dag_id, is_paused FROM dag WHERE bundle_name = :bundle AND (is_paused OR is_stale)")
 _RUNS = text(
     "SELECT r.dag_id, r.run_id, r.state FROM dag_run r"
     " JOIN unnest(CAST(:dag_ids AS text[]), CAST(:run_ids AS text[])) AS w (dag_id, run_id)"
@@ -94,6 +97,10 @@ class Dispatcher:
         self._awaited: dict[str, _Awaited] = {}
         self._resting: dict[FlowKey, _Resting] = {}
         self._running: set[tuple[str, str]] = set()
+        self._lost = LostLeases()
+        self._mirrored: frozenset[FlowKey] | None = None
+        # What a notification says of flows whose messages stream workers take.
+        self._streams: set[str] = set()
 
     def run(self) -> None:
         listener = threading.Thread(target=self._listen, name="bridge-listen", daemon=True)
@@ -114,10 +121,12 @@ class Dispatcher:
                 if now >= next_reconcile:
                     next_reconcile = now + RECONCILE_S
                     self.reconcile()
+                    self._end_lost_leases()
                 if now >= next_sweep:
                     next_sweep = now + self._settings.sweep_interval_s
                     # In case the notification was lost.
                     self._deployed.set()
+                    self._mirrored = None
                     self._sweep()
             except (Unavailable, DBAPIError) as error:
                 self._deployed.set()
@@ -223,9 +232,19 @@ class Dispatcher:
         held = {self._flows[dag_id] for dag_id in self._not_shown() if dag_id in self._flows}
         with create_session() as session:
             rows = session.execute(_HELD, {"bundle": FLOW_BUNDLE}).all()
-        held |= {self._flows[dag_id] for (dag_id,) in rows if dag_id in self._flows}
+        held |= {self._flows[row.dag_id] for row in rows if row.dag_id in self._flows}
+        self._mirror(
+            frozenset(self._flows[row.dag_id] for row in rows if row.is_paused and row.dag_id in self._flows)
+        )
         now = time.monotonic()
         return held | {key for key, resting in self._resting.items() if resting.until > now}
+
+    def _mirror(self, paused: frozenset[FlowKey]) -> None:
+        """Tell whoever claims of Airflow's pause button: stream workers see nothing of Airflow."""
+        if paused != self._mirrored:
+            self._mirrored = None
+            holds.mirror_airflow(paused)
+            self._mirrored = paused
 
     def _read_deployments(self) -> None:
         if not self._deployed.is_set():
@@ -241,6 +260,8 @@ class Dispatcher:
             self._flows[dag_id] = (deployed.organization_id, deployed.environment, deployed.flow)
             mark = sources.fingerprint(sources.dump(deployed))
             self._awaited[dag_id] = _Awaited(mark, time.monotonic())
+            name = f"{deployed.organization_id}/{deployed.environment}/{deployed.flow}"
+            (self._streams.add if deployed.plan.mode == STREAM else self._streams.discard)(name)
 
     def _not_shown(self) -> Iterable[str]:
         """DAGs that Airflow does not show in their deployed version."""
@@ -264,13 +285,19 @@ class Dispatcher:
         if swept.leases_expired or swept.batches_abandoned or swept.orphans_released:
             _log.info("sweep: %s", swept)
 
+    def _end_lost_leases(self) -> None:
+        ended = self._lost.end()
+        if ended:
+            _log.warning("%d units were in the hands of stream workers that are gone; others take them up", ended)
+
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
                 for notice in database.listen([ACCEPTED, DEPLOYED], timeout_s=30.0):
                     if notice.channel == DEPLOYED:
                         self._deployed.set()
-                    self._wake.set()
+                    if notice.payload not in self._streams:
+                        self._wake.set()
             except Unavailable:
                 self._stopping.wait(0.5)
             except Exception:

@@ -10,7 +10,6 @@ them) or the task itself could not work (then Airflow tries it again); pink, no 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ import orjson
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from continuitybridge.airflow.processes import die_with_parent
 from continuitybridge.errors import BridgeError, Verdict
 from continuitybridge.flows.model import STREAM
 from continuitybridge.flows.plan import Plan
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 BATCH_MARK = "bridge:batch"
 """In place of a payload in `conf`: the run belongs to messages that are in the inbox already."""
-
-_PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger("continuitybridge.stage")
 
@@ -96,7 +94,7 @@ class RunStageOperator(BaseOperator):
         from continuitybridge.engine.runner import Runner
         from continuitybridge.inbox.batches import dead_letters, finish
 
-        _die_with_parent()
+        die_with_parent()
         with Runner() as runner:
             # Before this process has threads (database pools make some): then its copy starts in milliseconds.
             runner.warm(self.plan)
@@ -253,11 +251,3 @@ def _fired(plan: Plan, run: Any) -> list[tuple[str, bytes]]:
     time = run.logical_date or run.run_after
     due = [(id, node) for id, node in schedulers if str(run.run_type) != "manual" and node.fires_at(time)]
     return [(id, node.body_at(time)) for id, node in due or schedulers[:1]]
-
-
-def _die_with_parent() -> None:
-    """When the supervisor of this task is killed, Airflow starts the task again: this one must not go on."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    except (AttributeError, OSError):
-        _log.debug("this system cannot end a task with its supervisor")

@@ -14,6 +14,7 @@ import os
 import pwd
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 import psutil
 import psycopg
 
+from continuitybridge.airflow.processes import runs_tasks
 from continuitybridge.database.connections import role_url
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.runtime import valkey
@@ -53,6 +55,8 @@ def main(name: str) -> None:
     if settings.redis_embedded and settings.redis_url is None:
         environment["BRIDGE_REDIS_URL"] = valkey.url(settings)
     wait_for_database(settings)
+    if name == "scheduler":
+        _bury_predecessor(environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
     # Not by a signal that it can mind: the database goes at the same moment, and a scheduler that ends because it
     # lost that waits for ever for its workers.
     _die_with_supervisor(signal.SIGKILL)
@@ -82,14 +86,14 @@ def _run_module(program: Program, environment: dict[str, str]) -> NoReturn:
 def end_orphans(supervisor: Supervisor) -> None:
     """Kill what dead processes left behind: their children, which the supervisor inherits (it is their subreaper).
 
-    Without this the workers of a scheduler killed with -9 keep its database session and advisory lock, and its
-    successor queues nothing for minutes. Only children of the supervisor that it did not start are touched.
+    Only children of the supervisor that it did not start are touched, and not those that run tasks: the next
+    scheduler takes them over (see `airflow.executor`).
     """
     # In this order: a process that the supervisor starts in between is in the second set, not in the first.
     children = psutil.Process(supervisor.pid()).children()
     started = supervisor.pids()
     for orphan in children:
-        if orphan.pid not in started:
+        if orphan.pid not in started and not runs_tasks(orphan):
             end_tree(orphan)
 
 
@@ -118,6 +122,17 @@ def wait_for_database(settings: Settings) -> None:
             if time.monotonic() > deadline:
                 raise Unavailable(f"the database does not answer: {error}") from None
             time.sleep(0.2)
+
+
+def _bury_predecessor(airflow_url: str) -> None:
+    """Say in Airflow's table that this machine's former scheduler is dead: the next one takes its tasks over when
+    it begins, instead of when it has missed heartbeats for half a minute."""
+    with psycopg.connect("postgresql" + airflow_url[airflow_url.index("://") :]) as connection:
+        connection.execute(
+            "UPDATE public.job SET state = 'failed', end_date = now()"
+            " WHERE job_type = 'SchedulerJob' AND state = 'running' AND hostname = %s",
+            (socket.gethostname(),),
+        )
 
 
 def _become(user: str | None) -> None:

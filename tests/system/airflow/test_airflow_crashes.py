@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import httpx
 import psutil
 from trial import Gate, Tenant, Trial, delivered, only_run, settled, wait_until
@@ -43,9 +46,49 @@ def test_a_killed_supervisor_takes_its_task_along(trial: Trial, acme: Tenant) ->
     [task] = task_processes(trial)
     supervisor = psutil.Process(task.ppid())
     supervisor.kill()
+    killed = time.monotonic()
     task.wait(30)
+    delivered(acme, "PO-orphan", times=2, within_s=120)
+    # Airflow by itself waits for its heartbeat to be missed (12 s).
+    assert time.monotonic() - killed < 12
     gate.open.set()
     settled(acme, message_id, within_s=120)
+
+
+def workers(trial: Trial) -> set[psutil.Process]:
+    """The processes that run or await tasks, whichever scheduler made them."""
+    above = trial.processes()["scheduler"].parent()
+    assert above is not None
+    found = set()
+    for process in above.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "bridge-worker":
+                found.add(process)
+    return found
+
+
+def test_a_killed_schedulers_task_goes_on_and_its_idle_workers_end(trial: Trial, acme: Tenant) -> None:
+    gate = Gate(trial, "PO-scheduler")
+    before = len(trial.runs(acme.dag_id("order")))
+    message_id = acme.send("order", {"po": "PO-scheduler"})
+    assert gate.reached.wait(60)
+    scheduler, left = trial.processes()["scheduler"], workers(trial)
+    scheduler.kill()
+    # Its successor works: another message goes through whole meanwhile.
+    settled(acme, acme.send("order", {"po": "PO-other"}), within_s=120)
+    assert len([process for process in left if process.is_running()]) == 1
+    gate.open.set()
+    settled(acme, message_id)
+    run_id = only_run(trial, acme.dag_id("order"), before)
+    assert trial.await_run(acme.dag_id("order"), run_id) == "success"
+    path = f"/dags/{acme.dag_id('order')}/dagRuns/{run_id}/taskInstances/parse"
+    assert trial.api("GET", path).json()["try_number"] == 1
+    assert len(delivered(acme, "PO-scheduler")) == 1
+    wait_until(
+        lambda: not any(process.is_running() for process in left),
+        within_s=30,
+        what="the dead scheduler's workers have ended",
+    )
 
 
 def test_a_batch_whose_dispatcher_died_before_making_the_run_gets_its_run(trial: Trial, acme: Tenant) -> None:
@@ -74,7 +117,11 @@ def test_messages_accepted_while_no_dispatcher_runs_are_delivered_when_one_does(
 
 
 def test_after_a_restart_of_postgresql_messages_go_on(trial: Trial, acme: Tenant) -> None:
+    gate = Gate(trial, "PO-under-way")
+    under_way = acme.send("order", {"po": "PO-under-way"})
+    assert gate.reached.wait(60)
     trial.processes()["postgres"].kill()
+    gate.open.set()
 
     def accepted() -> str | None:
         try:
@@ -85,3 +132,4 @@ def test_after_a_restart_of_postgresql_messages_go_on(trial: Trial, acme: Tenant
     message_id = wait_until(accepted, within_s=90, what="the webhook answering again")
     settled(acme, message_id, within_s=120)
     delivered(acme, "PO-restart")
+    settled(acme, under_way, within_s=120)

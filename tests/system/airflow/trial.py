@@ -325,6 +325,7 @@ FLOW = """\
 flow: order
 version: {version}
 description: Orders to the destination
+mode: batch
 labels: {{team: logistics}}
 triggers:
   - {{id: order-in, type: webhook_trigger, config: {{slug: order, verification: api_key}}}}
@@ -338,7 +339,9 @@ triggers:
 steps:
   - {{id: parse, type: json_parser}}
   - {{id: shape, type: jq, config: {{program: '{{po, made_by: "{version}"}}'}}}}
-  - {{id: deliver, type: http_request, config: {{connection: target, path: "/{path}", retries: 0}}}}
+  - id: deliver
+    type: http_request
+    config: {{connection: target, path: "/{path}", retries: 0, timeout_s: 170, attempt_timeout_s: 170}}
 """
 """A flow that delivers orders; `{version}` shows in what it sends, `{path}` is where."""
 
@@ -373,7 +376,7 @@ class Gate:
     def __call__(self, delivery: Delivery) -> int:
         if delivery.data.get("po") == self.po and not self.reached.is_set():
             self.reached.set()
-            self.open.wait(60)
+            self.open.wait(170)
         return 202
 
 
