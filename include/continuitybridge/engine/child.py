@@ -198,7 +198,8 @@ def _wait(sock: socket.socket, event: int) -> None:
 
 
 class _RemoteServices:
-    """The runner's services, asked over the channel. Connections are remembered for one run."""
+    """The runner's services, asked over the channel. Connections are remembered for one run, or until they are to
+    be forgotten."""
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
@@ -215,6 +216,9 @@ class _RemoteServices:
                 raise frames.unpack_error(error)
             found = self._connections[name] = ConnectionInfo(*info)
         return found
+
+    def forget(self) -> None:
+        self._connections.clear()
 
     def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
         try:
@@ -238,6 +242,7 @@ class _NodeProcess:
         self._data_when_warm: int | None = None
         self._worn = False
         self._results = True
+        self._services: _RemoteServices | None = None
         self._ready: deque[frames.Work] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._over: asyncio.Event
@@ -279,9 +284,9 @@ class _NodeProcess:
                 kind, content = channel.read()
             except (_HungUp, ConnectionError):
                 return
-            if kind == frames.RUN:
-                self._begin(content)
-            elif kind == frames.WORK:
+            if kind != frames.WORK:
+                self._told(kind, content)
+            else:
                 now, items = content
                 chain.tick(now)
                 for item in items:
@@ -289,6 +294,14 @@ class _NodeProcess:
                     walk = Walk(chain, sequence, message, self._progress, poison)
                     walk.run(entry)
                     self._report(sequence, walk)
+
+    def _told(self, kind: int, content: Any) -> None:
+        if kind == frames.RUN:
+            self._begin(content)
+        elif kind == frames.FORGET and self._services is not None:
+            self._services.forget()
+        elif kind == frames.DESTINATION and self.chain.gate is not None:
+            self.chain.gate.put(DestinationState.from_data(content))
 
     def _unpacked(self, item: Any) -> frames.Work:
         # From here on a death is this message's doing: reading it back may need more memory than there is.
@@ -299,8 +312,9 @@ class _NodeProcess:
         organization, environment, concurrency, destinations, self._results = content
         self._concurrency = concurrency
         self._calls = Calls(concurrency)
+        self._services = _RemoteServices(self._channel)
         self.chain.begin(
-            _RemoteServices(self._channel),
+            self._services,
             now=0.0,
             organization=organization,
             environment=environment,
@@ -377,12 +391,9 @@ class _NodeProcess:
         received = self._channel.received
         while received:
             kind, content = received.popleft()
-            if kind == frames.RUN:
-                self._begin(content)
-            elif kind == frames.DESTINATION:
-                if self.chain.gate is not None:
-                    self.chain.gate.put(DestinationState.from_data(content))
-            elif kind == frames.WORK:
+            if kind != frames.WORK:
+                self._told(kind, content)
+            else:
                 now, items = content
                 self.chain.tick(now)
                 self._ready.extend(self._unpacked(item) for item in items)

@@ -42,9 +42,9 @@ SNAPSHOT_ITEMS = 1_000_000
 READ_BYTES = 256 * 1024
 
 # Runner to node process.
-PLAN, RUN, WORK, REPLY, DESTINATION = range(1, 6)
+PLAN, RUN, WORK, REPLY, DESTINATION, FORGET = range(1, 7)
 # Node process to runner.
-READY, OUTCOME, REFUSED, CALL, LOG, CIRCUIT, ANSWER = range(6, 13)
+READY, OUTCOME, REFUSED, CALL, LOG, CIRCUIT, ANSWER = range(7, 14)
 
 FIT, WORN, ENDS = range(3)
 """How a process is after an outcome: it may have more; it should have no more, and be replaced; it ends now."""

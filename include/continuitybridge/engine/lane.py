@@ -141,6 +141,11 @@ class Lane:
         for process in self._held - self._dying:
             self._send(process, data)
 
+    def forget_connections(self) -> None:
+        """Connections changed: calls that begin from now on ask `services` for them again."""
+        for process in self._held - self._dying:
+            self._send(process, frames.frame(frames.FORGET, None))
+
     async def aclose(self) -> None:
         """Give the process back for the next run of its plan, or end it when something is under way: of that
         nothing is told any more."""

@@ -233,6 +233,28 @@ async def test_connections_are_asked_of_the_loop_and_what_breaks_there_tells_no_
     await told.lane.aclose()
 
 
+async def test_a_connection_is_asked_for_once_until_it_is_to_be_forgotten(
+    own: Runner, destination: Destination
+) -> None:
+    def connection(token: str) -> ConnectionInfo:
+        return ConnectionInfo("warehouse", destination.url, {}, {"type": "bearer", "token": token})
+
+    services = Services(connection("first"))
+    told = Told(own, CALL, services=services)
+    await told.lane.start()
+    for _ in range(2):
+        told.submit({}, {})
+        await told.all()
+    assert services.asked == ["warehouse"]
+    services.found = connection("second")
+    told.lane.forget_connections()
+    told.submit({})
+    await told.all()
+    assert services.asked == ["warehouse"] * 2
+    assert [h["authorization"] for h in destination.headers] == ["Bearer first"] * 4 + ["Bearer second"]
+    await told.lane.aclose()
+
+
 async def test_lines_of_the_log_come_to_the_loop_and_one_that_breaks_it_costs_no_outcome(own: Runner) -> None:
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
