@@ -43,6 +43,7 @@ from continuitybridge.inbox.batches import Batch, FlowKey
 from continuitybridge.inbox.presence import LostLeases
 from continuitybridge.inbox.replays import ReplayWorker
 from continuitybridge.inbox.sweep import sweep
+from continuitybridge.inbox.waits import release_due
 from continuitybridge.settings import get_settings
 
 POLL_S = 0.5
@@ -117,6 +118,8 @@ class Dispatcher:
                 break
             try:
                 now = time.monotonic()
+                if release_due().is_full:
+                    self._wake.set()
                 self.dispatch()
                 if now >= next_reconcile:
                     next_reconcile = now + RECONCILE_S

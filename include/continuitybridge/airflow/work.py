@@ -88,8 +88,9 @@ class StageWork:
             if units:
                 _log.info("took %d messages of batch %s", len(units), self.batch.batch_id)
                 counts.update(self._run_units(units, limits, settings.lease_s))
-            # Nothing joins a batch later: the stages before this one have ended. What is ordered comes one by one.
-            if len(units) < (1 if self.plan.ordering is not None else CLAIM_MESSAGES):
+            # The stages before this one have ended; what can still join the batch are groups that were completed
+            # by what was just settled, and what is ordered, which comes one by one.
+            if not units:
                 return counts
 
     def _fence(self) -> None:

@@ -21,6 +21,7 @@ from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAl
 from continuitybridge.inbox.hold_routes import router as flow_holds
 from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
+from continuitybridge.inbox.waits.routes import router as approvals
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
@@ -66,6 +67,7 @@ def create_app(
         destinations,
         messages,
         replays,
+        approvals,
         endpoints,
         node_types.router,
         health.router,

@@ -118,6 +118,7 @@ flow = LazyGroup(
         "node": f"{_HERE}.node",
         "inbox": f"{_HERE}.inbox",
         "replay": f"{_HERE}.replay",
+        "approvals": f"{_HERE}.approvals",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
         "destination": f"{_HERE}.destination",

@@ -112,8 +112,14 @@ def status(message: str, organization: str, as_json: bool) -> None:
     if parts:
         click.echo()
         options.print_table(
-            ("part", "goes on at", "state", "attempts", "available", "waits for"),
-            [(p.child_id, p.node_id, p.state, p.attempts, p.available_at, p.waits_for) for p in parts],
+            ("part", "goes on at", "state", "attempts", "available", "waits for", "until"),
+            [
+                (
+                    *(p.child_id, p.node_id, p.state, p.attempts, p.available_at),
+                    *(p.called_id or p.waits_for, p.until),
+                )
+                for p in parts
+            ],
         )
     if failures:
         click.echo()

@@ -23,6 +23,7 @@ from continuitybridge.flows import convert, lint
 from continuitybridge.flows.load import LoadedFlow
 from continuitybridge.flows.model import Flow
 from continuitybridge.flows.plan import compile_flow
+from continuitybridge.flows.problems import refuse
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
@@ -95,9 +96,9 @@ def deploy(organization_id: UUID, environment: str, loaded: LoadedFlow, by: str)
     """Store the version if it is new and make it the one that runs; visible to intake and Airflow without a
     restart. One transaction: version, deployment, history, endpoints.
 
-    Raises `ConfigurationError` (facts: problems) when lint finds any, `Conflict` (facts: diff) when the
-    version exists with other content or a webhook's slug belongs to another flow, `NotFound` for an unknown
-    environment.
+    Raises `ConfigurationError` (facts: problems) when lint finds any, or the flow calls one that is not deployed
+    in the environment, `Conflict` (facts: diff) when the version exists with other content or a webhook's slug
+    belongs to another flow, `NotFound` for an unknown environment.
     """
     lint.check(loaded)
     flow = loaded.flow
@@ -106,6 +107,9 @@ def deploy(organization_id: UUID, environment: str, loaded: LoadedFlow, by: str)
     source = convert.convert(loaded, "yaml") if loaded.format != "yaml" else loaded.text
     with database.tenant(organization_id) as connection:
         _lock(connection, organization_id, environment)
+        problems = lint.calls(loaded, _callable(connection, organization_id, environment))
+        if problems:
+            raise refuse(f"the flow {flow.name!r} calls what is not there", problems)
         stored = connection.execute(
             "SELECT digest, source, files FROM bridge.flow_versions "
             "WHERE organization_id = %s AND flow = %s AND version = %s",
@@ -259,6 +263,17 @@ def _lock(connection: Connection[Any], organization_id: UUID, environment: str) 
         raise NotFound(
             f"the organization has no environment {environment!r}", field="environment", value=environment
         )
+
+
+def _callable(connection: Connection[Any], organization_id: UUID, environment: str) -> dict[str, list[str]]:
+    """The flows that can be called in the environment: name → triggers."""
+    rows = connection.execute(
+        "SELECT d.flow, v.plan -> 'triggers' FROM bridge.deployments d"
+        " JOIN bridge.flow_versions v USING (organization_id, flow, version)"
+        " WHERE d.organization_id = %s AND d.environment = %s AND d.status = 'active'",
+        (organization_id, environment),
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def _current(connection: Connection[Any], organization_id: UUID, environment: str, flow: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from continuitybridge.engine.destinations import destination_name
 from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.index import Index
-from continuitybridge.engine.limits import Limits
-from continuitybridge.engine.message import Message, Resume
+from continuitybridge.engine.limits import Limits, too_large_together
+from continuitybridge.engine.message import TOO_LARGE, Message, Resume
 from continuitybridge.errors import (
     ConfigurationError,
 )
@@ -93,7 +93,7 @@ class Resumed(Step):
 
     __slots__ = ("repeats", "resume")
 
-    def __init__(self, step: Step, resume: Resume) -> None:
+    def __init__(self, step: Step, resume: Resume, limits: Limits) -> None:
         for name in Step.__slots__:
             setattr(self, name, getattr(step, name))
         node = step.node
@@ -102,7 +102,13 @@ class Resumed(Step):
         self.resume = resume
         self.repeats = node.repeats
         self.counts = 0
-        self.process = lambda message, context: node.resume(message, resume, context)
+
+        def process(message: Message, context: RunContext) -> Any:
+            if resume.how == TOO_LARGE:
+                raise too_large_together(limits)
+            return node.resume(message, resume, context)
+
+        self.process = process
 
 
 class Chain:

@@ -37,6 +37,7 @@ def copy_of(message: Message) -> Message:
         _copied(message.vars),
         message.generation,
         message.resume,
+        message.called,
     )
 
 

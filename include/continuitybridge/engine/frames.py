@@ -118,11 +118,12 @@ def pack_message(message: Message) -> tuple[Any, ...]:
         _pack_vars(message.vars),
         message.generation,
         _pack_resume(message.resume),
+        message.called,
     )
 
 
 def unpack_message(packed: tuple[Any, ...]) -> Message:
-    identity, body, headers, variables, generation, resume = packed
+    identity, body, headers, variables, generation, resume, called = packed
     return Message(
         identity,
         unpack_body(body),
@@ -130,6 +131,7 @@ def unpack_message(packed: tuple[Any, ...]) -> Message:
         marshal.loads(variables) if variables else {},  # noqa: S302  (own bytes)
         generation,
         _unpack_resume(resume),
+        called,
     )
 
 
@@ -193,7 +195,8 @@ def unpack_work(packed: tuple[Any, ...]) -> Work:
 
 
 def seal(walk: Walk, limits: Limits, results: bool = True) -> list[tuple[Any, ...]]:
-    """The walk's outputs in wire form; those that leave the plan only where somebody wants the `results`. An
+    """The walk's outputs in wire form; those that leave the plan only where somebody wants the `results`, or
+    another flow called. An
     output that exceeds a limit, or is no data, becomes a failure of its message at the node that gave it; the
     outputs of one input that exceed a limit together become one."""
     sealed: list[tuple[Any, ...]] = []
@@ -215,7 +218,7 @@ def seal(walk: Walk, limits: Limits, results: bool = True) -> list[tuple[Any, ..
         if total > limits.max_outcome_bytes:
             walk.refuse(step, message, _too_much(limits))
             return []
-        if stage is None and not results:
+        if stage is None and not results and not walk.root.called:
             continue
         sealed.append(
             (

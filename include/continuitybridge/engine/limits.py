@@ -105,6 +105,17 @@ def too_much_memory(allowed: int) -> LimitExceeded:
     )
 
 
+def too_large_together(limits: Limits) -> LimitExceeded:
+    """The failure of a message whose wait brought more together than a process may hold."""
+    return LimitExceeded(
+        f"what was gathered for the message has more than {limits.max_outcome_bytes} bytes altogether "
+        "(eight times BRIDGE_MAX_MESSAGE_BYTES)",
+        limit="max_message_bytes",
+        allowed=limits.max_outcome_bytes,
+        found=f"more than {limits.max_outcome_bytes}",
+    )
+
+
 def nests_deeper(body: Any, limit: int) -> bool:
     """Whether containers stand in each other more than `limit` deep. Walks level by level: no recursion, no
     level is read beyond the limit, and a container that stands in several places is read once per level."""

@@ -29,6 +29,8 @@ class Message:
     generation: int = 1
     resume: Resume | None = None
     """Set on a message that goes on where it waited: its entry node is asked by `resume`, not by `process`."""
+    called: bool = False
+    """Set on a message that another flow called this one with: its outcome tells what left the plan, always."""
 
     def derive(self, body: Body, *, id: str | None = None) -> Message:
         """The same message with another body (and id, for a child)."""
@@ -83,6 +85,10 @@ class Park:
 
     body: Body
     wait: Wait
+
+
+TOO_LARGE = "too-large"
+"""How a wait ends whose parts together are more than a process may hold: its node is not asked."""
 
 
 @dataclass(frozen=True, slots=True)

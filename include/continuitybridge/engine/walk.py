@@ -194,7 +194,7 @@ class Walk:
         try:
             steps = self.chain.entries(message, entry)
             if message.resume is not None:
-                steps = (Resumed(steps[0], message.resume),)
+                steps = (Resumed(steps[0], message.resume, self.chain.limits),)
                 message.resume = None
         except ConfigurationError as error:
             where = entry or str(message.vars.get("trigger") or "")
@@ -224,7 +224,8 @@ class Walk:
         )
         if not ready:
             self.outputs += [(m.message, m.step, m.step.id, m.step.stage, m.wait) for m in self._groups.leave()]
-        return [(Resumed(step, resume), message, frozenset[str]()) for step, message, resume in reversed(ready)]
+        limits = self.chain.limits
+        return [(Resumed(step, how, limits), message, frozenset()) for step, message, how in reversed(ready)]
 
     def _park(self, step: Step, message: Message, park: Park) -> None:
         if not isinstance(step.node, WaitNode):

@@ -17,6 +17,7 @@ from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.objects import PayloadLost
 from continuitybridge.inbox.ordering import MAY_BEGIN, MAY_GO_ON
 from continuitybridge.inbox.replies import Notices
+from continuitybridge.inbox.waits import resuming
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher
@@ -60,7 +61,7 @@ SET state = 'claimed', epoch = m.epoch + 1, attempts = m.attempts + 1, lease_own
     lease_until = now() + %(lease)s
 FROM taken WHERE m.organization_id = taken.organization_id AND m.message_id = taken.message_id
 RETURNING m.message_id, m.environment, m.flow, m.version, m.payload, m.headers, m.content_type, m.trigger_id,
-          m.generation, m.epoch, m.attempts, m.lease_until, m.accepted_at
+          m.generation, m.source = 'flow', m.epoch, m.attempts, m.lease_until, m.accepted_at
 """  # noqa: S608  (constants)
 _HAND_OVERS = f"""
 WITH taken AS (
@@ -78,7 +79,7 @@ FROM taken, bridge.messages m
 WHERE h.organization_id = taken.organization_id AND h.hand_over_id = taken.hand_over_id
   AND m.organization_id = h.organization_id AND m.message_id = h.message_id
 RETURNING h.message_id, h.environment, h.flow, h.version, h.hand_over_id, h.node_id, h.payload, m.generation,
-          h.epoch, h.attempts, h.lease_until, m.accepted_at
+          m.source = 'flow', h.child_id, h.resume, h.epoch, h.attempts, h.lease_until, m.accepted_at
 """  # noqa: S608
 _ACTIVE = f"""
 UPDATE bridge.batches b SET status = 'started', started_at = coalesce(started_at, now()), active_at = now()
@@ -124,22 +125,24 @@ def claim(
             rows = connection.execute(_MESSAGES, parameters).fetchall()
         parameters["limit"] = limit - len(rows)
         parts = connection.execute(_HAND_OVERS, parameters).fetchall() if len(rows) < limit else []
+        waited = resuming.load_parameters((batch.organization_id, row[10]) for row in parts)
+        brought = resuming.by_wait(connection.execute(resuming.LOAD_PARTS, waited) if waited else ())
     claimed: list[Claimed] = []
     # Decrypted after the commit, so that the transaction stays short.
     for row in rows:
         try:
             claimed.append(_of_message(batch, owner, row, keys))
         except (DecryptionFailed, PayloadLost) as error:
-            _bury(batch, owner, row[0], None, row[9], error)
+            _bury(batch, owner, row[0], None, row[10], error)
         except Unavailable:
-            _postpone(batch, owner, row[0], None, row[9])
+            _postpone(batch, owner, row[0], None, row[10])
     for row in parts:
         try:
-            claimed.append(_of_hand_over(batch, owner, row, keys))
+            claimed.append(_of_hand_over(batch, owner, row, brought, keys))
         except (DecryptionFailed, PayloadLost) as error:
-            _bury(batch, owner, row[0], row[4], row[8], error)
+            _bury(batch, owner, row[0], row[4], row[11], error)
         except Unavailable:
-            _postpone(batch, owner, row[0], row[4], row[8])
+            _postpone(batch, owner, row[0], row[4], row[11])
     return claimed
 
 
@@ -256,7 +259,7 @@ def fence(batch: Batch, owner: str, stage: str | None = None) -> int:
 
 
 def _of_message(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
-    message_id, environment, flow, version, payload, headers, content_type, trigger, generation, *lease = row
+    message_id, environment, flow, version, payload, headers, content_type, trigger, generation, *rest = row
     organization_id = batch.organization_id
     message = Message(
         message_id,
@@ -265,7 +268,7 @@ def _of_message(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
         {} if trigger is None else {"trigger": trigger},
         generation,
     )
-    epoch, attempts, lease_until, accepted_at = lease
+    message.called, epoch, attempts, lease_until, accepted_at = rest
     return Claimed(
         organization_id,
         environment,
@@ -284,13 +287,14 @@ def _of_message(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
     )
 
 
-def _of_hand_over(batch: Batch, owner: str, row: Any, keys: Cipher) -> Claimed:
-    message_id, environment, flow, version, hand_over_id, node_id, payload, generation, *lease = row
+def _of_hand_over(batch: Batch, owner: str, row: Any, parts: resuming.Parts, keys: Cipher) -> Claimed:
+    message_id, environment, flow, version, hand_over_id, node_id, payload, generation, *rest = row
+    called, child_id, resume, epoch, attempts, lease_until, accepted_at = rest
     organization_id = batch.organization_id
     place = payloads.hand_over_place(message_id, hand_over_id)
     message = payloads.decrypt_message(keys, organization_id, place, payload)
-    message.generation = generation
-    epoch, attempts, lease_until, accepted_at = lease
+    message = resuming.resumed(message, child_id, resume, parts, keys, organization_id)
+    message.generation, message.called = generation, called
     return Claimed(
         organization_id,
         environment,

@@ -27,7 +27,8 @@ from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
 Kind = Literal["message", "part"]
-"""A message's own payload, kept as long as the message; or that of a part of one, needed until it is settled."""
+"""A message's own payload, kept as long as the message; or that of a part of one, needed until it is settled,
+and as long as another message carries it on."""
 
 REFERENCE = "payload-reference"
 """What a reference's ciphertext is for."""
@@ -102,6 +103,9 @@ _LOOK = """
 SELECT o.organization_id, o.object_id, o.key,
        EXISTS (SELECT FROM bridge.messages m
                WHERE m.organization_id = o.organization_id AND m.message_id = o.message_id)
+       OR (o.kind = 'part'
+           AND EXISTS (SELECT FROM bridge.wait_parts p
+                       WHERE p.organization_id = o.organization_id AND p.origin_id = o.message_id))
        OR (o.kind = 'message'
            AND EXISTS (SELECT FROM bridge.settled_messages s
                        WHERE s.organization_id = o.organization_id AND s.message_id = o.message_id)) AS needed

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from continuitybridge.engine.message import Message
+from continuitybridge.engine.message import Message, Resume
 from continuitybridge.inbox import offload
 from continuitybridge.vault.keyring import Cipher
 
@@ -66,12 +66,14 @@ def encrypt_message(keys: Cipher, organization_id: UUID, place: str, message: Me
     # The standard library's JSON, because it gives back what it got: integers of any size, infinities and lone
     # surrogates included. Bodies that are bytes follow the head as they are.
     raw = message.body if isinstance(message.body, bytes) else json.dumps(message.body).encode()
-    head = {
+    head: dict[str, Any] = {
         "id": message.id,
         "headers": message.headers,
         "vars": message.vars,
         "kind": _BYTES if isinstance(message.body, bytes) else _JSON,
     }
+    if message.resume is not None:
+        head["resume"] = [message.resume.how, dict(message.resume.facts)]
     content = json.dumps(head).encode() + b"\n" + raw
     message_id = place.rpartition("/")[0]
     return offload.seal(keys, organization_id, HAND_OVER, place, content, message_id=message_id, kind="part")
@@ -79,10 +81,16 @@ def encrypt_message(keys: Cipher, organization_id: UUID, place: str, message: Me
 
 def decrypt_message(keys: Cipher, organization_id: UUID, place: str, stored: bytes) -> Message:
     """What `encrypt_message` gave; raises as `offload.unseal`."""
-    head_text, _, raw = offload.unseal(keys, organization_id, HAND_OVER, place, stored).partition(b"\n")
+    return read_message(offload.unseal(keys, organization_id, HAND_OVER, place, stored))
+
+
+def read_message(content: bytes) -> Message:
+    """A message of the text that stands for it in a hand-over."""
+    head_text, _, raw = content.partition(b"\n")
     head: dict[str, Any] = json.loads(head_text)
     body = raw if head["kind"] == _BYTES else json.loads(raw)
-    return Message(head["id"], body, head["headers"], head["vars"])
+    resume = Resume(*head["resume"]) if "resume" in head else None
+    return Message(head["id"], body, head["headers"], head["vars"], resume=resume)
 
 
 def hand_over_place(message_id: str, hand_over_id: UUID) -> str:

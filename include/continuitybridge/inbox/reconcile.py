@@ -110,11 +110,23 @@ def violations(organization_id: UUID | None = None) -> list[Violation]:
             " AND NOT EXISTS (SELECT FROM bridge.hand_overs h WHERE h.organization_id = m.organization_id"
             "  AND h.message_id = m.message_id AND h.state IN ('available', 'claimed', 'waiting'))"
             " UNION ALL"
+            " SELECT h.organization_id, h.message_id, 'waits for nothing' FROM bridge.hand_overs h"
+            " WHERE h.state = 'waiting'"
+            " AND (%(organization)s::uuid IS NULL OR h.organization_id = %(organization)s)"
+            " AND NOT EXISTS (SELECT FROM bridge.waits w WHERE w.organization_id = h.organization_id"
+            "  AND w.hand_over_id = h.hand_over_id)"
+            " UNION ALL"
+            " SELECT w.organization_id, w.message_id, 'has a wait and does not wait' FROM bridge.waits w"
+            " JOIN bridge.hand_overs h USING (organization_id, hand_over_id)"
+            " WHERE h.state <> 'waiting'"
+            " AND (%(organization)s::uuid IS NULL OR h.organization_id = %(organization)s)"
+            " UNION ALL"
             " SELECT m.organization_id, m.message_id, 'hand-overs of a message that is not handed over'"
             " FROM bridge.messages m WHERE m.state IN ('accepted', 'claimed', 'dead')"
             " AND (%(organization)s::uuid IS NULL OR organization_id = %(organization)s)"
             " AND EXISTS (SELECT FROM bridge.hand_overs h WHERE h.organization_id = m.organization_id"
-            "  AND h.message_id = m.message_id AND h.state IN ('available', 'claimed', 'waiting'))",
+            "  AND h.message_id = m.message_id AND (h.state IN ('available', 'claimed')"
+            "   OR (h.state = 'waiting' AND m.state <> 'dead')))",
             {"organization": organization_id},
         ).fetchall()
     return [Violation(*row) for row in rows]

@@ -193,6 +193,7 @@ def _replay(
         connection.execute(_GO_ON, changes)
     else:
         connection.execute(_FORGET_HAND_OVERS, changes)
+        connection.execute(_FORGET_GROUPS, changes)
         replies.forget_parts(connection, organization_id, message_id)
         connection.execute(_START_AGAIN, changes)
     flows.add(f"{organization_id}/{environment}/{flow}")
@@ -217,6 +218,15 @@ WHERE organization_id = %(organization)s AND message_id = %(message)s
 _FORGET_HAND_OVERS = """
 DELETE FROM bridge.hand_overs WHERE organization_id = %(organization)s AND message_id = %(message)s
 """
+# It will gather anew within itself; what it gathered across messages it finds again.
+_FORGET_GROUPS = """
+WITH gone AS (
+    DELETE FROM bridge.wait_groups WHERE organization_id = %(organization)s AND message_id = %(message)s
+)
+DELETE FROM bridge.wait_parts p WHERE p.organization_id = %(organization)s AND p.message_id = %(message)s
+  AND NOT EXISTS (SELECT FROM bridge.wait_groups g WHERE g.organization_id = p.organization_id
+                  AND g.group_id = p.wait_id AND g.message_id IS NULL)
+"""
 _REOPEN = """
 INSERT INTO bridge.messages
     (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
@@ -240,29 +250,30 @@ def _reopen(connection: Connection, changes: dict[str, Any], settled_at: datetim
 
 
 def _revive(connection: Connection, changes: dict[str, Any], target: _Target) -> bool:
-    """Make the dead hand-overs available; false when the message died as a whole."""
+    """Make the dead hand-overs available, beside those that wait; false when the message died as a whole."""
     rows = connection.execute(
-        "SELECT hand_over_id, node_id, stage FROM bridge.hand_overs WHERE organization_id = %(organization)s"
-        " AND message_id = %(message)s AND state = 'dead'",
+        "SELECT hand_over_id, node_id, stage, state FROM bridge.hand_overs"
+        " WHERE organization_id = %(organization)s AND message_id = %(message)s AND state IN ('dead', 'waiting')",
         changes,
     ).fetchall()
-    for hand_over_id, node_id, stage in rows:
+    for hand_over_id, node_id, stage, state in rows:
         if target.stages is not None:
             if node_id not in target.stages:
                 raise Conflict(
-                    f"version {target.version} has no node {node_id!r}, where the message failed; replay it from "
-                    "the beginning, or on its own version",
+                    f"version {target.version} has no node {node_id!r}, where the message "
+                    f"{'failed' if state == 'dead' else 'waits'}; replay it from the beginning, or on its own "
+                    "version",
                     node_id=node_id,
                     version=target.version,
                 )
             stage = target.stages[node_id]
         connection.execute(
-            "UPDATE bridge.hand_overs SET state = 'available', attempts = 0, epoch = epoch + 1, batch_id = NULL,"
-            " available_at = now(), version = %s, stage = %s, mode = %s"
-            " WHERE organization_id = %s AND hand_over_id = %s",
+            "UPDATE bridge.hand_overs SET state = CASE state WHEN 'dead' THEN 'available' ELSE state END,"
+            " attempts = 0, epoch = epoch + 1, batch_id = NULL, available_at = now(), version = %s, stage = %s,"
+            " mode = %s WHERE organization_id = %s AND hand_over_id = %s",
             (target.version, stage, target.mode, changes["organization"], hand_over_id),
         )
-    return bool(rows)
+    return any(row[3] == "dead" for row in rows)
 
 
 def _target(

@@ -56,7 +56,8 @@ class MessagePage(BaseModel):
 
 class OpenPart(BaseModel):
     """A part of the message that is not done: the node it goes on at, and when it may. `waits_for`: the
-    destination that turned it back."""
+    destination that turned it back, or, in state waiting, a `group` of messages, a `person` or a `flow`; then
+    `until` when at most, and `called` is the message that was called."""
 
     id: str
     node: str
@@ -64,6 +65,8 @@ class OpenPart(BaseModel):
     attempts: int
     available_at: datetime
     waits_for: str | None
+    until: datetime | None
+    called: str | None
 
 
 class FailedTry(BaseModel):
@@ -266,6 +269,8 @@ def _for_user(caller: Caller, id: str, organization: str | None) -> Message:
                 attempts=part.attempts,
                 available_at=part.available_at,
                 waits_for=part.waits_for,
+                until=part.until,
+                called=part.called_id,
             )
             for part in m.parts
         ],

@@ -16,7 +16,8 @@ from continuitybridge.errors import NotFound
 @dataclass(frozen=True, slots=True)
 class OpenPart:
     """A hand-over that is not done: at which node it goes on, and when it may. `waits_for` is the destination that
-    turned it back."""
+    turned it back, or, where it waits, a `group`, a `person` or a `flow` (`called_id` is the message that was
+    called); `until` when at most."""
 
     child_id: str
     stage: str
@@ -24,7 +25,9 @@ class OpenPart:
     state: str
     attempts: int
     available_at: datetime
-    waits_for: str | None
+    waits_for: str | None = None
+    until: datetime | None = None
+    called_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,13 @@ def status(organization_id: UUID, message_id: str) -> MessageStatus:
             raise NotFound(f"no message {message_id}", message_id=message_id)
         with connection.cursor(row_factory=class_row(OpenPart)) as parts:
             parts.execute(
-                "SELECT child_id, stage, node_id, state, attempts, available_at, waits_for FROM bridge.hand_overs"
-                " WHERE organization_id = %(organization)s AND message_id = %(message)s ORDER BY hand_over_id",
+                "SELECT h.child_id, h.stage, h.node_id, h.state, h.attempts, h.available_at,"
+                " coalesce(w.kind, h.waits_for) AS waits_for, coalesce(g.until, w.until) AS until, w.called_id"
+                " FROM bridge.hand_overs h LEFT JOIN bridge.waits w USING (organization_id, hand_over_id)"
+                " LEFT JOIN bridge.wait_groups g ON g.organization_id = w.organization_id"
+                "  AND g.group_id = w.group_id"
+                " WHERE h.organization_id = %(organization)s AND h.message_id = %(message)s"
+                " ORDER BY h.hand_over_id",
                 place,
             )
             found.parts.extend(parts)

@@ -10,6 +10,7 @@ from continuitybridge import database
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import batches, offload, turned_back, units
 from continuitybridge.inbox.replies import Notices
+from continuitybridge.inbox.waits import release_due
 from continuitybridge.settings import get_settings
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Swept:
     batches_abandoned: int
     units_released: int
     orphans_released: int
+    waits_released: int
     keys_forgotten: int
     records_removed: int
     turned_back_woken: int
@@ -56,6 +58,7 @@ def sweep(
     - Units in a batch that is closed (their worker settled after the batch was given up) are released.
     - Units that were turned back by a destination just when it was resumed are available.
     - Large payloads that no message needs any more are removed from the payload store.
+    - Waits that are over, or complete, are released (also by dispatcher and workers, more often).
     - Idempotency keys whose window is over, old refusals, failures, batches and replay jobs are removed.
 
     So a message that was accepted is run by somebody again at most `BRIDGE_LEASE_S`, or the idle time of its
@@ -80,6 +83,7 @@ def sweep(
         abandoned,
         released,
         _orphans(),
+        _waits(),
         _keys(),
         _records(settings.retention_standard_days),
         turned_back.wake_forgotten(),
@@ -95,9 +99,9 @@ def _batches(
             "UPDATE bridge.batches b SET status = 'settled', settled_at = now()"
             " WHERE b.status IN ('created', 'started') AND b.active_at < now() - interval '30 s'"
             " AND NOT EXISTS (SELECT FROM bridge.messages m WHERE m.organization_id = b.organization_id"
-            "  AND m.batch_id = b.batch_id AND m.state IN ('accepted', 'claimed', 'waiting'))"
+            "  AND m.batch_id = b.batch_id AND m.state IN ('accepted', 'claimed'))"
             " AND NOT EXISTS (SELECT FROM bridge.hand_overs h WHERE h.organization_id = b.organization_id"
-            "  AND h.batch_id = b.batch_id AND h.state IN ('available', 'claimed', 'waiting'))"
+            "  AND h.batch_id = b.batch_id AND h.state IN ('available', 'claimed'))"
             " AND NOT EXISTS (SELECT FROM unnest(%s::text[], %s::text[]) AS r (dag_id, run_id)"
             "  WHERE r.dag_id = b.dag_id AND r.run_id = b.run_id)",
             ([run[0] for run in running], [run[1] for run in running]),
@@ -137,6 +141,27 @@ def _orphans() -> int:
                 f" WHERE u.batch_id IS NOT NULL AND u.state = '{state}' AND b.organization_id = u.organization_id"
                 " AND b.batch_id = u.batch_id AND b.status IN ('settled', 'abandoned')"
             ).rowcount
+    return released
+
+
+def _waits() -> int:
+    released = 0
+    while True:
+        found = release_due()
+        released += found.groups + found.waits
+        if not found.is_full:
+            break
+    with database.relay() as connection:
+        # Of one that carries on still, what it gathered may be asked for again. The others are left behind by
+        # messages that were discarded, or began anew.
+        connection.execute(
+            "DELETE FROM bridge.wait_groups g WHERE (forget_at <= now() AND NOT EXISTS ("
+            "  SELECT FROM bridge.wait_parts p WHERE p.organization_id = g.organization_id"
+            "  AND p.wait_id = g.group_id))"
+            " OR (closed_at IS NULL AND due_at IS NULL AND created_at < now() - interval '1 day' AND NOT EXISTS ("
+            "  SELECT FROM bridge.waits w WHERE w.organization_id = g.organization_id"
+            "  AND w.group_id = g.group_id))"
+        )
     return released
 
 

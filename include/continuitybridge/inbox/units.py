@@ -83,6 +83,32 @@ def append_trace(connection: Connection, organization_id: UUID, message_id: str,
     )
 
 
+GATHERING_ENDED = """
+UPDATE bridge.wait_groups g SET how = 'ended', due_at = now()
+FROM unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
+WHERE g.organization_id = t.organization_id AND g.message_id = t.message_id AND g.how IS NULL
+  AND g.closed_at IS NULL
+  AND NOT EXISTS (
+      SELECT FROM bridge.hand_overs h
+      LEFT JOIN bridge.waits w USING (organization_id, hand_over_id)
+      LEFT JOIN bridge.wait_groups o ON o.organization_id = w.organization_id AND o.group_id = w.group_id
+      WHERE h.organization_id = g.organization_id AND h.message_id = g.message_id
+        AND (g.scope = '' OR starts_with(h.child_id, g.scope || '.'))
+        AND (h.state IN ('available', 'claimed') OR (h.state = 'waiting' AND o.scope IS DISTINCT FROM g.scope)
+             OR (h.state = 'dead' AND g.holds)))
+RETURNING g.organization_id, g.group_id
+"""
+"""Of locked messages, the groups within them to which nothing can come any more: nothing of the message that could
+is under way (what waits in a group of the same scope goes on as something else). Where a group holds, what is dead
+can still come: by a replay."""
+
+GOES_ON = """(h.state IN ('available', 'claimed') OR (h.state = 'waiting' AND NOT EXISTS (
+    SELECT FROM bridge.waits w JOIN bridge.wait_groups g USING (organization_id, group_id)
+    WHERE w.organization_id = h.organization_id AND w.hand_over_id = h.hand_over_id
+      AND g.scope IS NOT NULL AND g.how IS NULL AND g.closed_at IS NULL)))"""
+"""Whether a hand-over `h` is left to do, after `GATHERING_ENDED`: all but those that wait for a dead sibling."""
+
+
 @dataclass(frozen=True, slots=True)
 class Locked:
     """A message's row, locked. `reply_until` as in the table."""
@@ -111,11 +137,13 @@ def conclude(
 ) -> Ending:
     """Decide what a locked message in state handed_over has become, after one of its hand-overs changed: settled
     when none is left to do (dead beats skipped, skipped beats done). `reply` is what that hand-over gave, for a
-    caller who waits; `notices` as for `move_to_settled`."""
+    caller who waits; `notices` as for `move_to_settled`. With a dead one, and others that wait for nothing else,
+    it is a dead letter too."""
+    connection.execute(GATHERING_ENDED, ([organization_id], [message_id]))
     [(left, dead, skipped)] = connection.execute(
-        "SELECT count(*) FILTER (WHERE state IN ('available', 'claimed', 'waiting')),"
+        f"SELECT count(*) FILTER (WHERE {GOES_ON}),"  # noqa: S608  (a constant of this module)
         " count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'skipped')"
-        " FROM bridge.hand_overs WHERE organization_id = %s AND message_id = %s",
+        " FROM bridge.hand_overs h WHERE organization_id = %s AND message_id = %s",
         (organization_id, message_id),
     )
     if left:

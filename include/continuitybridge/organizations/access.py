@@ -60,9 +60,13 @@ class Caller:
     def writable(self, slug: str) -> Place:
         """As `organization`; raises `NotAllowed` when the caller may only read there."""
         place = self.organization(slug)
-        if not (self.superadmin or self._memberships[slug].role.may_write):
+        if not self.may_write(slug):
             raise NotAllowed(f"changing something in {slug!r} needs more than the role {place.role}")
         return place
+
+    def may_write(self, slug: str) -> bool:
+        """Whether `writable` would let him."""
+        return self.superadmin or (slug in self._memberships and self._memberships[slug].role.may_write)
 
     def chosen(self, slug: str | None) -> Place:
         """The organization named, or the caller's only one. Raises `ConfigurationError` when it must be named."""

@@ -43,6 +43,9 @@ TENANT_TABLES = (
     "replies",
     "payload_objects",
     "replay_jobs",
+    "waits",
+    "wait_groups",
+    "wait_parts",
 )
 
 
@@ -56,6 +59,7 @@ def app() -> Iterator[psycopg.Connection[Any]]:
 def fill(organization: Organization) -> None:
     """One row in every table, written by the owner with row-level security set aside."""
     o = organization.organization_id
+    hand_over_id = uuid4()
     rows: dict[str, dict[str, Any]] = {
         "memberships": {"user_name": "anna", "role": "customer_user"},
         "flow_versions": {
@@ -78,7 +82,7 @@ def fill(organization: Organization) -> None:
             "payload": b"x", "size_bytes": 1, "state": "dead",
         },
         "hand_overs": {
-            "hand_over_id": uuid4(), "message_id": "m", "child_id": "m", "environment": "prod", "flow": "f",
+            "hand_over_id": hand_over_id, "message_id": "m", "child_id": "m", "environment": "prod", "flow": "f",
             "version": "1", "stage": "s", "node_id": "n", "payload": b"x", "state": "dead",
         },
         "failures": {
@@ -105,6 +109,17 @@ def fill(organization: Organization) -> None:
             "matched": 1, "created_by": "t",
         },
         "flow_holds": {"environment": "prod", "flow": "f", "kind": "pause", "by": "t"},
+        "waits": {
+            "hand_over_id": hand_over_id, "message_id": "m", "environment": "prod", "flow": "f", "node_id": "n",
+            "kind": "person",
+        },
+        "wait_groups": {
+            "environment": "prod", "flow": "f", "node_id": "n", "key_hash": b"k", "group_id": uuid4(), "need": 1,
+        },
+        "wait_parts": {
+            "wait_id": uuid4(), "part_id": uuid4(), "message_id": "m", "origin_id": "m", "child_id": "m",
+            "place": "p", "payload": b"x",
+        },
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
     }  # fmt: skip
     with psycopg.connect(database.owner_url()) as connection:

@@ -18,6 +18,7 @@ from continuitybridge.inbox.retry import RetryPolicy
 from continuitybridge.inbox.settle.endings import ending_of
 from continuitybridge.inbox.settle.skipping import skip
 from continuitybridge.inbox.settle.writing import Became, write
+from continuitybridge.inbox.statements import run
 from continuitybridge.vault.keyring import Cipher
 
 __all__ = ["Became", "RetryPolicy", "settle", "settle_many", "skip"]
@@ -74,6 +75,9 @@ def settle_many(
       message is settled, and at once when something of it failed for good. He is told after the commit; and if
       what is tried again cannot end within his limit, that it goes on without him.
 
+    - Parked: the message waits, as `inbox.waits` says; a group that is complete by it goes on in the same
+      transaction, and the messages that it gathered are settled with it.
+
     What is tried again leaves its batch, to be dispatched when its time has come, unless `retry_in_batch`.
 
     Raises `Unavailable` when the database does not finish: the call may be repeated, and answers `stale` for what
@@ -86,11 +90,5 @@ def settle_many(
         notices,
     )
     with database.relay(after=notices) as connection:
-        try:
-            statement, parameters = next(writing)
-            while True:
-                cursor = connection.execute(statement, parameters)
-                statement, parameters = writing.send(cursor.fetchall() if cursor.description else [])
-        except StopIteration as end:
-            became: list[Became] = end.value
+        became: list[Became] = run(connection, writing)
     return became

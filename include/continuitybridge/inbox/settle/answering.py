@@ -90,6 +90,18 @@ def columns(endings: Sequence[Ending]) -> tuple[list[Any], ...]:
     )
 
 
+def awaited(locked: Iterable[tuple[Any, ...]]) -> dict[_Key, Awaited]:
+    """Those of the locked messages (rows of organization, id, reply_until, replays, …) whose caller waits."""
+    return {(row[0], row[1]): Awaited(row[2], row[3]) for row in locked if row[2] is not None}
+
+
+def gathered(messages: Mapping[_Key, Awaited]) -> _Steps:
+    """Messages that another one carries on: when they are done, there is nothing to answer but that they were
+    taken."""
+    if messages:
+        yield _KEEP, _columns([_row(message, waits, ACCEPTED) for message, waits in messages.items()])
+
+
 def unfinished(endings: Iterable[Ending], awaited: Mapping[_Key, Awaited], notices: Notices) -> _Steps:
     """What units gave that are parts of messages, or why they failed for good; and who need not wait any longer
     for what is tried again."""

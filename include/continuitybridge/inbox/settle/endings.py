@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from uuid6 import uuid7
 
-from continuitybridge.engine.message import Failure, Message, Outcome
+from continuitybridge.engine.message import Failure, Message, Outcome, Output
 from continuitybridge.errors import Unavailable, Verdict
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import capture, payloads
@@ -18,6 +18,8 @@ from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.replies import Prepared
 from continuitybridge.inbox.replies import rows as replies
 from continuitybridge.inbox.retry import RetryPolicy, turned_back_by
+from continuitybridge.inbox.waits import parking
+from continuitybridge.inbox.waits.parking import Parked, Result
 from continuitybridge.vault.keyring import Cipher
 
 State = Literal["done", "handed_over", "accepted", "dead", "available"]
@@ -32,11 +34,16 @@ class HandOver:
     stage: str
     node_id: str
     payload: bytes
-    state: Literal["available", "dead"] = "available"
+    state: Literal["available", "waiting", "dead"] = "available"
     attempts: int = 0
     wait_s: float = 0.0
     in_batch: bool = True
     waits_for: str | None = None
+    until: float | None = None
+    """When it is available, in seconds since the epoch, where that is not `wait_s` from now."""
+    resume: str | None = None
+    """JSON text of how it goes on after a wait."""
+    parked: Parked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +67,13 @@ class Ending:
     refusal: Prepared | None = None
     releases: bool = False
     keys: Mapping[str, Any] = field(default_factory=dict)
+    results: Sequence[Result] = ()
+    """What left the flow, of a message that another flow called."""
 
     @property
     def is_plain(self) -> bool:
         """A whole message that is done: the common case, which takes one statement whatever the number."""
-        return self.fate == "closed" and not self.hand_overs and self.claimed.hand_over_id is None
+        return self.fate == "closed" and not (self.hand_overs or self.results or self.claimed.hand_over_id)
 
     @property
     def tried_again(self) -> bool:
@@ -102,11 +111,15 @@ def _ending_of(
     trace = orjson.dumps(outcome.trace).decode()
     hand_overs: list[HandOver] = []
     failures = list(outcome.failures)
+    results: list[Result] = []
     for output in outcome.outputs:
-        if output.stage is None:
+        if output.stage is None and not claimed.message.called:
             continue
         try:
-            hand_overs.append(_hand_over(claimed, output.message, output.stage, output.node_id, keys))
+            if output.stage is None:
+                results.append(_result(claimed, output.message, keys))
+            else:
+                hand_overs.append(_of_output(claimed, output, output.stage, keys))
         except (TypeError, ValueError, RecursionError) as error:
             failures.append(_not_data(output.message, output.node_id, error))
         except Unavailable as error:
@@ -115,7 +128,7 @@ def _ending_of(
     if outcome.reply is not None:
         reply = replies.prepared(keys, claimed.organization_id, claimed.message_id, outcome.reply)
     if not failures:
-        return Ending(claimed, "closed", trace, hand_overs, reply=reply)
+        return Ending(claimed, "closed", trace, hand_overs, reply=reply, results=results)
 
     turned_back = [turned_back_by(failure) for failure in failures]
     releases = replies.releases_on_retry(plan, claimed.message)
@@ -158,7 +171,13 @@ def _ending_of(
                 waits_for=back,
             )
         )
-    return Ending(claimed, "closed", trace, hand_overs, records, reply=reply, refusal=refusal, releases=releases)
+    return Ending(
+        *(claimed, "closed", trace, hand_overs, records),
+        reply=reply,
+        refusal=refusal,
+        releases=releases,
+        results=results,
+    )
 
 
 def _stays(claimed: Claimed, outcome: Outcome, failures: Sequence[Failure]) -> bool:
@@ -177,6 +196,26 @@ def _hand_over(claimed: Claimed, message: Message, stage: str, node_id: str, key
     place = payloads.hand_over_place(claimed.message_id, hand_over_id)
     payload = payloads.encrypt_message(keys, claimed.organization_id, place, message)
     return HandOver(hand_over_id, message.id, stage, node_id, payload)
+
+
+def _of_output(claimed: Claimed, output: Output, stage: str, keys: Cipher) -> HandOver:
+    made = _hand_over(claimed, output.message, stage, output.node_id, keys)
+    wait = output.wait
+    if wait is None:
+        return made
+    if wait.kind == "time":
+        # All there is to it: it leaves its batch and is claimed when its time has come.
+        due = orjson.dumps({"how": "due"}).decode()
+        return replace(made, wait_s=wait.within_s or 0.0, until=wait.until, in_batch=False, resume=due)
+    organization_id, message_id = claimed.organization_id, claimed.message_id
+    waiting = parking.parked(
+        keys, organization_id, message_id, made.hand_over_id, output.message, output.node_id, wait
+    )
+    return replace(made, state="waiting", parked=waiting)
+
+
+def _result(claimed: Claimed, message: Message, keys: Cipher) -> Result:
+    return parking.result(keys, claimed.organization_id, claimed.message_id, uuid7(), message)
 
 
 def _resumed(

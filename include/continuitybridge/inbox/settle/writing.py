@@ -20,12 +20,14 @@ from continuitybridge.inbox.accept.rows import search_keys
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.inbox.settle import answering
 from continuitybridge.inbox.settle.endings import Ending, HandOver
+from continuitybridge.inbox.statements import Rows, Statements, columns
+from continuitybridge.inbox.waits import arriving, releasing
+from continuitybridge.inbox.waits.arriving import Arrival
 
 Became = Literal["done", "skipped", "handed_over", "retry", "dead", "stale"]
 """What became of the message: `handed_over` when another stage or another unit has yet to end; `retry` when this
 unit will be tried again; `stale` when somebody else holds or has settled the unit, and nothing was changed."""
 
-Rows = list[tuple[Any, ...]]
 Writing = Generator[tuple[str, Sequence[Any]], Rows, list[Became]]
 _Steps = Generator[tuple[str, Sequence[Any]], Rows, None]
 _MessageKey = tuple[UUID, str]
@@ -61,7 +63,7 @@ _CLOSE_MESSAGES = (
     + ") SELECT organization_id, message_id, reply_until IS NOT NULL FROM gone"
 )
 _LOCK = """
-SELECT u.organization_id, u.message_id, u.reply_until, u.replays FROM bridge.messages u
+SELECT u.organization_id, u.message_id, u.reply_until, u.replays, u.gathers FROM bridge.messages u
 JOIN unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
     USING (organization_id, message_id)
 ORDER BY u.organization_id, u.message_id FOR UPDATE OF u
@@ -108,14 +110,15 @@ _CLOSE_HAND_OVERS = (
 _INSERT_HAND_OVERS = """
 INSERT INTO bridge.hand_overs (organization_id, hand_over_id, message_id, child_id, environment, flow, version,
                                stage, node_id, state, payload, attempts, available_at, batch_id, waits_for,
-                               mode)
+                               mode, resume)
 SELECT m.organization_id, t.hand_over_id, m.message_id, t.child_id, m.environment, m.flow, m.version, t.stage,
-       t.node_id, t.state, t.payload, t.attempts, now() + make_interval(secs => t.wait_s), t.batch_id,
-       t.waits_for, m.mode
+       t.node_id, t.state, t.payload, t.attempts,
+       coalesce(to_timestamp(t.until), now() + make_interval(secs => t.wait_s)), t.batch_id,
+       t.waits_for, m.mode, t.resume::jsonb
 FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
-            %b::int4[], %b::float8[], %b::text[], %b::text[])
+            %b::int4[], %b::float8[], %b::text[], %b::text[], %b::float8[], %b::text[])
      AS t (organization_id, message_id, hand_over_id, child_id, stage, node_id, state, payload, attempts, wait_s,
-           batch_id, waits_for)
+           batch_id, waits_for, until, resume)
 JOIN bridge.messages m USING (organization_id, message_id)
 """
 _INSERT_FAILURES = """
@@ -123,6 +126,14 @@ INSERT INTO bridge.failures (organization_id, failure_id, message_id, child_id, 
                              node_id, node_type, code, verdict, final, attempt, context)
 SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
                      %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[], %b::int4[], %b::bytea[])
+"""
+# For whoever called this message's flow, if he still waits.
+_INSERT_RESULTS = """
+INSERT INTO bridge.wait_parts (organization_id, wait_id, part_id, message_id, origin_id, child_id, place, payload)
+SELECT w.organization_id, w.hand_over_id, t.part_id, w.message_id, t.message_id, t.child_id, t.place, t.payload
+FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::text[], %b::text[], %b::bytea[])
+     AS t (organization_id, message_id, part_id, child_id, place, payload)
+JOIN bridge.waits w ON w.organization_id = t.organization_id AND w.called_id = t.message_id
 """
 _APPEND_TRACES = """
 UPDATE bridge.messages u SET trace = u.trace || t.trace::jsonb
@@ -138,7 +149,7 @@ WHERE u.organization_id = t.organization_id AND u.message_id = t.message_id
 _CONCLUDE = f"""
 WITH looked AS (
     SELECT t.organization_id, t.message_id, CASE
-        WHEN bool_or(h.state IN ('available', 'claimed', 'waiting')) THEN 'handed_over'
+        WHEN bool_or({units.GOES_ON}) THEN 'handed_over'
         WHEN bool_or(h.state = 'dead') THEN 'dead'
         WHEN bool_or(h.state = 'skipped') THEN 'skipped' ELSE 'done' END AS became
     FROM unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
@@ -186,14 +197,24 @@ def write(endings: Sequence[Ending], notices: Notices) -> Writing:
                     notices.ready(*message, endings[n].reply)
     if other:
         rows = yield _LOCK, _keys(dict.fromkeys(_message(endings[n]) for n in other))
-        awaited = {(row[0], row[1]): answering.Awaited(row[2], row[3]) for row in rows if row[2] is not None}
+        awaited = answering.awaited(rows)
         held = yield from _end([endings[n] for n in other])
         kept = [n for n in other if _unit(endings[n]) in held]
         yield from _add([endings[n] for n in kept])
+        gathering = {(row[0], row[1]) for row in rows if row[4]}
+        touched = yield from _park([endings[n] for n in kept], gathering)
+        gathered = touched - {(row[0], row[1]) for row in rows}
+        if gathered:
+            more = answering.awaited((yield _LOCK, _keys(sorted(gathered))))
+            yield from answering.gathered(more)
+            awaited |= more
         if awaited:
             yield from answering.unfinished([endings[n] for n in kept], awaited, notices)
         # A message that was claimed as a whole has no hand-overs but those just written.
-        looked = dict.fromkeys(_message(endings[n]) for n in kept if endings[n].claimed.hand_over_id is not None)
+        looked = dict.fromkeys(
+            _message(endings[n]) for n in kept if endings[n].claimed.hand_over_id is not None or endings[n].results
+        )
+        looked |= dict.fromkeys(sorted(touched))
         concluded: dict[_MessageKey, Became] = {}
         if looked:
             rows = yield _CONCLUDE, _keys(looked)
@@ -208,6 +229,28 @@ def write(endings: Sequence[Ending], notices: Notices) -> Writing:
                 state = "handed_over"  # another unit of the message ended with it
             became[n] = "retry" if endings[n].tried_again and state in ("handed_over", "accepted") else state
     return became
+
+
+def _park(endings: Sequence[Ending], gathering: set[_MessageKey]) -> Statements:
+    """Write what waits, and let groups go on that are complete by what ended. `gathering` are the messages with
+    groups of their own. Gives the messages that may have become something else by it."""
+    complete: Rows = []
+    arrivals = [
+        Arrival(ending.claimed, each.hand_over_id, each.child_id, each.node_id, each.parked)
+        for ending in endings
+        for each in ending.hand_overs
+        if each.parked is not None
+    ]
+    if arrivals:
+        complete, more = yield from arriving.arrive(arrivals)
+        gathering |= more
+    if gathering:
+        complete = [*complete, *(yield from arriving.ended(gathering))]
+    if not complete:
+        return gathering
+    batches = list({each.claimed.batch_id for each in endings if each.claimed.batch_id is not None})
+    touched, _ = yield from releasing.release_groups(complete, batches)
+    return gathering | touched
 
 
 def _end(endings: Sequence[Ending]) -> Generator[tuple[str, Sequence[Any]], Rows, set[Any]]:
@@ -244,10 +287,13 @@ def _add(endings: Sequence[Ending]) -> _Steps:
     """Write what the units left: hand-overs, failures, traces."""
     rows = [_hand_over_row(ending, each) for ending in endings for each in ending.hand_overs]
     if rows:
-        yield _INSERT_HAND_OVERS, _columns(rows)
+        yield _INSERT_HAND_OVERS, columns(rows)
     failures = [each for ending in endings for each in ending.failures]
     if failures:
-        yield _INSERT_FAILURES, _columns(failures)
+        yield _INSERT_FAILURES, columns(failures)
+    results = _result_rows(endings)
+    if results:
+        yield _INSERT_RESULTS, columns(results)
     traces: dict[_MessageKey, list[str]] = {}
     for ending in endings:
         if ending.claimed.hand_over_id is not None and ending.trace != "[]":
@@ -264,12 +310,24 @@ def _add(endings: Sequence[Ending]) -> _Steps:
         yield _ADD_KEYS, (*_keys(found), [search_keys(keys) for keys in found.values()])
 
 
+def _result_rows(endings: Sequence[Ending]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            *(ending.claimed.organization_id, ending.claimed.message_id),
+            *(each.part_id, each.child_id, each.place, each.payload),
+        )
+        for ending in endings
+        for each in ending.results
+    ]
+
+
 def _message_state(ending: Ending) -> Any:
     """What a message becomes that was claimed as a whole."""
     if ending.fate != "closed":
         return "accepted" if ending.fate == "retry" else "dead"
-    # With none alive among its hand-overs, all that is left of it is dead.
-    return "handed_over" if any(each.state != "dead" for each in ending.hand_overs) else "dead"
+    # With none alive among its hand-overs, all that is left of it is dead; with none at all it is concluded next.
+    alive = not ending.hand_overs or any(each.state != "dead" for each in ending.hand_overs)
+    return "handed_over" if alive else "dead"
 
 
 def _first_of_each(endings: Sequence[Ending]) -> list[int]:
@@ -317,10 +375,6 @@ def _keys(messages: Iterable[_MessageKey]) -> tuple[list[UUID], list[str]]:
     return [key[0] for key in keys], [key[1] for key in keys]
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
 def _hand_over_row(ending: Ending, each: HandOver) -> tuple[Any, ...]:
     claimed = ending.claimed
     return (
@@ -336,4 +390,6 @@ def _hand_over_row(ending: Ending, each: HandOver) -> tuple[Any, ...]:
         each.wait_s,
         claimed.batch_id if each.in_batch else None,
         each.waits_for,
+        each.until,
+        each.resume,
     )

@@ -8,7 +8,7 @@ why leases bear their owner too: nothing but the newest claim settles.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.stream import presence
+from continuitybridge.inbox.waits import resuming
 from continuitybridge.vault.keyring import Cipher
 
 _OPTIONS = f"-c synchronous_commit=off {aio.STEADY_PLANS}"
@@ -62,6 +63,11 @@ class Sealed:
     accepted_at: datetime
     payload: bytes
     headers: bytes | None
+    called: bool
+    child_id: str | None
+    resume: dict[str, Any] | None
+    parts: Sequence[Any] = ()
+    """What a hand-over that waited goes on with: rows of `resuming.LOAD_PARTS`."""
 
     @property
     def flow_key(self) -> FlowKey:
@@ -70,7 +76,7 @@ class Sealed:
     @property
     def is_outside(self) -> bool:
         """Whether its content stands in the payload store: opening it takes time, and belongs into a thread."""
-        return offload.is_reference(self.payload)
+        return bool(self.parts) or offload.is_reference(self.payload)
 
     def open(self, keys: Cipher, owner: str) -> Claimed:
         """The unit as the engine runs it. Raises `DecryptionFailed`, `NotFound` when the key is not held, and what
@@ -86,11 +92,14 @@ class Sealed:
                 },
                 {} if self.trigger is None else {"trigger": self.trigger},
                 self.generation,
+                called=self.called,
             )
         else:
             place = payloads.hand_over_place(message_id, self.hand_over_id)
             message = payloads.decrypt_message(keys, organization_id, place, self.payload)
-            message.generation = self.generation
+            parts = resuming.by_wait(self.parts)
+            resuming.resumed(message, self.child_id or message.id, self.resume, parts, keys, organization_id)
+            message.generation, message.called = self.generation, self.called
         return Claimed(
             organization_id,
             self.environment,
@@ -163,7 +172,8 @@ WITH wanted AS (
     SELECT w.slug, found.* FROM wanted w CROSS JOIN LATERAL (
         SELECT u.*, row_number() OVER () AS place
         FROM (SELECT u.ctid AS row, u.organization_id, u.environment, u.flow,
-                     octet_length(u.payload) AS size_bytes, m.generation, m.ordering_key, m.accepted_at
+                     octet_length(u.payload) AS size_bytes, m.generation, m.ordering_key, m.accepted_at,
+                     m.source = 'flow' AS called
               FROM bridge.hand_overs u JOIN bridge.messages m USING (organization_id, message_id)
               WHERE {_HAND_OVERS_READY} AND u.organization_id = w.organization_id
                 AND u.environment = w.environment AND u.flow = w.flow AND u.available_at <= now()
@@ -192,13 +202,13 @@ taken AS MATERIALIZED (
         SELECT u.*, sum(size_bytes) OVER (ORDER BY place, organization_id, environment, flow) - size_bytes
                     AS before
         FROM (SELECT true AS is_whole, row, slug, organization_id, environment, flow, size_bytes, place,
-                     NULL::int4 AS generation, ordering_key, accepted_at FROM whole f
+                     NULL::int4 AS generation, ordering_key, accepted_at, NULL::bool AS called FROM whole f
               WHERE ordering_key IS NULL OR NOT EXISTS (
                   SELECT FROM waiting w
                   WHERE w.organization_id = f.organization_id AND w.message_id = f.message_id)
               UNION ALL
               SELECT false, row, slug, organization_id, environment, flow, size_bytes, place, generation,
-                     ordering_key, accepted_at FROM parts) AS u) AS counted
+                     ordering_key, accepted_at, called FROM parts) AS u) AS counted
     WHERE before < %b
 ), claimed_whole AS (
     UPDATE bridge.messages m
@@ -208,7 +218,7 @@ taken AS MATERIALIZED (
     RETURNING m.organization_id, t.slug, m.environment, m.flow, m.version, m.message_id,
               NULL::uuid AS hand_over_id, NULL::text AS entry, m.epoch, m.attempts, m.generation, m.trigger_id,
               m.content_type, m.size_bytes, m.ordering_key IS NOT NULL AS ordered, m.lease_until, m.accepted_at,
-              m.payload, m.headers
+              m.payload, m.headers, m.source = 'flow' AS called, NULL::text AS child_id, NULL::jsonb AS resume
 ), claimed_parts AS (
     UPDATE bridge.hand_overs h
     SET state = 'claimed', epoch = h.epoch + 1, attempts = h.attempts + 1, lease_owner = %b::text,
@@ -216,7 +226,8 @@ taken AS MATERIALIZED (
     FROM taken t WHERE NOT t.is_whole AND h.ctid = t.row
     RETURNING h.organization_id, t.slug, h.environment, h.flow, h.version, h.message_id, h.hand_over_id, h.node_id,
               h.epoch, h.attempts, t.generation, NULL::text, NULL::text, t.size_bytes,
-              t.ordering_key IS NOT NULL, h.lease_until, t.accepted_at, h.payload, NULL::bytea
+              t.ordering_key IS NOT NULL, h.lease_until, t.accepted_at, h.payload, NULL::bytea,
+              t.called, h.child_id, h.resume
 )
 SELECT * FROM claimed_whole UNION ALL SELECT * FROM claimed_parts
 """  # noqa: S608
@@ -261,7 +272,17 @@ class StreamClaims:
     async def _claim(self, wanted: Sequence[Wanted], max_bytes: int) -> list[Sealed]:
         lease = (self.owner, self._lease)
         rows = await self._run(_CLAIM, (*_columns(wanted), max_bytes, *lease, *lease))
-        return [Sealed(*row) for row in rows]
+        sealed = [Sealed(*row) for row in rows]
+        waited = resuming.load_parameters((each.organization_id, each.resume) for each in sealed)
+        if waited is None:
+            return sealed
+        parts = resuming.by_wait(await self._run(resuming.LOAD_PARTS, waited))
+        return [
+            each
+            if (wait_id := resuming.wait_id_of(each.resume)) is None
+            else replace(each, parts=parts.get((each.organization_id, wait_id), ()))
+            for each in sealed
+        ]
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
