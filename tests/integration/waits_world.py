@@ -1,7 +1,9 @@
-"""Deployed flows whose messages wait, and workers for them: claim, run, settle, as the tasks of a run do."""
+"""Deployed flows whose messages wait, and workers for them: claim, run, settle, as the tasks of a run do, or as a
+stream worker does."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterable
@@ -17,10 +19,14 @@ from continuitybridge.flows.load import load_flow
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import batches, claim, reconcile, status
 from continuitybridge.inbox.accept import Acceptance, accept
+from continuitybridge.inbox.accept.rows import Mode
 from continuitybridge.inbox.batches import Batch
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.settle import Became, RetryPolicy, settle_many
+from continuitybridge.inbox.settle.endings import ending_of
 from continuitybridge.inbox.status import MessageStatus
+from continuitybridge.inbox.stream.claim import StreamClaims, Wanted
+from continuitybridge.inbox.stream.settling import StreamSettlements
 from continuitybridge.inbox.waits import release_due
 from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
@@ -31,7 +37,8 @@ POLICY = RetryPolicy(max_attempts=3, base_s=0.0, max_s=0.0)
 class World:
     """Flows of one organization in prod. What leaves them is kept in `left`: (message id, node, body)."""
 
-    def __init__(self, organization: Organization, keyring: Keyring) -> None:
+    def __init__(self, organization: Organization, keyring: Keyring, mode: Mode = "batch") -> None:
+        self.mode: Mode = mode
         self.organization_id: UUID = organization.organization_id
         self.keyring = keyring
         self.plans: dict[str, Plan] = {}
@@ -41,7 +48,7 @@ class World:
     def deploy(self, name: str, *steps: str, version: str = "1.0.0", triggers: Iterable[str] = ("in",)) -> None:
         """A flow of these steps behind manual triggers."""
         text = (
-            f"flow: {name}\nversion: {version}\nmode: batch\ntriggers:\n"
+            f"flow: {name}\nversion: {version}\nmode: {self.mode}\ntriggers:\n"
             + "".join(f"  - {{id: {each}, type: manual_trigger}}\n" for each in triggers)
             + "steps:\n  - {id: read, type: json_parser}\n"
             + "".join(f"  - {step}\n" for step in steps)
@@ -56,6 +63,7 @@ class World:
             content_type="application/json",
             message_id=message_id,
             trigger=trigger,
+            mode=self.mode,
         )
         return accept(made, self.keyring).message_id
 
@@ -63,6 +71,8 @@ class World:
 
     def claim(self, owner: str = "worker") -> list[Claimed]:
         """Everything that is available now: in batches that are open, as their tasks find it, and in new ones."""
+        if self.mode == "stream":
+            return asyncio.run(self._claim_streaming(owner))
         with database.relay() as connection:
             others = connection.execute(
                 "SELECT organization_id, environment, flow FROM bridge.deployments WHERE organization_id <> %s",
@@ -75,6 +85,13 @@ class World:
         if not taken:
             self.batches = [batch for batch in self.batches if not batches.finish(batch)]
         return taken
+
+    async def _claim_streaming(self, owner: str) -> list[Claimed]:
+        claims = StreamClaims(owner, 60.0)
+        flows = [key for key in await claims.ready_flows() if key[0] == self.organization_id]
+        sealed = await claims.claim([Wanted(*key, 1_000) for key in flows], 10_000_000)
+        await claims.close()
+        return [each.open(self.keyring, owner) for each in sealed]
 
     def run(self, units: Iterable[Claimed]) -> list[tuple[Claimed, Outcome]]:
         """Each by the stage in which it stands."""
@@ -103,8 +120,10 @@ class World:
         ]
         return found
 
-    def place(self, unit: Claimed) -> tuple[Plan, str]:
+    def place(self, unit: Claimed) -> tuple[Plan, str | None]:
         plan = self.plans[f"{unit.flow}/{unit.version}"]
+        if self.mode == "stream":
+            return plan, None
         return plan, plan.stages[0].id if unit.entry is None else plan.nodes[unit.entry].stage
 
     def settle(self, units: Iterable[Claimed], *, together: int = 1) -> list[Became]:
@@ -115,6 +134,10 @@ class World:
         for at in range(0, len(found), together):
             chunk = found[at : at + together]
             plan, _ = self.place(chunk[0][0])
+            if self.mode == "stream":
+                endings = [ending_of(unit, outcome, self.keyring, plan, POLICY) for unit, outcome in chunk]
+                became += asyncio.run(StreamSettlements().settle(endings))
+                continue
             became += settle_many(chunk, keys=self.keyring, plan=plan, policy=POLICY)
         return became
 

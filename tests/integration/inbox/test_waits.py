@@ -418,6 +418,31 @@ def test_a_flow_that_calls_what_is_not_deployed_there_is_refused(world: World) -
     assert (problem["field"], problem["value"]) == ("steps[1].config.flow", "check")
 
 
+# -- in streams ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_waits_hold_in_streams(organization: Organization, keyring: Keyring) -> None:
+    world = World(organization, keyring, "stream")
+    deploy_pair(world)
+    payment, order = (world.accept("pay", {"number": 7, **more}) for more in ({"paid": True}, {"total": 120}))
+    world.deploy("check", "{id: grant, type: jq, config: {program: '{granted: true}'}}")
+    world.deploy("orders", "{id: hold, type: delay, config: {for_s: 0.2}}", CALL)
+    called = world.accept("orders", {"total": 10})
+    world.deploy("split", SPLIT, BREAKS_B, GATHER)
+    split = world.accept("split", ORDER)
+    world.work_until(lambda: world.states(called) == ["done"])
+    assert sorted(world.left, key=str)[-3:] == [
+        (order, "deliver", {"number": 7, "total": 120, "paid": True}),
+        (called, "credit", {"total": 10, "credit": {"granted": True}}),
+        (f"{called}.credit", "grant", {"granted": True}),
+    ]
+    assert world.states(order, payment, split) == ["done", "done", "dead"]
+    world.deploy("split", SPLIT, MENDED, GATHER, version="1.1.0")
+    replay(world.organization_id, [split], by="test", start="failure", version="newest")
+    world.work()
+    assert world.left[-1] == (split, "gather", ["A", "b", "C"])
+
+
 # -- whoever is killed, and however much there is -----------------------------------------------------------
 
 
