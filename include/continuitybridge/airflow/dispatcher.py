@@ -43,7 +43,7 @@ from continuitybridge.inbox.batches import Batch, FlowKey
 from continuitybridge.inbox.presence import LostLeases
 from continuitybridge.inbox.replays import ReplayWorker
 from continuitybridge.inbox.sweep import sweep
-from continuitybridge.inbox.waits import release_due
+from continuitybridge.inbox.waits import CHANNEL_DUE, release_due
 from continuitybridge.settings import get_settings
 
 POLL_S = 0.5
@@ -296,7 +296,7 @@ class Dispatcher:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                for notice in database.listen([ACCEPTED, DEPLOYED], timeout_s=30.0):
+                for notice in database.listen([ACCEPTED, DEPLOYED, CHANNEL_DUE], timeout_s=30.0):
                     if notice.channel == DEPLOYED:
                         self._deployed.set()
                     if notice.payload not in self._streams:

@@ -7,6 +7,7 @@ and settled once. Where a worker is killed, what it held is taken up by others w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from continuitybridge.engine.message import Outcome
 from continuitybridge.engine.runner import Runner
 from continuitybridge.errors import BridgeError, NotFound, Unavailable
 from continuitybridge.inbox import claim as claims
+from continuitybridge.inbox import waits
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.holds import CHANNEL as HELD
@@ -88,11 +90,14 @@ class StreamWorker:
         self._look_at = 0.0
         self._stale: set[str] = set()
         self._changed = asyncio.Event()
+        self._due = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._empty = asyncio.Event()
         self._listener = Listener(
-            (ACCEPTED, DEPLOYED, HELD, connections.CHANNEL, destinations.CHANNEL), self._notice, self._connected
+            (ACCEPTED, DEPLOYED, HELD, connections.CHANNEL, destinations.CHANNEL, waits.CHANNEL_DUE),
+            self._notice,
+            self._connected,
         )
 
     @property
@@ -121,7 +126,10 @@ class StreamWorker:
         """Work until `stop`."""
         loops = [
             asyncio.create_task(self._steadily(loop), name=f"stream-{loop.__name__.strip('_')}")
-            for loop in (self._listener.run, self._settler.run, self._renew, self._refresh, self._watch)
+            for loop in (
+                *(self._listener.run, self._settler.run, self._renew, self._refresh, self._watch),
+                self._release,
+            )
         ]
         claiming = asyncio.create_task(self._steadily(self._claim))
         try:
@@ -150,6 +158,8 @@ class StreamWorker:
         if channel == ACCEPTED:
             organization, environment, flow = payload.split("/", 2)
             self._add((UUID(organization), environment, flow))
+        elif channel == waits.CHANNEL_DUE:
+            self._due.set()
         elif channel == connections.CHANNEL:
             organization, environment = payload.split("/", 1)
             self._access.forget(UUID(organization), environment)
@@ -356,6 +366,21 @@ class StreamWorker:
             except Unavailable as error:
                 missing.clear()
                 log.debug("nobody can be watched now: %s", error.detail)
+
+    async def _release(self) -> None:
+        """Let go on what waited and is due; what it becomes is told like anything accepted."""
+        more = False
+        while True:
+            if not more:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_S):
+                        await self._due.wait()
+            self._due.clear()
+            try:
+                more = (await asyncio.to_thread(waits.release_due)).is_full
+            except Unavailable as error:
+                more = False
+                log.debug("nothing can be released now: %s", error.detail)
 
     # -- the end --------------------------------------------------------------------------------------------
 

@@ -14,6 +14,6 @@ whoever holds its row and the rows of all messages in it; nobody waits for a mes
 """
 
 from continuitybridge.inbox.waits.people import Approval, decide, get_approval, list_approvals
-from continuitybridge.inbox.waits.releasing import Released, release_due
+from continuitybridge.inbox.waits.releasing import CHANNEL_DUE, Released, release_due
 
-__all__ = ["Approval", "Released", "decide", "get_approval", "list_approvals", "release_due"]
+__all__ = ["CHANNEL_DUE", "Approval", "Released", "decide", "get_approval", "list_approvals", "release_due"]

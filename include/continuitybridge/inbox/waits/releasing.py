@@ -18,6 +18,8 @@ from continuitybridge.inbox.replies import Notices
 from continuitybridge.inbox.statements import Rows, Statements, columns, run
 from continuitybridge.inbox.waits.arriving import GroupKey, MessageKey
 
+CHANNEL_DUE = "bridge_due"
+"""NOTIFY channel without payload: something may be released. A hint; who waits on it also looks."""
 CHUNK = 200
 MAX_NAMED = 100
 """So many of a group's messages are named in the trace of the one that carries on."""

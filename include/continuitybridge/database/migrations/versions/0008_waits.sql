@@ -96,6 +96,9 @@ BEGIN
     IF OLD.source = 'flow' THEN
         UPDATE bridge.waits SET due_at = now()
         WHERE organization_id = OLD.organization_id AND called_id = OLD.message_id;
+        IF FOUND THEN
+            PERFORM pg_notify('bridge_due', '');
+        END IF;
     END IF;
     IF TG_OP = 'DELETE' AND OLD.gathers THEN
         DELETE FROM bridge.wait_parts WHERE organization_id = OLD.organization_id AND message_id = OLD.message_id;
