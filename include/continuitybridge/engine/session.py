@@ -91,6 +91,7 @@ class Session:
         self._again: deque[Job] = deque()
         self._sequence = 0
         self._lost_while_building = 0
+        self._was_built = False
 
     @property
     def waiting(self) -> int:
@@ -195,6 +196,7 @@ class Session:
         elif kind == frames.READY:
             process.ready, process.calls_outside = True, content
             self._lost_while_building = 0
+            self._was_built = True
         elif kind == frames.CIRCUIT:
             name, *circuit = content
             self._circuit(name, CircuitState(*circuit))
@@ -245,7 +247,8 @@ class Session:
             self.finished.append((job, refused(self.plan, job.message, error, job.entry, kept=True)))
 
     def _died_building(self, obituary: Obituary) -> None:
-        if not _from_outside(obituary):
+        # What could be built before is not the plan's doing now: that is tried again.
+        if not _from_outside(obituary) and not self._was_built:
             node_id = self._nodes[obituary.node]
             why = f"it took longer than {obituary.busy_s:.0f} s" if obituary.cause == "time" else _end(obituary)
             raise ConfigurationError(f"node {node_id!r} cannot be built: {why}", node_id=node_id)
