@@ -20,6 +20,10 @@ BENCHES: dict[str, str] = {
     "compile": "benchmarks.compile_flows",
     "latency": "benchmarks.batch_latency",
     "settled": "benchmarks.settled_ten_million",
+    "stream-latency": "benchmarks.stream_latency",
+    "stream-throughput": "benchmarks.stream_throughput",
+    "reply": "benchmarks.reply_round_trip",
+    "stream-memory": "benchmarks.stream_memory",
 }
 """Name → module with `TITLE` and `figures(rounds)`."""
 

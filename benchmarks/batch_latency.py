@@ -18,12 +18,15 @@ from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "system" / "airflow"))
+sys.path[:0] = [str(ROOT / "tests" / "system" / "airflow"), str(ROOT)]
 
+from benchmarks.figures import Figure  # noqa: E402
 from trial import Tenant, Trial, wait_until  # noqa: E402
 
 from continuitybridge.airflow.configuration import airflow_options  # noqa: E402
 from continuitybridge.settings import Settings  # noqa: E402
+
+TITLE = "Batch mode: webhook → delivered beside a bare no-op run"
 
 NOOP = """\
 from airflow.sdk import dag, task
@@ -92,6 +95,19 @@ def delivery_s(tenant: Tenant) -> float:
     return tenant.trial.destination.deliveries[-1].at - start
 
 
+def noops(rounds: int) -> list[float]:
+    """Seconds of each of so many bare no-op runs, on a platform with nothing else to do."""
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
+        override = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles(Path(name))}
+        with Trial.running(**override) as trial:
+            wait_until(lambda: trial.api("GET", "/dags/noop").is_success, within_s=60, what="noop")
+            taken = []
+            for _ in range(rounds + 2):
+                taken.append(noop_s(trial))
+                time.sleep(1.0)
+    return taken[2:]
+
+
 def run(rounds: int = 15) -> tuple[list[float], list[float]]:
     """Seconds of each round: no-op runs, deliveries."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
@@ -109,6 +125,21 @@ def run(rounds: int = 15) -> tuple[list[float], list[float]]:
                     noops.append(noop)
                     deliveries.append(delivery)
     return noops, deliveries
+
+
+def figures(rounds: int = 15) -> list[Figure]:
+    noops, deliveries = run(rounds)
+    return [
+        Figure("webhook → delivered", "s", deliveries),
+        Figure("bare no-op run", "s", noops),
+        Figure(
+            "the one by the other, round by round",
+            "times",
+            [delivery / noop for delivery, noop in zip(deliveries, noops, strict=True)],
+            1.3,
+            at_most=True,
+        ),
+    ]
 
 
 def main() -> None:
