@@ -16,7 +16,7 @@ from continuitybridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from continuitybridge.engine.limits import Limits
-    from continuitybridge.engine.message import Failure, Message, Outcome, Output
+    from continuitybridge.engine.message import Failure, Message, Outcome, Output, Wait
     from continuitybridge.flows.plan import Plan
 
 STDIN = "-"
@@ -55,7 +55,8 @@ def run(
 ) -> None:
     """Run the flow in file FLOW over input files.
 
-    Prints one JSON line per outgoing message ("kind": "message") and one per failure ("kind": "failure"), each
+    Prints one JSON line per outgoing message ("kind": "message"), one per message that would wait ("kind":
+    "waiting"; with --emulate nothing waits) and one per failure ("kind": "failure"), each
     with the name of the input it came from; where the trigger says `reply: result`, one more ("kind": "reply")
     with what a caller would be answered. Lines of the flow's log go to standard error.
 
@@ -184,7 +185,10 @@ class _Lines:
         self._result = config.get("result") or {} if config.get("reply") == "result" else None
 
     def print(self, name: str, outcome: Outcome) -> None:
-        lines = [_message_line(name, output) for output in outcome.outputs]
+        lines = [
+            _message_line(name, output) if output.wait is None else _waiting_line(name, output, output.wait)
+            for output in outcome.outputs
+        ]
         lines += [_failure_line(name, failure) for failure in outcome.failures]
         if self._result is not None:
             lines.append(_reply_line(name, outcome, self._result))
@@ -203,6 +207,19 @@ def _message_line(name: str, output: Output) -> dict[str, Any]:
     if error is not None:
         line["error"] = error
     return line
+
+
+def _waiting_line(name: str, output: Output, wait: Wait) -> dict[str, Any]:
+    """A message that would wait on the platform; here nobody lets it go on."""
+    line = {
+        "kind": "waiting",
+        "input": name,
+        "message": output.message.id,
+        "node": output.node_id,
+        "for": wait.kind,
+        "within_s": wait.within_s,
+    }
+    return line | _shown(output.message.body)
 
 
 def _shown(body: Any) -> dict[str, Any]:

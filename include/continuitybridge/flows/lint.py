@@ -264,12 +264,26 @@ class _Lint:
             where = (*place.path, "isolate")
             self.tell(where, "a trigger is no stage: it only begins", True, valid="isolate on a step")
         self.configuration(step, place)
+        self.gathering(step, place)
         if step.type == "webhook_trigger":
             self.slug(step, place)
             self.results(step, place)
         offered = catalog.ports(step.type, step.config)
         if offered is not None:
             self.ports(step, place, offered, found.optional_ports)
+
+    def gathering(self, step: Step, place: NodePlace) -> None:
+        """What is ordered by a key must not wait for what may stand behind it."""
+        if self.flow.ordering is None or step.type not in ("aggregate", "join") or not step.config.get("key"):
+            return
+        self.tell(
+            (*place.config, "key"),
+            f"{step.type} {step.id!r} waits for other messages, and in a flow with ordering those of the same key "
+            "run when this one has ended",
+            step.config["key"],
+            valid=f"no key ({'the children of one split' if step.type == 'aggregate' else 'branches'} of one "
+            "message), or a flow without ordering",
+        )
 
     def slug(self, step: Step, place: NodePlace) -> None:
         slug = step.config.get("slug")
