@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
+from uuid import UUID
 
 import psycopg
 from psycopg.adapt import Buffer, Dumper
@@ -15,6 +16,7 @@ from psycopg.pq import Format
 
 _HEAD = Struct("!iiiii").pack  # dimensions, whether there are nulls, element type, size, lower bound
 _LENGTH = Struct("!i").pack
+_LONG = Struct("!q").pack
 _NULL = _LENGTH(-1)
 
 
@@ -67,6 +69,26 @@ class Int4Array(Array):
         super().__init__([_LENGTH(number) for number in numbers])
 
 
+class Int8Array(Array):
+    """`int8[]` of numbers; no nulls."""
+
+    element, oid = 20, 1016
+    __slots__ = ()
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__([_LONG(number) for number in numbers])
+
+
+class UuidArray(Array):
+    """`uuid[]`."""
+
+    element, oid = 2950, 2951
+    __slots__ = ()
+
+    def __init__(self, ids: Sequence[UUID | None]) -> None:
+        super().__init__([None if each is None else each.bytes for each in ids])
+
+
 class _ArrayDumper(Dumper):
     format = Format.BINARY
 
@@ -79,5 +101,5 @@ def _register(kind: type[Array]) -> None:
     psycopg.adapters.register_dumper(kind, dumper)
 
 
-for _kind in (ByteaArray, TextArray, Int4Array):
+for _kind in (ByteaArray, TextArray, Int4Array, Int8Array, UuidArray):
     _register(_kind)

@@ -55,7 +55,7 @@ def decrypt_headers(
 ) -> dict[str, str]:
     if ciphertext is None:
         return {}
-    headers: dict[str, str] = json.loads(keys.decrypt(organization_id, HEADERS, message_id, ciphertext))
+    headers: dict[str, str] = orjson.loads(keys.decrypt(organization_id, HEADERS, message_id, ciphertext))
     return headers
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from continuitybridge.flows.plan import Plan
-from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.claim import Claimed
 
 Place = tuple[UUID, str]
@@ -24,12 +23,5 @@ class Held:
     size_bytes: int
     again: bool
     """Whether its flow is to be looked at once more when it has ended: it has an order, or a bound."""
+    lane: LaneKey
     plan: Plan | None = None
-
-    @property
-    def flow(self) -> FlowKey:
-        return self.claimed.organization_id, self.claimed.environment, self.claimed.flow
-
-    @property
-    def lane(self) -> LaneKey:
-        return (*self.flow, self.claimed.version)

@@ -38,14 +38,15 @@ from continuitybridge.stream.settling import Settler
 from continuitybridge.stream.turns import Room, Turns
 from continuitybridge.stream.units import Held
 from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.keyring import Cipher
 
 LOOK_S = 1.0
 """How often all flows are looked at, for what no notification tells: retries that are due, leases that ran out."""
 LOOK_BLIND_S = 0.25
 """The same while the connection that listens is down."""
-BUSY = 8
-BUSY_PAUSE_S = 0.005
-"""With more than `BUSY` units under way, so much time is between two claims: they come together then."""
+BUSY, VERY_BUSY = 8, 48
+BUSY_PAUSE_S, VERY_BUSY_PAUSE_S = 0.005, 0.01
+"""With more than so many units under way, so much time is between two claims: they come together then."""
 REFRESH_S = 30.0
 """How often is read again what notifications told to have changed, in case one was lost."""
 SETTLE_REST_S = 2.0
@@ -238,7 +239,8 @@ class StreamWorker:
                 self._wake.clear()
                 await self._sleep(self._look_at - time.monotonic())
             elif len(self._held) > BUSY:
-                await asyncio.sleep(started + BUSY_PAUSE_S - time.monotonic())
+                pause_s = BUSY_PAUSE_S if len(self._held) < VERY_BUSY else VERY_BUSY_PAUSE_S
+                await asyncio.sleep(started + pause_s - time.monotonic())
 
     async def _sleep(self, most_s: float) -> None:
         if most_s > 0:
@@ -260,41 +262,52 @@ class StreamWorker:
 
     async def _begin(self, sealed: Iterable[Sealed]) -> None:
         """Open what was claimed and run it; what cannot be opened is given back or buried."""
-        failed: dict[UUID, BridgeError] = {}
+        rings: dict[UUID, Cipher | BridgeError] = {}
         for each in sealed:
             self.counts["claimed"] += 1
-            self._room.take(each.organization_id, each.size_bytes)
-            error = failed.get(each.organization_id)
-            if error is None:
-                try:
-                    claimed = await self._opened(each)
-                except (BridgeError, ValueError) as refusal:
-                    error = refusal if isinstance(refusal, BridgeError) else DecryptionFailed(str(refusal))
-                    if not each.is_outside and isinstance(error, Unavailable | NotFound):
-                        failed[each.organization_id] = error
-                        self._rest(each.organization_id, error)
-            if error is not None:
-                self._room.give_back(each.organization_id, each.size_bytes)
+            organization_id = each.organization_id
+            self._room.take(organization_id, each.size_bytes)
+            keys = rings.get(organization_id)
+            if keys is None:
+                keys = rings[organization_id] = await self._keys(organization_id)
+            try:
+                if isinstance(keys, BridgeError):
+                    raise keys
+                claimed = await self._opened(each, keys)
+            except BridgeError as error:
+                self._room.give_back(organization_id, each.size_bytes)
                 await self._not_begun(each, error)
                 continue
             again = each.ordered or self._bounds.of(each.flow_key) is not None
-            held = Held(claimed, each.organization, each.size_bytes, again)
+            held = Held(claimed, each.organization, each.size_bytes, again, (*each.flow_key, each.version))
             self._held.add(held)
-            self._empty.clear()
             self._lanes.submit(held)
+        if self._held:
+            self._empty.clear()
 
-    async def _opened(self, sealed: Sealed) -> claims.Claimed:
-        for fresh in (False, True):
-            keys = await self._access.keys(sealed.organization_id, fresh=fresh)
-            try:
-                if sealed.is_outside:
-                    return await asyncio.to_thread(sealed.open, keys, self.owner)
-                return sealed.open(keys, self.owner)
-            except NotFound:
-                # A version of the key that was made a moment ago.
-                if fresh:
-                    raise
-        raise AssertionError
+    async def _keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher | BridgeError:
+        """The organization's keys, or why there are none; then it rests a while."""
+        try:
+            return await self._access.keys(organization_id, fresh=fresh)
+        except (Unavailable, NotFound) as error:
+            log.warning("organization %s rests: %s", organization_id, error.detail)
+            self._resting[organization_id] = time.monotonic() + REST_S
+            self._turns.drop(organization_id)
+            return error
+
+    async def _opened(self, sealed: Sealed, keys: Cipher) -> claims.Claimed:
+        try:
+            if sealed.is_outside:
+                return await asyncio.to_thread(sealed.open, keys, self.owner)
+            return sealed.open(keys, self.owner)
+        except NotFound:
+            # A version of the key that was made a moment ago.
+            newer = await self._keys(sealed.organization_id, fresh=True)
+            if isinstance(newer, BridgeError):
+                raise newer from None
+            return await asyncio.to_thread(sealed.open, newer, self.owner)
+        except ValueError as error:
+            raise DecryptionFailed(f"what is stored of the message cannot be read: {error}") from None
 
     async def _not_begun(self, sealed: Sealed, error: BridgeError) -> None:
         try:
@@ -306,11 +319,6 @@ class StreamWorker:
         except Unavailable:
             # Its lease runs out.
             log.warning("message %s could not be given back", sealed.message_id)
-
-    def _rest(self, organization_id: UUID, error: BridgeError) -> None:
-        log.warning("organization %s rests: %s", organization_id, error.detail)
-        self._resting[organization_id] = time.monotonic() + REST_S
-        self._turns.drop(organization_id)
 
     # -- ending ---------------------------------------------------------------------------------------------
 
@@ -324,7 +332,7 @@ class StreamWorker:
             self._empty.set()
         self._room.give_back(held.claimed.organization_id, held.size_bytes)
         if held.again:
-            self._add(held.flow)
+            self._add(held.lane[:3])
         elif self._turns:
             self._wake.set()
 

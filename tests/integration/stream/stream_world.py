@@ -57,6 +57,7 @@ class Destination:
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
+        self.begun = 0
         self.answer: Callable[[Delivery], int] = lambda delivery: 200
         outer = self
 
@@ -66,6 +67,7 @@ class Destination:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 delivery = Delivery(self.path, self.headers["idempotency-key"], body.get("n"))
+                outer.begun += 1
                 status = outer.answer(delivery)
                 outer.deliveries.append(delivery)
                 with suppress(OSError):

@@ -200,8 +200,7 @@ def test_a_stopping_worker_finishes_what_is_under_way_and_gives_back_the_rest(
     flow.send(1, 2, "stuck")
     worker = working(stream_drain_s=2.0)
     with worker:
-        wait_until(lambda: flow.states()["claimed"] == 3)
-        time.sleep(0.1)
+        wait_until(lambda: destination.begun == 3)
         began = time.monotonic()
         worker.stop()
         assert time.monotonic() - began < 6

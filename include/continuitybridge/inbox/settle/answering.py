@@ -29,9 +29,12 @@ class Awaited:
 
 ANSWER_GONE = """
 INSERT INTO bridge.replies (organization_id, message_id, reply_id, status, code, content, ready, replays)
-SELECT organization_id, message_id, reply_id, reply_status, reply_code, reply_content, true, replays
+SELECT organization_id, message_id, coalesce(reply_id, gen_random_uuid()),
+       CASE WHEN reply_id IS NULL THEN 202 ELSE reply_status END, reply_code, reply_content, true, replays
 FROM gone WHERE reply_until IS NOT NULL
 """
+"""A message that gave no answer gets that of every accepted message."""
+
 _INPUT = """
 WITH input AS (
     SELECT organization_id, message_id, reply_id, status, code, content, place::int4[] AS place, replays
@@ -79,14 +82,16 @@ WHERE NOT EXISTS (SELECT FROM bridge.replies r WHERE r.organization_id = t.organ
 """
 
 
-def columns(endings: Sequence[Ending]) -> tuple[list[Any], ...]:
+def columns(endings: Sequence[Ending]) -> tuple[list[Any] | None, ...]:
     """Answers of messages that are done, for `ANSWER_GONE`: reply_id, status, code, content."""
-    answers = [ending.reply or ACCEPTED for ending in endings]
+    answers = [ending.reply for ending in endings]
+    if not any(answers):
+        return None, None, None, None
     return (
-        [uuid7() for _ in answers],
-        [answer.status for answer in answers],
-        [answer.code for answer in answers],
-        [answer.content for answer in answers],
+        [answer and uuid7() for answer in answers],
+        [answer and answer.status for answer in answers],
+        [answer and answer.code for answer in answers],
+        [answer and answer.content for answer in answers],
     )
 
 

@@ -49,7 +49,7 @@ class HandOver:
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What is to be written for one unit. `fate`: `closed` when it has ended, and what is left of it stands in
-    `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON text; `failures` are rows.
+    `hand_overs`; `retry` or `dead` for the whole unit as it is. `trace` is JSON; `failures` are rows.
     `waits_for` is the destination that turned the whole unit back: then the try does not count. For a caller
     who waits for the message's result: `reply` is what the unit gave, `refusal` why it failed for good;
     `releases` says that he is let go when it is tried again. `keys` are the search keys found: they are added to
@@ -57,7 +57,7 @@ class Ending:
 
     claimed: Claimed
     fate: Literal["closed", "retry", "dead"]
-    trace: str
+    trace: bytes
     hand_overs: Sequence[HandOver] = ()
     failures: Sequence[tuple[Any, ...]] = ()
     wait_s: float = 0.0
@@ -108,7 +108,7 @@ def _ending_of(
     policy: RetryPolicy,
     retry_in_batch: bool,
 ) -> Ending:
-    trace = orjson.dumps(outcome.trace).decode()
+    trace = orjson.dumps(outcome.trace)
     hand_overs: list[HandOver] = []
     failures = list(outcome.failures)
     results: list[Result] = []
@@ -134,7 +134,7 @@ def _ending_of(
     releases = replies.releases_on_retry(plan, claimed.message)
     if turned_back[0] is not None and _stays(claimed, outcome, failures):
         wait_s = policy.turned_back_s(failures)
-        return Ending(claimed, "retry", "[]", (), (), wait_s, retry_in_batch, turned_back[0], releases=releases)
+        return Ending(claimed, "retry", b"[]", (), (), wait_s, retry_in_batch, turned_back[0], releases=releases)
     resumed = [_resumed(claimed, failure, plan, keys) for failure in failures]
     retrying = [
         back is not None or (failure.verdict is Verdict.TRANSIENT and claimed.attempts < policy.max_attempts)

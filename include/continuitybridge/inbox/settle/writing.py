@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from continuitybridge.database.arrays import Int8Array, TextArray, UuidArray
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept.rows import search_keys
 from continuitybridge.inbox.replies import Notices
@@ -45,23 +46,27 @@ WHERE u.organization_id = e.organization_id AND u.{id} = e.id AND u.epoch = e.ep
   AND u.lease_until IS NOT NULL
 """
 
+_KEYS = "CASE WHEN found IS NULL THEN keys ELSE found::jsonb || keys END"
+
 # Each message is deleted under its lease and settled by what the delete gave back, so that a message settles
 # exactly when it leaves the hot table.
-_CLOSE_MESSAGES = (
-    _HELD.format(  # noqa: S608  (constants, here and below)
-        id_type="text",
-        more_types=", %b::text[], %b::text[], %b::uuid[], %b::int2[], %b::text[], %b::bytea[]",
-        more=", trace, keys, reply_id, reply_status, reply_code, reply_content",
-    )
-    + ", gone AS (DELETE FROM bridge.messages u USING ending e"
-    + _IS_HELD.format(id="message_id")
-    + "RETURNING u.*, e.trace AS added, e.keys AS found, e.reply_id, e.reply_status, e.reply_code, e.reply_content"
-    + "), settled AS ("
-    + units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb", keys="found::jsonb || keys")
-    + "), answered AS ("
-    + answering.ANSWER_GONE
-    + ") SELECT organization_id, message_id, reply_until IS NOT NULL FROM gone"
+_CLOSE_MESSAGES = f"""
+WITH ending AS (
+    SELECT * FROM unnest(%b::uuid[], %b::text[], %b::int8[], %b::text[], %b::text[], %b::text[], %b::uuid[],
+                         %b::int2[], %b::text[], %b::bytea[])
+        WITH ORDINALITY AS t (organization_id, id, epoch, owner, trace, keys, reply_id, reply_status, reply_code,
+                              reply_content, position)
+), gone AS (
+    DELETE FROM bridge.messages u USING ending e {_IS_HELD.format(id="message_id")}
+    RETURNING u.*, e.trace AS added, e.keys AS found, e.reply_id, e.reply_status, e.reply_code, e.reply_content,
+              e.position
+), settled AS (
+    {units.SETTLE_GONE.format(result="'done'", trace="trace || added::jsonb", keys=_KEYS)}
+), answered AS (
+    {answering.ANSWER_GONE}
 )
+SELECT array_agg(position), array_agg(position) FILTER (WHERE reply_until IS NOT NULL) FROM gone
+"""  # noqa: S608  (constants, here and below)
 _LOCK = """
 SELECT u.organization_id, u.message_id, u.reply_until, u.replays, u.gathers FROM bridge.messages u
 JOIN unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
@@ -179,22 +184,13 @@ def write(endings: Sequence[Ending], notices: Notices) -> Writing:
     other = [n for n in order if not endings[n].is_plain]
     if plain:
         of = [endings[n] for n in plain]
-        rows = yield (
-            _CLOSE_MESSAGES,
-            (
-                *_leases(of, _message_id),
-                [each.trace for each in of],
-                [search_keys(each.keys) for each in of],
-                *answering.columns(of),
-            ),
-        )
-        settled = {(row[0], row[1]): row[2] for row in rows}
-        for n in plain:
-            message = _message(endings[n])
-            if message in settled:
-                became[n] = "done"
-                if settled[message]:
-                    notices.ready(*message, endings[n].reply)
+        rows = yield _CLOSE_MESSAGES, _plain_parameters(of)
+        [(settled, awaiting)] = rows
+        for position in settled or ():
+            became[plain[position - 1]] = "done"
+        for position in awaiting or ():
+            ending = endings[plain[position - 1]]
+            notices.ready(*_message(ending), ending.reply)
     if other:
         rows = yield _LOCK, _keys(dict.fromkeys(_message(endings[n]) for n in other))
         awaited = answering.awaited(rows)
@@ -266,7 +262,7 @@ def _end(endings: Sequence[Ending]) -> Generator[tuple[str, Sequence[Any]], Rows
             (
                 *_leases(messages, _message_id),
                 [_message_state(each) for each in messages],
-                [each.trace for each in messages],
+                [each.trace.decode() for each in messages],
                 [search_keys(each.keys) for each in messages],
                 *_again(messages),
             ),
@@ -296,8 +292,8 @@ def _add(endings: Sequence[Ending]) -> _Steps:
         yield _INSERT_RESULTS, columns(results)
     traces: dict[_MessageKey, list[str]] = {}
     for ending in endings:
-        if ending.claimed.hand_over_id is not None and ending.trace != "[]":
-            traces.setdefault(_message(ending), []).append(ending.trace[1:-1])
+        if ending.claimed.hand_over_id is not None and ending.trace != b"[]":
+            traces.setdefault(_message(ending), []).append(ending.trace[1:-1].decode())
     if traces:
         texts = [f"[{','.join(filter(None, parts))}]" for parts in traces.values()]
         yield _APPEND_TRACES, (*_keys(traces), texts)
@@ -351,6 +347,20 @@ def _message_id(ending: Ending) -> str:
 
 def _hand_over_id(ending: Ending) -> UUID | None:
     return ending.claimed.hand_over_id
+
+
+def _plain_parameters(endings: Sequence[Ending]) -> tuple[Any, ...]:
+    """The parameters of `_CLOSE_MESSAGES`. What few messages have is left out where none has it."""
+    of = [ending.claimed for ending in endings]
+    return (
+        UuidArray([claimed.organization_id for claimed in of]),
+        TextArray([claimed.message_id.encode() for claimed in of]),
+        Int8Array([claimed.epoch for claimed in of]),
+        TextArray([claimed.owner.encode() for claimed in of]),
+        TextArray([ending.trace for ending in endings]),
+        [search_keys(each.keys) for each in endings] if any(each.keys for each in endings) else None,
+        *answering.columns(endings),
+    )
 
 
 def _leases(endings: Sequence[Ending], id_of: Callable[[Ending], Any]) -> tuple[list[Any], ...]:
