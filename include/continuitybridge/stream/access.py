@@ -37,6 +37,7 @@ class DirectAccess:
     def __init__(self, keyring: Keyring | None = None) -> None:
         self._keyring = keyring or Keyring.open()
         self._connections: dict[tuple[UUID, str, str], ConnectionInfo] = {}
+        self._changes = 0
 
     async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
         if fresh:
@@ -49,11 +50,14 @@ class DirectAccess:
         key = (organization_id, environment, name)
         found = self._connections.get(key)
         if found is None:
+            changes = self._changes
             cipher = await self.keys(organization_id)
             found = await asyncio.to_thread(connections.resolve, organization_id, environment, name, cipher)
-            self._connections[key] = found
+            if changes == self._changes:  # else this may be what it was before
+                self._connections[key] = found
         return found
 
     def forget(self, organization_id: UUID, environment: str) -> None:
+        self._changes += 1
         for key in [key for key in self._connections if key[:2] == (organization_id, environment)]:
             del self._connections[key]

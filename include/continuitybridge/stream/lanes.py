@@ -143,13 +143,11 @@ class Lanes:
         self._queue.clear()
         return found
 
-    def renew(self, place: Place | None = None) -> None:
-        """Open lanes anew (of one environment) as soon as they have finished what they have: connections changed.
-        What comes meanwhile waits for the new one."""
-        for track in list(self._tracks.values()):
+    def forget_connections(self, place: Place | None = None) -> None:
+        """Connections changed (of one environment): calls that begin from now on ask for them again."""
+        for track in self._tracks.values():
             if track.lane is not None and place in (None, track.place):
-                track.closing = True
-                self._close_if_idle(track)
+                track.lane.forget_connections()
 
     def tidy(self) -> None:
         """Close lanes that are idle for long."""
@@ -206,6 +204,7 @@ class Lanes:
                 concurrency=CALLS_AT_ONCE,
                 destinations=self._destinations.of(track.place),
                 on_circuit=lambda name, circuit: self._circuit_found(track, name, circuit),
+                results=False,
             )
             await lane.start()
         except Exception as error:

@@ -164,7 +164,7 @@ class StreamWorker:
         elif channel == connections.CHANNEL:
             organization, environment = payload.split("/", 1)
             self._access.forget(UUID(organization), environment)
-            self._lanes.renew((UUID(organization), environment))
+            self._lanes.forget_connections((UUID(organization), environment))
         else:
             self._stale.add(channel)
             self._changed.set()
@@ -175,7 +175,7 @@ class StreamWorker:
     def _connected(self) -> None:
         # What was told before is lost.
         self._look_at = 0.0
-        self._lanes.renew()
+        self._lanes.forget_connections()
         self._stale |= {DEPLOYED, destinations.CHANNEL}
         self._changed.set()
         self._wake.set()
