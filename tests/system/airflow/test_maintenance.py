@@ -1,0 +1,34 @@
+"""The maintenance DAG does its work as a DAG: what is over is dropped, with its large payloads."""
+
+from __future__ import annotations
+
+import json
+
+from trial import Trial
+
+PARTITIONS = """
+import json, psycopg
+from continuitybridge import database
+with psycopg.connect(database.owner_url()) as connection:
+    rows = connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'settled_messages_%'").fetchall()
+print(json.dumps(sorted(row[0] for row in rows)))
+"""
+OLD_ONES = """
+from datetime import UTC, datetime, timedelta
+from continuitybridge.inbox import retention
+retention.ensure_partitions(ahead=0, today=(datetime.now(UTC) - timedelta(days=400)).date())
+"""
+
+
+def test_the_maintenance_run_makes_partitions_and_drops_those_that_are_over(trial: Trial) -> None:
+    before = set(json.loads(trial.python(OLD_ONES + PARTITIONS).splitlines()[-1]))
+    made = trial.api("POST", "/dags/maintenance_retention/dagRuns", json={"logical_date": None})
+    assert made.status_code == 200, made.text
+    run_id = made.json()["dag_run_id"]
+    assert trial.await_run("maintenance_retention", run_id, within_s=90) == "success"
+    after = set(json.loads(trial.python(PARTITIONS).splitlines()[-1]))
+    gone = before - after
+    assert gone, "the partitions of 400 days ago are over for the classes short and standard"
+    assert all("short" in name or "standard" in name for name in gone)
+    assert after - before, "the next partitions were made"
+    assert "removed" in trial.task_log("maintenance_retention", run_id, "remove_payloads")
