@@ -17,6 +17,7 @@ from benchmarks.figures import Figure, machine, print_table
 
 BENCHES: dict[str, str] = {
     "engine": "benchmarks.engine_throughput",
+    "delivery": "benchmarks.delivery_cost",
     "compile": "benchmarks.compile_flows",
     "latency": "benchmarks.batch_latency",
     "settled": "benchmarks.settled_ten_million",

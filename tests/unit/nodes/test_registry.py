@@ -25,7 +25,7 @@ def test_names_are_known_without_importing_a_node() -> None:
     code = (
         "import sys; from continuitybridge.nodes import registry; assert 'jq' in registry.names();"
         "registry.get('json_parser');"
-        "sys.exit(any(m in sys.modules for m in ('jq', 'lxml', 'httpx', 'jinja2', 'croniter')))"
+        "sys.exit(any(m in sys.modules for m in ('jq', 'lxml', 'httptools', 'jinja2', 'croniter')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

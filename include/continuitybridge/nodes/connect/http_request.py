@@ -169,8 +169,9 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     long as `Retry-After` asks, all within `timeout_s`; any other status stands. A passing failure that remains is
     tried again later by the platform.
 
-    **At least once.** An attempt whose answer was lost is repeated. Each request bears
-    `Idempotency-Key: <message id>:<node id>:<generation>`, the same on every retry and unchanged replay.
+    **At least once.** An attempt whose answer was lost is repeated; where a kept connection just turns out to be
+    closed, at once and without counting. Each request bears `Idempotency-Key: <message id>:<node
+    id>:<generation>`, the same on every retry and unchanged replay.
 
     **The answer.** `vars.<node id>` holds `status`, `attempts` and `headers`, as in
     `$vars.deliver.status == 202`; `response` can bring its body into the message.
