@@ -285,3 +285,24 @@ def test_every_process_of_an_intake_answers_those_that_it_holds(
         assert Counter(answer.status_code for answer in answers) == {200: 16}
     finally:
         end(intake)
+
+
+def test_a_caller_waits_with_the_parts_of_a_message_but_neither_for_people_nor_for_what_is_too_late(
+    intake: Intake, organization: Organization
+) -> None:
+    together = deploy(
+        organization,
+        {"id": "each", "type": "split", "config": {"items": ".lines"}},
+        {"id": "price", "type": "jq", "config": {"program": ".total = .quantity * 3"}},
+        {"id": "all", "type": "aggregate", "config": {}},
+        body={"total": "{{ body | map(attribute='total') | sum }}"},
+    )
+    late = deploy(organization, {"id": "later", "type": "delay", "config": {"for_s": 3600}})
+    asked = deploy(organization, {"id": "ask", "type": "approval", "next": {"approved": "end", "rejected": "end"}})
+    with worker(organization):
+        began = time.monotonic()
+        answer = intake.post(together, b'{"lines": [{"quantity": 1}, {"quantity": 4}]}')
+        assert is_accepted(intake.post(late, ORDER))
+        assert is_accepted(intake.post(asked, ORDER))
+        assert time.monotonic() - began < 25, "the limit of 30 s was waited for"
+    assert (answer.status_code, answer.json()) == (200, {"total": 15}), answer.text

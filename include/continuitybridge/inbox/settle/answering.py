@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -108,8 +108,8 @@ def gathered(messages: Mapping[_Key, Awaited]) -> _Steps:
 
 
 def unfinished(endings: Iterable[Ending], awaited: Mapping[_Key, Awaited], notices: Notices) -> _Steps:
-    """What units gave that are parts of messages, or why they failed for good; and who need not wait any longer
-    for what is tried again."""
+    """What units gave that are parts of messages, or why they failed for good; and who need not wait any longer,
+    as what is tried again, or waits, goes on too late."""
     parts: list[tuple[Any, ...]] = []
     refusals: list[tuple[Any, ...]] = []
     for ending in endings:
@@ -123,8 +123,8 @@ def unfinished(endings: Iterable[Ending], awaited: Mapping[_Key, Awaited], notic
         elif ending.fate == "closed" and (ending.reply is not None or not ending.hand_overs):
             parts.append(_row(message, waits, ending.reply or ACCEPTED))
         wait_s = ending.longest_wait_s
-        too_late = datetime.now(UTC) + timedelta(seconds=wait_s) > waits.until
-        if wait_s and ending.refusal is None and (ending.releases or too_late):
+        left_s = (waits.until - datetime.now(UTC)).total_seconds()
+        if wait_s and ending.refusal is None and (wait_s > left_s or (ending.releases and ending.tried_again)):
             notices.release(*message)
     if parts:
         yield _KEEP, _columns(parts)

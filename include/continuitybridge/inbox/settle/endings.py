@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -83,8 +84,15 @@ class Ending:
 
     @property
     def longest_wait_s(self) -> float:
-        """Before so many seconds the message cannot end."""
-        return max([self.wait_s, *(each.wait_s for each in self.hand_overs if each.state == "available")])
+        """Before so many seconds the message cannot end; infinite where a person decides. 0: nothing is known."""
+        return max([self.wait_s, *(_waits_s(each) for each in self.hand_overs)])
+
+
+def _waits_s(hand_over: HandOver) -> float:
+    if hand_over.state == "available":
+        return hand_over.wait_s if hand_over.until is None else max(0.0, hand_over.until - time.time())
+    parked = hand_over.parked
+    return float("inf") if parked is not None and parked.wait.kind == "person" else 0.0
 
 
 def ending_of(
