@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -49,11 +50,17 @@ def accepted(message_id: str, status_url: str, *, duplicate: bool) -> Answered:
 
 
 def result(
-    target: Target, keys: Cipher, message_id: str, notice: Notice, status_url: str, *, duplicate: bool
+    target: Target,
+    keys: Cipher,
+    message_id: str,
+    notice: Notice,
+    status_url: Callable[[], str],
+    *,
+    duplicate: bool,
 ) -> Answered:
-    """What the flow made of the message, or why it could not."""
+    """What the flow made of the message, or why it could not; only then it says where to look."""
     if notice.status == 202 and notice.content is None:
-        return accepted(message_id, status_url, duplicate=duplicate)
+        return accepted(message_id, status_url(), duplicate=duplicate)
     try:
         content = replies.open_content(keys, target.organization_id, message_id, notice.content)
     except DecryptionFailed:
@@ -65,7 +72,7 @@ def result(
         problem = problems.of_failure(
             notice.code or "",
             message_id,
-            status_url=status_url,
+            status_url=status_url(),
             statuses=target.failure_statuses,
             explanation=content.explanation if target.explains else None,
         )

@@ -303,12 +303,15 @@ class IntakeApp:
             )
         if not self._keyring.holds(target.organization_id):
             await asyncio.to_thread(self._keyring.export, target.organization_id)
-        token = tracking.token(self._keyring, target.organization_id, accepted.message_id)
-        url = f"{self._status_url}{accepted.message_id}?token={token}"
+
+        def status_url() -> str:
+            token = tracking.token(self._keyring, target.organization_id, accepted.message_id)
+            return f"{self._status_url}{accepted.message_id}?token={token}"
+
         if answer is None:
-            return answers.accepted(accepted.message_id, url, duplicate=accepted.duplicate)
+            return answers.accepted(accepted.message_id, status_url(), duplicate=accepted.duplicate)
         return answers.result(
-            target, self._keyring, accepted.message_id, answer, url, duplicate=accepted.duplicate
+            target, self._keyring, accepted.message_id, answer, status_url, duplicate=accepted.duplicate
         )
 
     def _keys(self, target: Target, now: float) -> list[Any]:

@@ -70,14 +70,14 @@ class Destination:
         self._server.server_close()
 
 
-def deploy(organization: Organization, *steps: dict[str, Any], **result: Any) -> Hook:
+def deploy(organization: Organization, *steps: dict[str, Any], mode: str = "batch", **result: Any) -> Hook:
     """Deploy a flow that parses JSON, then does `steps`, and answers with the result."""
     slug = f"ask-{uuid4().hex[:8]}"
     config = {"slug": slug, "reply": "result", **({"result": result} if result else {})}
     flow = {
         "flow": slug,
         "version": "1.0.0",
-        "mode": "batch",
+        "mode": mode,
         "triggers": [{"id": "in", "type": "webhook_trigger", "config": config}],
         "steps": [{"id": "parse", "type": "json_parser"}, *steps],
     }
@@ -153,6 +153,19 @@ def start_worker_process(organization: Organization) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", code, str(organization.organization_id), organization.slug], env=environment
     )
+
+
+@contextlib.contextmanager
+def stream_worker(**settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A stream worker as a process; it may be dead by the end."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("bridge")), "stream"], env={**os.environ, **settings}
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from continuitybridge.inbox.replies import Notices
 from continuitybridge.organizations import Organization
 
 from .conftest import Hook, Intake, end, eventually, run_intake
-from .reply_world import Destination, deploy, start_worker_process, to, worker
+from .reply_world import Destination, deploy, start_worker_process, stream_worker, to, worker
 
 ORDER = b'{"number": "PO-1", "quantity": 2}'
 PRICE = {"id": "price", "type": "jq", "config": {"program": ".total = .quantity * 3"}}
@@ -306,3 +306,22 @@ def test_a_caller_waits_with_the_parts_of_a_message_but_neither_for_people_nor_f
         assert is_accepted(intake.post(asked, ORDER))
         assert time.monotonic() - began < 25, "the limit of 30 s was waited for"
     assert (answer.status_code, answer.json()) == (200, {"total": 15}), answer.text
+
+
+def test_stream_workers_answer_at_once_and_take_over_from_one_that_is_killed(
+    intake: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
+) -> None:
+    hook = deploy(organization, PRICE, to(destination), mode="stream", status=201, errors={"invalid-payload": 400})
+    with stream_worker() as first:
+        answer = intake.post(hook, ORDER)
+        assert (answer.status_code, answer.json()) == (201, {"receipt": 1}), answer.text
+        assert intake.post(hook, b"{").status_code == 400
+        destination.opened.clear()
+        held = senders.submit(intake.post, hook, ORDER)
+        eventually(lambda: len(destination.keys) == 2)
+        first.kill()
+        first.wait()
+    destination.opened.set()
+    with stream_worker():
+        assert held.result().status_code == 201
+    assert destination.keys[1:] == [destination.keys[1]] * 2
