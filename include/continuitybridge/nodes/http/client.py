@@ -20,6 +20,8 @@ from continuitybridge.nodes.http.wire import Connection, ExchangeFailed, RawAnsw
 KEPT_S = 60.0
 """So long a connection that nobody uses is kept."""
 KEPT_PER_ORIGIN = 64
+_NEXT_ADDRESS_AFTER_S = 0.25
+"""When a host has several addresses and one does not answer (RFC 8305)."""
 _MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -135,7 +137,9 @@ class Client:
     async def _connect(self, origin: Origin, proxy: Proxy | None) -> Connection:
         secure = tls_context(self._verify) if origin.scheme == "https" else None
         if proxy is None:
-            _, connection = await self._loop.create_connection(Connection, origin.host, origin.port, ssl=secure)
+            _, connection = await self._loop.create_connection(
+                Connection, origin.host, origin.port, ssl=secure, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S
+            )
             return connection
         to_proxy = tls_context(self._verify) if proxy.origin.scheme == "https" else None
         if secure is None:
