@@ -1,7 +1,7 @@
 """Which stream workers there are, and ending the leases of those that are no more.
 
-A worker's listening connection bears its owner's name as `application_name`: it is there while the worker's
-process lives, on whatever machine, and gone as soon as that is killed. So nothing is written for it, and what a
+A worker's connections for listening and claiming bear its owner's name as `application_name`: they are there while
+its process lives, on whatever machine, and gone as soon as it is killed. So nothing is written for it, and what a
 killed worker held need not wait for its lease to run out.
 """
 
@@ -13,6 +13,7 @@ from datetime import datetime
 
 from continuitybridge import database
 from continuitybridge.inbox import units
+from continuitybridge.inbox.replies import Notices
 from continuitybridge.settings import get_settings
 
 PREFIX = "stream/"
@@ -22,8 +23,9 @@ ABSENT_S = 3.0
 """A worker that was not there for so long is believed dead. One that only lost its connection is back before."""
 
 _PRESENT = (
-    "SELECT application_name, backend_start FROM pg_stat_activity"
-    " WHERE usename = current_user AND starts_with(application_name, %s) ORDER BY backend_start"
+    "SELECT application_name, min(backend_start) FROM pg_stat_activity"
+    " WHERE usename = current_user AND starts_with(application_name, %s)"
+    " GROUP BY application_name ORDER BY min(backend_start)"
 )
 _HOLDERS = " UNION ".join(
     f"SELECT lease_owner FROM bridge.{table}"  # noqa: S608  (our own names)
@@ -63,7 +65,8 @@ class LostLeases:
     def end(self) -> int:
         """End what is lost; returns how many units became available, or dead letters where their attempts are used
         up. The lost attempt counts. Raises `Unavailable`."""
-        with database.relay() as connection:
+        notices = Notices()
+        with database.relay(after=notices) as connection:
             holders = {row[0] for row in connection.execute(_HOLDERS, {"prefix": PREFIX})}
             if not holders:
                 self._absent = {}
@@ -79,5 +82,5 @@ class LostLeases:
                 for table in ("messages", "hand_overs")
             )
             if ended:
-                units.expire(connection, max_attempts=get_settings().max_attempts, limit=ended)
+                units.expire(connection, max_attempts=get_settings().max_attempts, limit=ended, notices=notices)
             return ended

@@ -65,16 +65,7 @@ def sweep(
     batch, plus one interval after whoever had it died.
     """
     settings = get_settings()
-    expired = dead = 0
-    while True:
-        notices = Notices()
-        with database.relay(after=notices) as connection:
-            again, buried = units.expire(
-                connection, max_attempts=settings.max_attempts, limit=_CHUNK, notices=notices
-            )
-        expired, dead = expired + again, dead + buried
-        if again + buried < _CHUNK:
-            break
+    expired, dead = expire_leases()
     settled, abandoned, released = _batches(running, created_idle_s, started_idle_s)
     return Swept(
         expired,
@@ -89,6 +80,20 @@ def sweep(
         turned_back.wake_forgotten(),
         _payloads(),
     )
+
+
+def expire_leases() -> tuple[int, int]:
+    """The first step of `sweep` alone: how many units are available again, and how many dead letters."""
+    expired = dead = 0
+    while True:
+        notices = Notices()
+        with database.relay(after=notices) as connection:
+            again, buried = units.expire(
+                connection, max_attempts=get_settings().max_attempts, limit=_CHUNK, notices=notices
+            )
+        expired, dead = expired + again, dead + buried
+        if again + buried < _CHUNK:
+            return expired, dead
 
 
 def _batches(

@@ -19,11 +19,17 @@ log = logging.getLogger(__name__)
 
 class Listener:
     """Calls `on_notice(channel, payload)` for each notification. A notification is a hint: what was told while the
-    connection was down is lost, so `on_connected` is called each time that it stands, for looking once."""
+    connection was down is lost, so `on_connected` is called each time that it stands, for looking once. Others see
+    the connection under `name`."""
 
     def __init__(
-        self, channels: Sequence[str], on_notice: Callable[[str, str], None], on_connected: Callable[[], None]
+        self,
+        channels: Sequence[str],
+        on_notice: Callable[[str, str], None],
+        on_connected: Callable[[], None],
+        name: str = "bridge-listen",
     ) -> None:
+        self._name = name
         self._channels = channels
         self._on_notice = on_notice
         self._on_connected = on_connected
@@ -34,7 +40,7 @@ class Listener:
         failures = 0
         while True:
             try:
-                async with await aio.connect("relay", application_name="bridge-listen") as connection:
+                async with await aio.connect("relay", application_name=self._name) as connection:
                     for channel in self._channels:
                         await connection.execute(f"LISTEN {channel}")
                     self.connected, failures = True, 0

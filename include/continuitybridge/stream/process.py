@@ -16,6 +16,7 @@ from collections.abc import Callable
 from uuid6 import uuid7
 
 from continuitybridge.engine.runner import Runner
+from continuitybridge.inbox.presence import PREFIX
 from continuitybridge.settings import get_settings
 from continuitybridge.stream import health
 from continuitybridge.stream.access import Access, DirectAccess
@@ -28,13 +29,14 @@ RESTART_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 30.0
 """A worker that lived for so long is started again at once."""
 _PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("continuitybridge.stream")
 
 
 def owner_here() -> str:
     """A name for a worker that no other has."""
-    return f"stream/{socket.gethostname()}/{os.getpid()}/{uuid7().hex[-12:]}"
+    return f"{PREFIX}{socket.gethostname()[:24]}/{os.getpid()}/{uuid7().hex[-12:]}"
 
 
 def serve(
@@ -54,7 +56,7 @@ async def _serve(runner: Runner, access: Callable[[], Access], owner: str, life_
     settings = get_settings()
     worker = StreamWorker(owner, access(), runner, settings)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         loop.add_signal_handler(number, worker.stop)
     if life_s is not None:
         loop.call_later(life_s, worker.stop)
@@ -86,7 +88,7 @@ class _Family:
         self._stopping = False
 
     def run(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             signal.signal(number, self._stop)
         while len(self._born) < self._wanted:
             self._start()
@@ -112,12 +114,18 @@ class _Family:
 
     def _start(self) -> None:
         parent = os.getpid()
+        asked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         pid = os.fork()
         if pid:
             self._born[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_SETMASK, asked)
             return
         status = 1
         try:
+            # What it is told from now on is not for the one who keeps them all.
+            for number in _ENDING:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, asked)
             die_with_parent(parent)
             serve(life_s=self._life_s)
             status = 0

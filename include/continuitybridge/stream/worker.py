@@ -7,7 +7,6 @@ and settled once. Where a worker is killed, what it held is taken up by others w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.holds import CHANNEL as HELD
 from continuitybridge.inbox.settle.writing import Became
-from continuitybridge.inbox.stream import Sealed, StreamClaims, Wanted, giving_back, presence
+from continuitybridge.inbox.stream import Sealed, StreamClaims, Wanted, giving_back
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.access import Access
 from continuitybridge.stream.lanes import Lanes
@@ -37,6 +36,7 @@ from continuitybridge.stream.plans import Bounds, Plans
 from continuitybridge.stream.settling import Settler
 from continuitybridge.stream.turns import Room, Turns
 from continuitybridge.stream.units import Held
+from continuitybridge.stream.upkeep import Upkeep
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher
 
@@ -51,9 +51,6 @@ REFRESH_S = 30.0
 """How often is read again what notifications told to have changed, in case one was lost."""
 SETTLE_REST_S = 2.0
 """How long a stopping worker goes on trying to write what has ended."""
-WATCH_S = 2.0
-ABSENT_S = 3.0
-"""A worker that is not seen for so long is gone, and what it held is taken up."""
 REST_S = 5.0
 """How long an organization is left alone whose keys cannot be had."""
 
@@ -91,7 +88,7 @@ class StreamWorker:
         self._look_at = 0.0
         self._stale: set[str] = set()
         self._changed = asyncio.Event()
-        self._due = asyncio.Event()
+        self._upkeep = Upkeep(settings, self._held, self._look)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._empty = asyncio.Event()
@@ -99,6 +96,7 @@ class StreamWorker:
             (ACCEPTED, DEPLOYED, HELD, connections.CHANNEL, destinations.CHANNEL, waits.CHANNEL_DUE),
             self._notice,
             self._connected,
+            name=owner,
         )
 
     @property
@@ -128,8 +126,8 @@ class StreamWorker:
         loops = [
             asyncio.create_task(self._steadily(loop), name=f"stream-{loop.__name__.strip('_')}")
             for loop in (
-                *(self._listener.run, self._settler.run, self._renew, self._refresh, self._watch),
-                self._release,
+                *(self._listener.run, self._settler.run, self._refresh),
+                *(self._upkeep.renew, self._upkeep.watch, self._upkeep.release),
             )
         ]
         claiming = asyncio.create_task(self._steadily(self._claim))
@@ -160,7 +158,7 @@ class StreamWorker:
             organization, environment, flow = payload.split("/", 2)
             self._add((UUID(organization), environment, flow))
         elif channel == waits.CHANNEL_DUE:
-            self._due.set()
+            self._upkeep.something_is_due()
         elif channel == connections.CHANNEL:
             organization, environment = payload.split("/", 1)
             self._access.forget(UUID(organization), environment)
@@ -169,15 +167,18 @@ class StreamWorker:
             self._stale.add(channel)
             self._changed.set()
             # A flow that was held or disabled may run again.
-            self._look_at = 0.0
-            self._wake.set()
+            self._look()
 
     def _connected(self) -> None:
         # What was told before is lost.
-        self._look_at = 0.0
+        self._look()
         self._lanes.forget_connections()
         self._stale |= {DEPLOYED, destinations.CHANNEL}
         self._changed.set()
+
+    def _look(self) -> None:
+        """Look at all flows now."""
+        self._look_at = 0.0
         self._wake.set()
 
     def _add(self, flow: FlowKey) -> None:
@@ -335,60 +336,6 @@ class StreamWorker:
             self._add(held.lane[:3])
         elif self._turns:
             self._wake.set()
-
-    async def _renew(self) -> None:
-        """Extend the leases of what is under way."""
-        while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
-            held = list(self._held)
-            if not held:
-                continue
-            try:
-                kept = await asyncio.to_thread(
-                    claims.renew, [each.claimed for each in held], self._settings.lease_s
-                )
-            except Unavailable as error:
-                log.warning("leases could not be renewed now: %s", error.detail)
-                continue
-            if len(kept) < len(held):
-                log.warning("%d units were taken over by other workers", len(held) - len(kept))
-
-    async def _watch(self) -> None:
-        """Take up what workers held that were killed, or whose leases ran out."""
-        missing: dict[str, float] = {}
-        expire_at = 0.0
-        while True:
-            await asyncio.sleep(WATCH_S)
-            now = time.monotonic()
-            try:
-                absent = await asyncio.to_thread(presence.absent) - {self.owner}
-                missing = {owner: missing.get(owner, now) for owner in absent}
-                for owner in [owner for owner, since in missing.items() if now - since >= ABSENT_S]:
-                    taken = await asyncio.to_thread(presence.take_over, owner)
-                    log.warning("%s is gone: %d units that it held are taken up", owner, taken)
-                    self._look_at = 0.0
-                    self._wake.set()
-                if now >= expire_at:
-                    expire_at = now + self._settings.sweep_interval_s
-                    await asyncio.to_thread(presence.expire)
-            except Unavailable as error:
-                missing.clear()
-                log.debug("nobody can be watched now: %s", error.detail)
-
-    async def _release(self) -> None:
-        """Let go on what waited and is due; what it becomes is told like anything accepted."""
-        more = False
-        while True:
-            if not more:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(WATCH_S):
-                        await self._due.wait()
-            self._due.clear()
-            try:
-                more = (await asyncio.to_thread(waits.release_due)).is_full
-            except Unavailable as error:
-                more = False
-                log.debug("nothing can be released now: %s", error.detail)
 
     # -- the end --------------------------------------------------------------------------------------------
 

@@ -178,7 +178,8 @@ def test_a_lost_connection_costs_no_message(
             with database.relay() as connection:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name IN ('bridge-listen', 'bridge-claims', 'bridge-settlements')"
+                    " WHERE application_name IN (%s, 'bridge-settlements')",
+                    (worker.owner,),
                 )
             flow.send(n)
             flow.await_done(n + 1)

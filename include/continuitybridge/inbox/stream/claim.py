@@ -22,7 +22,6 @@ from continuitybridge.inbox import offload, ordering, payloads
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.holds import NOT_PAUSED
-from continuitybridge.inbox.stream import presence
 from continuitybridge.inbox.waits import resuming
 from continuitybridge.vault.keyring import Cipher
 
@@ -234,9 +233,9 @@ SELECT * FROM claimed_whole UNION ALL SELECT * FROM claimed_parts
 
 
 class StreamClaims:
-    """Claims of one worker, on one connection. `owner` names the worker in its leases, for its whole life. One
-    call at a time; every method raises `Unavailable` when the database does not answer, and connects anew at the
-    next.
+    """Claims of one worker, on one connection. `owner` names the worker in its leases, for its whole life; the
+    connection bears the name too (see `presence`). One call at a time; every method raises `Unavailable` when the
+    database does not answer, and connects anew at the next.
     """
 
     def __init__(self, owner: str, lease_s: float) -> None:
@@ -291,9 +290,8 @@ class StreamClaims:
 
     async def _ready(self) -> aio.AsyncConnection:
         if self._connection is None or self._connection.closed:
-            self._connection = await aio.connect("relay", application_name="bridge-claims", options=_OPTIONS)
+            self._connection = await aio.connect("relay", application_name=self.owner, options=_OPTIONS)
             self._connection.prepare_threshold = 0
-            await self._connection.execute(presence.ANNOUNCE, (self.owner,))
         return self._connection
 
     async def _run(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
