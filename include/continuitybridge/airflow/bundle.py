@@ -26,6 +26,7 @@ from continuitybridge import database
 from continuitybridge.airflow import source as sources
 from continuitybridge.airflow.compiler import SOURCES_DIR
 from continuitybridge.deployments import Deployed, list_since
+from continuitybridge.nodes.control.approval import Approval
 
 FLOWS_PER_FILE = 50
 """A change costs parsing its file: 50 flows of six nodes take half a second."""
@@ -45,6 +46,14 @@ _TEMPLATE = '''\
 from continuitybridge.airflow.compiler import build_dags
 
 globals().update(build_dags(__file__, {flows}))
+'''
+
+_APPROVALS_TEMPLATE = '''\
+"""Generated from the deployments of {organization} in {environment}; changes made here are overwritten."""
+# airflow dag
+from continuitybridge.airflow.approvals import build_approvals_dag
+
+globals().update(build_approvals_dag("{organization_id}", "{organization}", "{environment}"))
 '''
 
 _log = logging.getLogger(__name__)
@@ -124,6 +133,7 @@ class FlowBundle(BaseDagBundle):
                 touched.add(name)
         for name in sorted(touched):
             self._write_file(name, flows[name])
+        self._write_approvals(state.setdefault("approvals", {}), changed)
         state["revision"] = changed[-1].revision
         self._write_state(state)
         for removed in (each for each in changed if each.status == "removed"):
@@ -142,6 +152,30 @@ class FlowBundle(BaseDagBundle):
         ).encode()
         if not path.exists() or path.read_bytes() != text:
             _write(path, text)
+
+    def _write_approvals(self, state: dict[str, list[str]], changed: Iterable[Deployed]) -> None:
+        """A DAG of approvals for each environment with a flow that asks people. `state`: which flows those are."""
+        for deployed in changed:
+            name = f"{deployed.organization}.{deployed.environment}.approvals.py"
+            asking = set(state.get(name, ()))
+            asks = any(node.type == Approval.type for node in deployed.plan.nodes.values())
+            if asks and deployed.status != "removed":
+                asking.add(deployed.flow)
+            else:
+                asking.discard(deployed.flow)
+            state[name] = sorted(asking)
+            path = self.path / name
+            if not asking:
+                path.unlink(missing_ok=True)
+            elif not path.exists():
+                _write(
+                    path,
+                    _APPROVALS_TEMPLATE.format(
+                        organization_id=deployed.organization_id,
+                        organization=deployed.organization,
+                        environment=deployed.environment,
+                    ).encode(),
+                )
 
     def _watch(self, files: dict[str, dict[str, str]]) -> None:
         """Airflow skips a file that changes while it is being read, until `min_file_process_interval` is over.

@@ -1,5 +1,5 @@
-"""What the dispatcher does beside dispatching: pools, outcomes, the stream DAG's runs. In a thread of its own, so
-that messages never wait for it."""
+"""What the dispatcher does beside dispatching: pools, outcomes, approvals, the stream DAG's runs. In a thread of
+its own, so that messages never wait for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
+from continuitybridge.airflow.announcing import Announcer
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
 from continuitybridge.airflow.pools import ensure_pools
@@ -18,6 +19,8 @@ from continuitybridge.errors import Unavailable
 from continuitybridge.settings import Settings
 
 REVIVE_INTERVAL_S = 5.0
+ANNOUNCE_INTERVAL_S = 1.0
+CLOSE_INTERVAL_S = 5.0
 TIDY_INTERVAL_S = 3600.0
 AGAIN_S = 5.0
 """How soon a job that failed is tried again."""
@@ -38,12 +41,14 @@ class Upkeep:
     other."""
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
-        teller = OutcomeTeller()
+        teller, approvals = OutcomeTeller(), Announcer()
         self._stopping = stopping
         self._jobs = [
             _Job("pools", TIDY_INTERVAL_S, lambda: ensure_pools(settings)),
             _Job("stream runs", REVIVE_INTERVAL_S, lambda: revive(settings)),
             _Job("outcomes", settings.outcome_interval_s, teller.tell),
+            _Job("approvals", ANNOUNCE_INTERVAL_S, approvals.announce),
+            _Job("decided approvals", CLOSE_INTERVAL_S, approvals.close),
             _Job("old asset events", TIDY_INTERVAL_S, teller.forget),
             _Job("old stream runs", TIDY_INTERVAL_S, forget_runs),
         ]

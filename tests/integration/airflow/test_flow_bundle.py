@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,29 @@ def deploy(organization: Organization, name: str, version: str = "1.0.0", text: 
 
 def files(bundle: Any, organization: Organization) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(bundle.path.glob(f"{organization.slug}.*.py"))}
+
+
+def test_an_environment_whose_flows_ask_people_has_a_dag_of_approvals(
+    bundle: Any, make_organization: Callable[[], Organization]
+) -> None:
+    organization = make_organization()
+    name = f"{organization.slug}.prod.approvals.py"
+    deploy(organization, "first")
+    bundle.refresh()
+    assert name not in files(bundle, organization)
+    asking = FLOW.replace(
+        'note, type: logger, config: {{message: "{text}"}}', "note, type: approval, next: {next}"
+    )
+    text = asking.format(name="asks", version="1.0.0", next="{approved: end, rejected: end}")
+    deployments.deploy(organization.organization_id, "prod", load_flow(text), "test")
+    bundle.refresh()
+    written = files(bundle, organization)[name]
+    assert f'build_approvals_dag("{organization.organization_id}", "{organization.slug}", "prod")' in written
+    dag = runpy.run_path(str(bundle.path / name))[f"{organization.slug}.prod._approvals"]
+    assert [(task.task_id, task.options) for task in dag.tasks] == [("decide", ["Approve", "Reject"])]
+    deployments.set_status(organization.organization_id, "prod", "asks", "remove", "test")
+    bundle.refresh()
+    assert name not in files(bundle, organization)
 
 
 def test_a_deploy_writes_a_file_that_names_the_flow_and_its_source_beside_it(
