@@ -7,11 +7,14 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 from inbox_world import Deployed, done, failed, handed_over, make_plan
 
 from continuitybridge import database
+from continuitybridge.database.connections import role_url
 from continuitybridge.engine.message import Outcome
 from continuitybridge.errors import Verdict
 from continuitybridge.flows.ordering import Ordering
@@ -402,14 +405,19 @@ def test_a_flood_of_one_organization_costs_the_others_claims_nothing(make_stream
     run(work)
 
 
-def flood(deployed: Deployed, count: int) -> None:
-    """So many messages, half of them of one ordering key."""
+def flood(deployed: Deployed, count: int, *, age_s: float = 0.0) -> None:
+    """So many messages of that age; half of them of one ordering key where the flow has an order."""
     with database.relay() as connection:
         connection.execute(
             "INSERT INTO bridge.messages (organization_id, message_id, environment, flow, version, source,"
-            " payload, size_bytes, mode, ordering_key) SELECT %s, 'm' || n, %s, %s, %s, 'api', 'x', 1, 'stream',"
-            " CASE n %% 2 WHEN 0 THEN 'k' END FROM generate_series(1, %s) AS n",
-            (deployed.organization_id, deployed.environment, deployed.flow, deployed.version, count),
+            " payload, size_bytes, mode, ordering_key, accepted_at, available_at)"
+            " SELECT %s, 'm' || n, %s, %s, %s, 'api', 'x', 1, 'stream', CASE WHEN n %% 2 = 0 AND %s THEN 'k' END,"
+            " now() - make_interval(secs => %s), now() - make_interval(secs => %s)"
+            " FROM generate_series(1, %s) AS n",
+            (
+                *(deployed.organization_id, deployed.environment, deployed.flow, deployed.version),
+                *(deployed.plan.ordering is not None, age_s, age_s, count),
+            ),
         )
 
 
@@ -421,3 +429,36 @@ async def blocks(connection: Any) -> int:
     )
     row = await cursor.fetchone()
     return int(row[0])
+
+
+def test_what_was_claimed_costs_later_claims_nothing_while_a_long_transaction_keeps_it_in_the_indexes(
+    make_stream: Callable[..., Deployed],
+) -> None:
+    deployed = make_stream()
+
+    async def work(worker: Worker) -> None:
+        with psycopg.connect(role_url("relay")) as other:
+            # As a backup does it: nothing that is deleted from now on can be tidied up.
+            other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            other.execute("SELECT count(*) FROM bridge.messages WHERE organization_id = %s", (uuid4(),))
+            flood(deployed, 3_000, age_s=60)
+            taken = 0
+            while taken < 3_000:
+                units = await worker.claims.claim(wanted(deployed, 500), MIB)
+                taken += len(units)
+            accept(deployed, None)
+            [_] = await worker.claim(deployed)
+            counts = []
+            for _ in range(3):
+                accept(deployed, None)
+                connection = await worker.claims._ready()
+                before = await blocks(connection)
+                [_] = await worker.claim(deployed)
+                counts.append(await blocks(connection) - before)
+            assert min(counts) < 100
+
+    run(work)
+
+
+def wanted(deployed: Deployed, most: int) -> list[Wanted]:
+    return [Wanted(deployed.organization_id, deployed.environment, deployed.flow, most)]

@@ -7,6 +7,7 @@ why leases bear their owner too: nothing but the newest claim settles.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,6 +27,22 @@ from continuitybridge.inbox.waits import resuming
 from continuitybridge.vault.keyring import Cipher
 
 _OPTIONS = f"-c synchronous_commit=off {aio.STEADY_PLANS}"
+
+
+LOOK_THROUGH_S = 1.0
+"""How often all of a flow's waiting messages are looked through."""
+LATE = timedelta(seconds=2)
+"""How much younger a message may be that is committed before another."""
+MAX_BEGUN = 10_000
+"""Flows of which is remembered how far they were claimed."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """How far a flow was claimed (`at`), to be believed until that moment."""
+
+    until: float
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +178,9 @@ WITH wanted AS (
             - (SELECT count(*) FROM bridge.hand_overs c
                WHERE c.organization_id = w.organization_id AND c.environment = w.environment AND c.flow = w.flow
                  AND c.state = 'claimed')::int4))
-        END AS most
-    FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::int4[], %b::int4[])
-         AS w (organization_id, environment, flow, most, concurrency)
+        END AS most, coalesce(w.since, '-infinity') AS since
+    FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::int4[], %b::int4[], %b::timestamptz[])
+         AS w (organization_id, environment, flow, most, concurrency, since)
     JOIN bridge.organizations o USING (organization_id)
     JOIN bridge.deployments d USING (organization_id, environment, flow)
     WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="w")}
@@ -185,7 +202,8 @@ WITH wanted AS (
                      u.ordering_key, u.accepted_at
               FROM bridge.messages u
               WHERE {_MESSAGES_READY} AND u.organization_id = w.organization_id
-                AND u.environment = w.environment AND u.flow = w.flow AND u.available_at <= now()
+                AND u.environment = w.environment AND u.flow = w.flow AND u.available_at >= w.since
+                AND u.available_at <= now()
               ORDER BY u.available_at
               LIMIT w.most - (SELECT count(*) FROM parts p
                               WHERE p.organization_id = w.organization_id AND p.environment = w.environment
@@ -242,6 +260,7 @@ class StreamClaims:
         self.owner = owner
         self._lease = timedelta(seconds=lease_s)
         self._connection: aio.AsyncConnection | None = None
+        self._begun: dict[FlowKey, _Begun] = {}
 
     async def ready_flows(self) -> list[FlowKey]:
         """The flows that have units to be claimed now, whether or not they are held or disabled. Costs by the
@@ -270,8 +289,10 @@ class StreamClaims:
 
     async def _claim(self, wanted: Sequence[Wanted], max_bytes: int) -> list[Sealed]:
         lease = (self.owner, self._lease)
-        rows = await self._run(_CLAIM, (*_columns(wanted), max_bytes, *lease, *lease))
+        since = [self._since(each) for each in wanted]
+        rows = await self._run(_CLAIM, (*_columns(wanted), since, max_bytes, *lease, *lease))
         sealed = [Sealed(*row) for row in rows]
+        self._note(sealed)
         waited = resuming.load_parameters((each.organization_id, each.resume) for each in sealed)
         if waited is None:
             return sealed
@@ -282,6 +303,27 @@ class StreamClaims:
             else replace(each, parts=parts.get((each.organization_id, wait_id), ()))
             for each in sealed
         ]
+
+    def _since(self, wanted: Wanted) -> datetime | None:
+        """From which time on messages are looked for. What was claimed leaves its entry in the index until that is
+        tidied up, which a long transaction of whomever holds off: it is passed over. Once in a while all are
+        looked through, for what came to stand in between."""
+        now = time.monotonic()
+        flow = (wanted.organization_id, wanted.environment, wanted.flow)
+        begun = self._begun.get(flow)
+        if begun is None or now >= begun.until:
+            if len(self._begun) >= MAX_BEGUN:
+                self._begun.clear()
+            begun = self._begun[flow] = _Begun(now + LOOK_THROUGH_S)
+            return None
+        return begun.at
+
+    def _note(self, sealed: Sequence[Sealed]) -> None:
+        for each in sealed:
+            begun = self._begun.get(each.flow_key)
+            if begun is not None and each.hand_over_id is None:
+                at = each.accepted_at - LATE
+                begun.at = at if begun.at is None else max(at, begun.at)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
