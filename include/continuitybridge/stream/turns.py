@@ -62,7 +62,10 @@ class Turns:
             flows = self._organizations[organization_id]
             flow = next(iter(flows))
             if flow not in chosen and len(chosen) >= most_flows:
-                continue
+                among = next((each for each in flows if each in chosen), None)
+                if among is None:
+                    continue
+                flow = among
             chosen[flow] = chosen.get(flow, 0) + 1
             flows.move_to_end(flow)
             room -= 1

@@ -455,7 +455,7 @@ def test_what_was_claimed_costs_later_claims_nothing_while_a_long_transaction_ke
                 before = await blocks(connection)
                 [_] = await worker.claim(deployed)
                 counts.append(await blocks(connection) - before)
-            assert min(counts) < 100
+            assert min(counts) < 60
 
     run(work)
 
