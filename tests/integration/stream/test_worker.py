@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from stream_world import Destination, Flow, Working, wait_until
 
-from continuitybridge import connections, database
+from continuitybridge import connections, database, destinations
 from continuitybridge.inbox import holds, reconcile, triage
 from continuitybridge.inbox.status import status
 
@@ -238,3 +238,43 @@ def test_ordered_messages_are_delivered_in_their_order_through_retries(
         flow.await_done(16)
     for key in ([n for n in destination.numbers() if n < 100], [n for n in destination.numbers() if n >= 100]):
         assert key == sorted(key)
+
+
+def test_a_paused_destination_costs_no_attempt_and_resuming_it_lets_all_go_on_at_once(
+    make_flow: Callable[[], Flow], working: Callable[..., Working], destination: Destination
+) -> None:
+    flow = make_flow()
+    with working():
+        flow.send(0)
+        flow.await_done(1)
+        destinations.pause(flow.id, "prod", "sink", by="anna")
+        time.sleep(0.5)
+        sent = flow.send(1, 2)
+        wait_until(lambda: flow.states() == {"done": 1, "handed_over": 2})
+        destinations.resume(flow.id, "prod", "sink", by="anna")
+        flow.await_done(3)
+    assert [status(flow.id, message_id).attempts for message_id in sent] == [1, 1]
+    assert destination.numbers().count(1) == 1
+
+
+def test_a_destination_that_fails_and_fails_is_left_alone_until_a_probe_finds_it_well(
+    make_flow: Callable[[], Flow], working: Callable[..., Working], destination: Destination
+) -> None:
+    flow = make_flow()
+    soon = {"circuit_failures": 3, "circuit_wait_s": 0.5, "circuit_max_wait_s": 0.5}
+    destinations.configure(flow.id, "prod", "sink", soon)
+    destination.answer = lambda delivery: 503
+    with working() as worker:
+        worker._settler._policy = type(worker._settler._policy)(8, 0.05, 0.05)
+        sent = flow.send(*range(12))
+        wait_until(lambda: circuit(flow) != "closed", what="an open circuit")
+        tried = destination.begun
+        destination.answer = lambda delivery: 200
+        flow.await_done(12)
+        wait_until(lambda: circuit(flow) == "closed", what="a closed circuit")
+    assert tried < 12 * 3
+    assert max(status(flow.id, message_id).attempts for message_id in sent) <= 8
+
+
+def circuit(flow: Flow) -> str:
+    return destinations.show(flow.id, "prod", "sink").circuit
