@@ -132,3 +132,41 @@ def test_a_destination_that_fails_is_left_alone_by_the_next_run_until_it_works(f
     destinations.resume(flow.owner, "prod", "127.0.0.1", by="anna")
     # Those that failed before may be due by now too.
     assert flow.run()["done"] >= 4
+
+
+def test_a_group_that_a_stage_completes_goes_on_in_the_same_run(
+    organization: Organization, keyring: Keyring
+) -> None:
+    owner = organization.organization_id
+    text = """
+        flow: order
+        version: 1.0.0
+        mode: batch
+        triggers: [{id: in, type: manual_trigger}]
+        steps:
+          - {id: read, type: json_parser}
+          - {id: each, type: split}
+          - {id: apart, type: jq, config: {program: '. * 2'}, isolate: true}
+          - {id: sum, type: aggregate, config: {result: add}}
+          - {id: check, type: validation, config: {schema: {const: 12}}}
+        """
+    deployments.deploy(owner, "prod", load_flow(text), "test")
+    plan = deployments.get_plan(owner, "order", "1.0.0")
+    message = Acceptance(owner, "prod", "order", "1.0.0", "manual", b"[1, 2, 3]", "application/json")
+    message_id = accept(message, keyring).message_id
+    with database.relay() as connection:
+        others = connection.execute(
+            "SELECT organization_id, environment, flow FROM bridge.deployments WHERE organization_id <> %s",
+            (owner,),
+        ).fetchall()
+    [batch] = batches.dispatch_ready(paused=others)
+    counts = []
+    with Runner() as runner:
+        for stage in plan.stages:
+            work = StageWork(
+                batch, plan, stage.id, f"w/{stage.id}", organization.slug, keyring, LocalServices(), runner
+            )
+            counts.append(work.run(fence=False)["claimed"])
+    assert counts == [1, 3, 4]
+    assert batches.finish(batch)
+    assert status(owner, message_id).state == "done"

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from inbox_world import Deployed, done, handed_over
+from waits_world import World
 
 from continuitybridge import database
 from continuitybridge.engine.message import Message, Outcome, Output
@@ -264,3 +265,23 @@ def test_what_cannot_be_handed_over_now_is_tried_again_and_holds_up_no_other_set
         plan=deployed.plan,
     )
     assert became == ["retry", "done"]
+
+
+def test_a_large_part_that_another_message_carries_on_is_kept_until_that_one_is_settled(
+    store: Path, deployed: Deployed
+) -> None:
+    world = World(deployed.organization, deployed.keyring)
+    world.deploy("pair", "{id: pair, type: join, config: {key: .k, stream: .s, streams: [a, b], join: array}}")
+    parts = [{"k": 1, "s": name, "text": name * 5_000} for name in ("a", "b")]
+    ids = [world.accept("pair", part) for part in parts]
+    world.settle(world.claim())
+    assert world.states(*ids) == ["handed_over", "done"]
+    pass_time(7_200)
+    offload.collect(everything=True)
+    world.work()
+    assert world.bodies() == [parts]
+    assert world.states(*ids) == ["done", "done"]
+    pass_time(7_200)
+    offload.collect(everything=True)
+    # The messages' own payloads are kept with them.
+    assert len(stored(store, deployed)) == 2

@@ -106,9 +106,9 @@ class Join(WaitNode[JoinConfig]):
     again while it is not settled; a member of a settled join that is replayed waits for its partners anew.
 
     When the time is over, or (without `key`) when nothing of the message is under way any more, what has come
-    leaves by the port `timeout`; without a route there it fails. What comes after that leaves by `late`, and fails
-    where that has no route. `vars.join` says what was joined: `reason` (`complete`, `timeout` or `ended`),
-    `streams` and `missing`.
+    leaves by the port `timeout`; without a route there it fails. What comes after the join has gone on leaves by
+    `late`; where that has no route it ends there, or fails with `strategy: all`, which needed it. `vars.join` says
+    what was joined: `reason` (`complete`, `timeout` or `ended`), `streams` and `missing`.
 
     Under `--emulate`, `sample` stands for the streams that do not come.
     """
@@ -211,10 +211,12 @@ class Join(WaitNode[JoinConfig]):
         )
         return Park(_gathering.data_of(message), wait)
 
-    def resume(self, message: Message, resume: Resume, context: RunContext) -> Emit:
+    def resume(self, message: Message, resume: Resume, context: RunContext) -> Emit | None:
         if resume.how == "late":
             if "late" in self._routes:
                 return Emit(message.body, "late")
+            if self.config.strategy != "all":
+                return None
             raise _gathering.late("the join")
         came: dict[str, Body] = {
             str(member["member"]): body for member, body in zip(resume.facts["members"], message.body, strict=True)
