@@ -156,17 +156,19 @@ def _waits() -> int:
         released += found.groups + found.waits
         if not found.is_full:
             break
-    with database.relay() as connection:
-        # Of one that carries on still, what it gathered may be asked for again. The others are left behind by
-        # messages that were discarded, or began anew.
-        connection.execute(
-            "DELETE FROM bridge.wait_groups g WHERE (forget_at <= now() AND NOT EXISTS ("
-            "  SELECT FROM bridge.wait_parts p WHERE p.organization_id = g.organization_id"
-            "  AND p.wait_id = g.group_id))"
-            " OR (closed_at IS NULL AND due_at IS NULL AND created_at < now() - interval '1 day' AND NOT EXISTS ("
-            "  SELECT FROM bridge.waits w WHERE w.organization_id = g.organization_id"
-            "  AND w.group_id = g.group_id))"
-        )
+    while True:
+        with database.relay() as connection:
+            # Of one that carries on still, what it gathered may be asked for again.
+            gone = connection.execute(
+                "DELETE FROM bridge.wait_groups g USING ("
+                "  SELECT organization_id, group_id FROM bridge.wait_groups f WHERE forget_at <= now()"
+                "  AND NOT EXISTS (SELECT FROM bridge.wait_parts p WHERE p.organization_id = f.organization_id"
+                "   AND p.wait_id = f.group_id) ORDER BY forget_at LIMIT %s FOR UPDATE SKIP LOCKED) AS old"
+                " WHERE g.organization_id = old.organization_id AND g.group_id = old.group_id",
+                (_CHUNK,),
+            ).rowcount
+        if gone < _CHUNK:
+            break
     return released
 
 

@@ -27,6 +27,10 @@ class Unannounced:
 
 
 _UNANNOUNCED = """
+WITH full_up AS MATERIALIZED (
+    SELECT organization_id, environment FROM bridge.waits WHERE kind = 'person' AND announced_at IS NOT NULL
+    GROUP BY organization_id, environment HAVING count(*) >= %(most)s
+)
 SELECT w.organization_id, o.slug, w.environment, w.hand_over_id, w.flow, h.version, w.node_id,
        (SELECT coalesce(nullif(n ->> 'label', ''), w.node_id)
         FROM bridge.flow_versions v, json_array_elements(v.plan -> 'nodes') AS n
@@ -38,8 +42,7 @@ JOIN bridge.organizations o USING (organization_id)
 JOIN bridge.hand_overs h USING (organization_id, hand_over_id)
 JOIN bridge.messages m ON m.organization_id = w.organization_id AND m.message_id = w.message_id
 WHERE w.kind = 'person' AND w.announced_at IS NULL AND o.slug || '.' || w.environment <> ALL(%(absent)s::text[])
-  AND (SELECT count(*) FROM bridge.waits s WHERE s.organization_id = w.organization_id
-       AND s.environment = w.environment AND s.kind = 'person' AND s.announced_at IS NOT NULL) < %(most)s
+  AND (w.organization_id, w.environment) NOT IN (SELECT organization_id, environment FROM full_up)
 ORDER BY w.created_at LIMIT %(limit)s
 """
 
