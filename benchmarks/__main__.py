@@ -20,6 +20,7 @@ BENCHES: dict[str, str] = {
     "delivery": "benchmarks.delivery_cost",
     "compile": "benchmarks.compile_flows",
     "latency": "benchmarks.batch_latency",
+    "intake": "benchmarks.intake",
     "settled": "benchmarks.settled_ten_million",
     "stream-latency": "benchmarks.stream_latency",
     "stream-throughput": "benchmarks.stream_throughput",

@@ -138,7 +138,8 @@ def running(*, intake_workers: int = 1, stream_workers: int = 1, **environment: 
             platform.start(
                 "intake", "intake", "--port", str(platform.intake_port), "--workers", str(intake_workers)
             )
-            platform.start("stream", "stream", "--workers", str(stream_workers))
+            if stream_workers:
+                platform.start("stream", "stream", "--workers", str(stream_workers))
             _wait_alive(platform)
             yield platform
         finally:

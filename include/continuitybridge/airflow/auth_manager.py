@@ -104,6 +104,12 @@ class OrganizationAuthManager(FabAuthManager):
         allowed: bool = super().is_authorized_custom_view(method=method, resource_name=resource_name, user=user)
         return allowed
 
+    def get_fastapi_middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
+        # Imported by the api-server only: other processes have an auth manager too, and no use for intake.
+        from continuitybridge.airflow.intake_shortcut import IntakeShortcutMiddleware
+
+        return [*super().get_fastapi_middlewares(), (IntakeShortcutMiddleware, {})]
+
     def is_authorized_backfill(self, *, method: Any, user: Any, details: Any = None) -> bool:
         return _is_superadmin(user)
 

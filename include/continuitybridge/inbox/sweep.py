@@ -23,6 +23,9 @@ REFUSALS_DAYS = 30
 BATCHES_DAYS = 30
 REPLAY_JOBS_DAYS = 90
 _CHUNK = 5_000
+_KEY_CHUNKS = 20
+"""A sweep forgets so many chunks of idempotency keys at most: what expired all at once must not keep it from the
+rest of its work. 100,000 at each sweep keep up with any intake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def sweep(
     - Units that were turned back by a destination just when it was resumed are available.
     - Large payloads that no message needs any more are removed from the payload store.
     - Waits that are over, or complete, are released (also by dispatcher and workers, more often).
-    - Idempotency keys whose window is over, old refusals, failures, batches and replay jobs are removed.
+    - Idempotency keys whose window is over (100,000 at a time), old refusals, failures, batches and replay jobs
+      are removed.
 
     So a message that was accepted is run by somebody again at most `BRIDGE_LEASE_S`, or the idle time of its
     batch, plus one interval after whoever had it died.
@@ -174,7 +178,7 @@ def _waits() -> int:
 
 def _keys() -> int:
     forgotten = 0
-    while True:
+    for _ in range(_KEY_CHUNKS):
         with database.relay() as connection:
             gone = connection.execute(
                 "DELETE FROM bridge.idempotency_keys k USING ("
@@ -186,7 +190,8 @@ def _keys() -> int:
             ).rowcount
         forgotten += gone
         if gone < _CHUNK:
-            return forgotten
+            break
+    return forgotten
 
 
 def _payloads() -> int:

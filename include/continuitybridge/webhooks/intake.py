@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,8 +74,15 @@ class IntakeApp:
     """The application. Mounted in an api-server (whose lifespan calls `start` and `stop`; the first request starts
     it otherwise) or served alone, where its own lifespan does."""
 
-    def __init__(self, settings: Settings | None = None, *, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        admission: Admission | None = None,
+        commits: Callable[[Keyring], GroupCommit] = GroupCommit,
+    ) -> None:
         self._settings = settings or get_settings()
+        self._make_commits = commits
         self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
         self._status_url = f"{self._settings.external_url}/bridge/messages/"
         self._proxies = self._settings.trusted_networks
@@ -109,7 +117,7 @@ class IntakeApp:
             self._keyring = await asyncio.to_thread(Keyring.open)
             self._directory = Directory(self._keyring)
             self._refusals = Refusals()
-            self._commits = GroupCommit(self._keyring)
+            self._commits = self._make_commits(self._keyring)
             self._signals.enter_context(self._held.closing_at_signals())
             self._directory.start()
             self._refusals.start()

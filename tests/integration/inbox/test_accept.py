@@ -196,6 +196,35 @@ async def test_a_full_queue_refuses_at_once(deployed: Deployed) -> None:
     assert len(rows(deployed)) == len(accepted) == 50 - len(refused)
 
 
+async def test_a_group_may_hold_every_kind_of_message_and_each_gets_its_own_answer(deployed: Deployed) -> None:
+    async with GroupCommit(deployed.keyring) as door:
+        await door.submit(deployed.acceptance(b"warm", idempotency_key="known"))
+        results = await asyncio.gather(
+            door.submit(deployed.acceptance(b"1")),
+            door.submit(deployed.acceptance(b"2", idempotency_key="a", idempotency_window_days=30)),
+            door.submit(deployed.acceptance(b"2", idempotency_key="a", idempotency_window_days=30)),
+            door.submit(deployed.acceptance(b"other", idempotency_key="known")),
+            door.submit(deployed.acceptance(b"other", idempotency_key="known", changed_body="same")),
+            door.submit(deployed.acceptance(b"3", message_id="named", keys={"po": "4711\0"})),
+            door.submit(deployed.acceptance(b"3", message_id="named")),
+            door.submit(deployed.acceptance(b"4", endpoint="others", content_type="text/plain", headers={})),
+            return_exceptions=True,
+        )
+    kinds = [each.duplicate if isinstance(each, Accepted) else type(each) for each in results]
+    assert kinds == [False, False, True, Conflict, True, False, True, False]
+    with database.tenant(deployed.organization_id) as connection:
+        stored = connection.execute(
+            "SELECT message_id, endpoint, content_type, keys, size_bytes FROM bridge.messages"
+        ).fetchall()
+        windows = connection.execute(
+            "SELECT round(extract(epoch FROM expires_at - now()) / 86400) FROM bridge.idempotency_keys"
+        ).fetchall()
+    assert {row[0]: row[1:] for row in stored}["named"] == ("orders", "application/json", {"po": "4711\ufffd"}, 1)
+    assert sorted((row[1], row[2]) for row in stored)[-1] == ("others", "text/plain")
+    assert len(stored) == 5
+    assert sorted(int(row[0]) for row in windows) == [7, 7, 30]
+
+
 async def test_stopping_answers_everybody_who_was_let_in(deployed: Deployed) -> None:
     door = GroupCommit(deployed.keyring, max_group=3)
     await door.start()

@@ -140,6 +140,26 @@ def test_idempotency_keys_are_forgotten_after_their_window(deployed: Deployed) -
         assert connection.execute("SELECT count(*) FROM bridge.idempotency_keys").fetchone() == (1,)
 
 
+def test_many_keys_that_expired_at_once_are_forgotten_over_several_sweeps(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuitybridge.inbox import sweep as module
+
+    monkeypatch.setattr(module, "_CHUNK", 10)
+    monkeypatch.setattr(module, "_KEY_CHUNKS", 2)
+    while module._keys():
+        pass
+    deployed.accept(3, idempotency_window_days=30)
+    with database.tenant(deployed.organization_id) as connection:
+        connection.execute(
+            "INSERT INTO bridge.idempotency_keys"
+            " SELECT %s, 'prod', 'orders', sha256(n::text::bytea), ''::bytea, 'm' || n, now()"
+            " FROM generate_series(1, 35) AS n",
+            (deployed.organization_id,),
+        )
+    assert [sweep().keys_forgotten for _ in range(3)] == [20, 15, 0]
+
+
 def test_failures_and_batches_of_long_ago_are_removed_unless_still_needed(deployed: Deployed) -> None:
     batch, _ = deployed.batch(2)
     kept, gone = claim(batch, "w", 30, 10, keys=deployed.keyring)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -63,14 +64,37 @@ def lock(postgres: EmbeddedPostgres) -> Iterator[Lock]:
     lock.close()
 
 
-def test_100_concurrent_copies_make_one_message_and_get_one_answer(intake: Intake, deploy: Deploy) -> None:
-    hook = deploy()
-    headers = hook.signed(BODY)
-    together = threading.Barrier(100)
+@pytest.fixture(scope="module")
+def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
+    """An intake of three processes; each connection goes to one of them."""
+    running = run_intake(tmp_path_factory.mktemp("workers"), "--workers", "3")
+    yield running
+    end(running)
 
-    def send(_: int) -> tuple[int, str, bool]:
+
+@pytest.mark.parametrize(
+    ("idempotency", "body"),
+    [
+        (None, BODY),
+        ({"json_path": "$.po_number"}, BODY),
+        ({"xml_path": "/Order/@id"}, b'<Order id="7"/>'),
+        ({"content": True}, BODY),
+    ],
+)
+def test_100_concurrent_copies_over_several_processes_make_one_message_and_get_one_answer(
+    workers: Intake, deploy: Deploy, idempotency: Any, body: bytes
+) -> None:
+    hook = deploy(idempotency=idempotency) if idempotency else deploy()
+    kind = "application/xml" if body.startswith(b"<") else "application/json"
+    together = threading.Barrier(100)
+    # Where the body tells, each copy is signed by itself with an id of its own.
+    signed = [
+        {**hook.signed(body, message_id=None if idempotency else "m"), "content-type": kind} for _ in range(100)
+    ]
+
+    def send(number: int) -> tuple[int, str, bool]:
         together.wait()
-        response = intake.post(hook, headers=headers)
+        response = workers.post(hook, body, headers=signed[number], fresh=True)
         answer = response.json()
         return response.status_code, answer.get("id"), answer.get("duplicate")
 
