@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,14 +28,27 @@ TOGETHER = ("system/airflow", "system/runtime")
 """Directories whose tests share a running platform: one process runs them all."""
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid: str) -> str:
+    """What one process runs as a whole."""
+    place = nodeid.partition("::")[0].removeprefix("tests/")
+    return next((each for each in TOGETHER if place.startswith(each)), place)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes share the tests by file (or running platform); what takes longest comes first."""
-    for item in items:
-        place = item.path.relative_to(TESTS).as_posix()
-        group = next((each for each in TOGETHER if place.startswith(each)), place)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """What takes longest comes first."""
     items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "system"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes share the tests by file or running platform."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_unconfigure() -> None:
