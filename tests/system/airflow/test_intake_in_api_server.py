@@ -54,10 +54,7 @@ class ApiServer:
     def _answers(self) -> bool:
         assert self.process.is_running(), self.log.read_text(errors="replace")[-4000:]
         # Both: a connection goes to whichever worker is quicker.
-        return (
-            sum(self.log.read_text(errors="replace").count(said) for said in ("Application startup complete",))
-            >= 2
-        )
+        return self.log.read_text(errors="replace").count("Application startup complete") >= 2
 
     def workers(self) -> list[psutil.Process]:
         """The processes that accept connections there, beside the one that watches over them."""
