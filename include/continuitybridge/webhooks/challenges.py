@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from continuitybridge.errors import UnreadableContent
+from continuitybridge.errors import Unavailable, UnreadableContent
 from continuitybridge.nodes.triggers.webhook_trigger import Challenge
 from continuitybridge.webhooks.verification import Answer, Headers
 
@@ -30,7 +30,8 @@ def answer(
     challenge: Challenge, method: str, query: bytes, headers: Headers, keys: Sequence[Any]
 ) -> Answer | None:
     """The answer to a request that is such a challenge; None for any other. Raises `UnreadableContent` for one
-    that cannot be answered: a wrong token, or a text that is too long or not printable."""
+    that cannot be answered: a wrong token, or a text that is too long or not printable; `Unavailable` where a
+    secret is needed and there is none."""
     given = _parameters(query)
     match challenge.type:
         case "hub" if method == "GET" and "hub.challenge" in given:
@@ -42,7 +43,9 @@ def answer(
                 raise UnreadableContent("hub.mode is neither subscribe nor unsubscribe")
             return Answer(_TEXT, _checked(given["hub.challenge"]))
         case "crc" if method == "GET" and "crc_token" in given:
-            # Once per secret would tell which is current: the newest answers.
+            if not keys:
+                raise Unavailable("the endpoint's secrets cannot be opened")
+            # The newest: while a secret is rotated, it is the one that its provider is about to use.
             digest = hmac.digest(keys[-1], _checked(given["crc_token"]), hashlib.sha256)
             token = "sha256=" + base64.b64encode(digest).decode()
             return Answer(_JSON, orjson.dumps({"response_token": token}))
