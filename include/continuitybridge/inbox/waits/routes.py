@@ -16,7 +16,7 @@ from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
 
-ApprovalId = Annotated[UUID, Path(description="Id of the approval")]
+ApprovalId = Annotated[UUID, Path(description="Its id")]
 OrganizationQuery = Annotated[
     str | None, Query(max_length=64, description="Slug; where the caller belongs to several, it saves looking")
 ]
@@ -83,22 +83,22 @@ def list_approvals(
     return [_shown(each, caller, place) for each in found]
 
 
-@router.get("/{id}", summary="One of them")
-def show_approval(caller: CallerDep, id: ApprovalId, organization: OrganizationQuery = None) -> Approval:
-    place, found = _find(caller, id, organization)
+@router.get("/{approval}", summary="One of them")
+def show_approval(caller: CallerDep, approval: ApprovalId, organization: OrganizationQuery = None) -> Approval:
+    place, found = _find(caller, approval, organization)
     return _shown(found, caller, place)
 
 
-@router.post("/{id}/decision", summary="Approve or reject")
+@router.post("/{approval}/decision", summary="Approve or reject")
 def decide(
-    caller: CallerDep, id: ApprovalId, request: Decision, organization: OrganizationQuery = None
+    caller: CallerDep, approval: ApprovalId, request: Decision, organization: OrganizationQuery = None
 ) -> Decided:
-    place, _ = _find(caller, id, organization)
+    place, _ = _find(caller, approval, organization)
     caller.writable(place.slug)
     message_id = people.decide(
-        place.organization_id, id, request.decision, by=caller.user_name, comment=request.comment
+        place.organization_id, approval, request.decision, by=caller.user_name, comment=request.comment
     )
-    return Decided(id=id, message=message_id, decision=request.decision)
+    return Decided(id=approval, message=message_id, decision=request.decision)
 
 
 def _find(caller: Caller, approval_id: UUID, organization: str | None) -> tuple[Place, people.Approval]:
@@ -110,7 +110,7 @@ def _find(caller: Caller, approval_id: UUID, organization: str | None) -> tuple[
             return place, people.get_approval(place.organization_id, approval_id, keys=keys)
         except NotFound:
             continue
-    raise NotFound(f"nothing waits for a decision under {approval_id} (any more)", field="id")
+    raise NotFound(f"nothing waits for a decision under {approval_id} (any more)", field="approval")
 
 
 def _shown(found: people.Approval, caller: Caller, place: Place) -> Approval:
