@@ -47,6 +47,7 @@ noop()
 FLOW = """\
 flow: order
 version: 1.0.0
+mode: batch
 triggers:
   - {id: order-in, type: webhook_trigger, config: {slug: order, verification: api_key}}
 steps:

@@ -2,7 +2,9 @@
 messages it holds, asked of the api-server under the task's own token.
 
 Both are kept for a bounded time, and longer only by asking again, which the api-server answers while a message of
-the organization is leased to this worker. So the worker forgets an organization soon after its last message.
+the organization is leased to this worker. So the worker forgets an organization soon after its last message. While
+the api-server does not answer, what is held is used on, for as long as a task's token holds: a restart of it holds
+up no message.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -24,6 +28,12 @@ from continuitybridge.vault.keyring import REFRESH_S, Cipher, DataKeys
 
 ASK_AGAIN_S = REFRESH_S * 0.75
 """After this time keys are asked for anew, beside the work."""
+
+KEPT_S = 600.0
+"""How long what is held is used while nobody answers: the life of a task's token."""
+
+PATIENCE_S = 1.0
+"""How long an answer is waited for when there is something to go on with."""
 
 CONNECTIONS_KEPT_S = 30.0
 """How long a changed address or credential may go unnoticed when nobody says so."""
@@ -42,8 +52,11 @@ class _Keys:
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    until: float
+    asked_at: float
     info: ConnectionInfo | None
+
+    def fresh(self, now: float) -> bool:
+        return now - self.asked_at < (MISSING_KEPT_S if self.info is None else CONNECTIONS_KEPT_S)
 
 
 class LeasedAccess:
@@ -61,24 +74,30 @@ class LeasedAccess:
         self._ask_keys = ask_keys
         self._ask_connection = ask_connection
         self._keys: dict[UUID, _Keys] = {}
-        self._asking_keys = asyncio.Lock()
+        self._asking_keys: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
-        self._refreshing: asyncio.Task[None] | None = None
         self._connections: dict[tuple[UUID, str, str], _Connection] = {}
         self._asking: dict[tuple[UUID, str, str], asyncio.Task[_Connection]] = {}
+        # The task's supervisor answers one question after the other.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bridge-ask")
 
     def __repr__(self) -> str:
         return f"LeasedAccess(organizations={len(self._keys)})"
 
     async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
         """As `Access.keys`."""
-        held = self._keys.get(organization_id)
         now = time.monotonic()
-        if fresh or held is None or now - held.asked_at >= REFRESH_S:
-            await self._ask_for_keys(now, None if fresh else organization_id)
-            held = self._keys.get(organization_id)
-        elif now - held.asked_at >= ASK_AGAIN_S and (self._refreshing is None or self._refreshing.done()):
-            self._refreshing = asyncio.create_task(self._refresh(now))
+        held = self._held(organization_id, now)
+        if held is None or fresh:
+            await self._ask_since(now, None if fresh else organization_id)
+            held = self._held(organization_id, now)
+        elif now - held.asked_at >= REFRESH_S:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._ask_since(now, organization_id)
+                held = self._held(organization_id, now)
+        elif now - held.asked_at >= ASK_AGAIN_S:
+            self._begin_asking()
         if held is None:
             raise NotFound("the api-server has no data key of this organization for this worker")
         return held.cipher
@@ -86,13 +105,22 @@ class LeasedAccess:
     async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
         """As `Access.connection`."""
         place = (organization_id, environment, name)
+        now = time.monotonic()
         found = self._connections.get(place)
-        if found is None or found.until <= time.monotonic():
+        if found is None or not found.fresh(now):
             asking = self._asking.get(place)
             if asking is None:
                 asking = self._asking[place] = asyncio.create_task(self._ask_for_connection(place))
-            # Whoever gives up waiting must not take the answer from the others.
-            found = await asyncio.shield(asking)
+                asking.add_done_callback(_look_at)
+            usable = found is not None and found.info is not None and now - found.asked_at < KEPT_S
+            try:
+                async with asyncio.timeout(PATIENCE_S if usable else None):
+                    # Whoever gives up waiting must not take the answer from the others.
+                    found = await asyncio.shield(asking)
+            except (Unavailable, TimeoutError):
+                if not usable:
+                    raise
+        assert found is not None  # noqa: S101  (asked for above)
         if found.info is None:
             raise NotFound(
                 f"there is no connection {name!r} in this environment; make it with `bridge connection set`",
@@ -106,35 +134,49 @@ class LeasedAccess:
             for place in [place for place in known if place[:2] == (organization_id, environment)]:
                 del known[place]
 
-    async def _ask_for_keys(self, since: float, wanted: UUID | None = None) -> None:
-        """Ask, unless somebody asked after `since`, or brought the wanted organization's keys meanwhile."""
-        async with self._asking_keys:
-            held = None if wanted is None else self._keys.get(wanted)
-            if self._asked_at >= since or (held is not None and since - held.asked_at < REFRESH_S):
-                return
-            asked_at = time.monotonic()
-            answer = await asyncio.to_thread(self._ask_keys)
-            found: dict[str, Any] = json.loads(answer or "{}")
-            self._keys = {each: held for each, held in self._keys.items() if asked_at - held.asked_at < REFRESH_S}
-            for organization_id, versions in found.items():
-                cipher = DataKeys.from_json(json.dumps({organization_id: versions}))
-                self._keys[UUID(organization_id)] = _Keys(asked_at, cipher)
-            self._asked_at = asked_at
+    def _held(self, organization_id: UUID, now: float) -> _Keys | None:
+        held = self._keys.get(organization_id)
+        return held if held is not None and now - held.asked_at < KEPT_S else None
 
-    async def _refresh(self, since: float) -> None:
-        try:
-            await self._ask_for_keys(since)
-        except Unavailable as error:
-            _log.warning("data keys could not be refreshed now: %s", error.detail)
+    async def _ask_since(self, since: float, wanted: UUID | None) -> None:
+        """Return when somebody has asked after `since`, or brought the wanted organization's keys meanwhile."""
+        while self._asked_at < since:
+            held = None if wanted is None else self._keys.get(wanted)
+            if held is not None and since - held.asked_at < REFRESH_S:
+                return
+            await asyncio.shield(self._begin_asking())
+
+    def _begin_asking(self) -> asyncio.Task[None]:
+        if self._asking_keys is None or self._asking_keys.done():
+            self._asking_keys = asyncio.create_task(self._ask_for_keys())
+            self._asking_keys.add_done_callback(_look_at)
+        return self._asking_keys
+
+    async def _ask_for_keys(self) -> None:
+        asked_at = time.monotonic()
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._thread, self._ask_keys)
+        found: dict[str, Any] = json.loads(answer or "{}")
+        kept = {each: held for each, held in self._keys.items() if asked_at - held.asked_at < REFRESH_S}
+        for organization_id, versions in found.items():
+            cipher = DataKeys.from_json(json.dumps({organization_id: versions}))
+            kept[UUID(organization_id)] = _Keys(asked_at, cipher)
+        self._keys, self._asked_at = kept, asked_at
+        loop.call_later(KEPT_S, self._forget_old_keys)
+
+    def _forget_old_keys(self) -> None:
+        now = time.monotonic()
+        self._keys = {each: held for each, held in self._keys.items() if now - held.asked_at < REFRESH_S}
 
     async def _ask_for_connection(self, place: tuple[UUID, str, str]) -> _Connection:
-        mine = asyncio.current_task()
+        mine, asked_at = asyncio.current_task(), time.monotonic()
         try:
-            info = await asyncio.to_thread(self._look_up, place)
-            now = time.monotonic()
-            found = _Connection(now + (MISSING_KEPT_S if info is None else CONNECTIONS_KEPT_S), info)
+            info = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, place)
+            found = _Connection(asked_at, info)
             if self._asking.get(place) is mine:
-                self._connections = {key: kept for key, kept in self._connections.items() if kept.until > now}
+                self._connections = {
+                    key: kept for key, kept in self._connections.items() if asked_at - kept.asked_at < KEPT_S
+                }
                 self._connections[place] = found
             return found
         finally:
@@ -144,3 +186,9 @@ class LeasedAccess:
     def _look_up(self, place: tuple[UUID, str, str]) -> ConnectionInfo | None:
         extra = self._ask_connection(CONNECTION_PREFIX + ":".join(map(str, place)))
         return None if extra is None else connection_info(place[2], extra)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """An answer that nobody waits for any more may have failed."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("the api-server could not be asked: %s", getattr(error, "detail", error))

@@ -63,7 +63,7 @@ class FlowTask:
 
 @dataclass(frozen=True, slots=True)
 class StreamTask:
-    """A stream worker; `owner` is what its leases say."""
+    """A stream worker; `owner` is how the name in its leases begins."""
 
     owner: str
 
@@ -180,9 +180,9 @@ def _running_task(task_id: UUID) -> Asker | None:
 
 
 def stream_owner(task_id: UUID) -> str:
-    """The owner of a stream worker's leases. A task that is tried again has another id, so what its former try
-    still holds, or does, is nobody's."""
-    return f"stream/{task_id}"
+    """How the name in a stream worker's leases begins; what follows says of which generation it is. A task that is
+    tried again has another id, so what its former try still holds, or does, is nobody's."""
+    return f"stream/{task_id}@"
 
 
 _known: dict[str, tuple[float, UUID]] = {}

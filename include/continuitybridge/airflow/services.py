@@ -84,17 +84,21 @@ def ask_leased_keys() -> str | None:
 def _get(conn_id: str) -> Any:
     """Airflow's own look-up would go through the worker's environment too, and tell an api-server that is down
     from a missing connection no more."""
-    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ConnectionResult, GetConnection
 
-    answer = task_runner.SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    try:
+        answer = task_runner.SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    except (AirflowRuntimeError, OSError, EOFError) as error:
+        # It does not answer, or the task's supervisor is dead.
+        raise Unavailable(f"the api-server did not give {conn_id} ({type(error).__name__})") from error
     if isinstance(answer, ConnectionResult):
         return answer
-    error = getattr(answer, "error", None)
-    if error == ErrorType.CONNECTION_NOT_FOUND:
+    reason = getattr(answer, "error", None)
+    if reason == ErrorType.CONNECTION_NOT_FOUND:
         return None
-    raise Unavailable(f"the api-server did not give {conn_id} ({error})")
+    raise Unavailable(f"the api-server did not give {conn_id} ({reason})")
 
 
 def _hide(info: ConnectionInfo) -> None:

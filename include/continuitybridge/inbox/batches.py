@@ -57,8 +57,9 @@ _COLUMNS = """
 # The flows that have something to do, found by jumping through the index from one flow to the next, so that a
 # flood of one costs the others nothing; then in turns: every organization gets its first batch before any gets
 # its second.
-_MESSAGES_READY = "state = 'accepted' AND batch_id IS NULL AND NOT behind"
-_HAND_OVERS_READY = "state = 'available' AND batch_id IS NULL"
+# What is in mode stream is the stream workers'.
+_MESSAGES_READY = "state = 'accepted' AND batch_id IS NULL AND NOT behind AND mode = 'batch'"
+_HAND_OVERS_READY = "state = 'available' AND batch_id IS NULL AND mode = 'batch'"
 _READY = """
 WITH RECURSIVE heads AS (
     (SELECT organization_id, environment, flow, version FROM {table}
@@ -120,7 +121,7 @@ ON CONFLICT (dag_id, run_id) DO NOTHING
 # behind one that will not be in it.
 _LEFT_OUT = (
     EARLIER
-    + f" AND NOT ({_MESSAGES_READY.replace('behind', 'b.behind')} AND b.mode = {{row}}.mode"
+    + f" AND NOT ({_MESSAGES_READY.replace('behind', 'b.behind')}"
     + " AND b.version = {row}.version AND b.available_at <= now())"
 )
 _IN_FRONT = f"({BEGUN} UNION ALL {_LEFT_OUT} LIMIT 1)"

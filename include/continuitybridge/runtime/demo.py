@@ -298,6 +298,8 @@ def _report(
         progress.say(f"             Idempotency-Key {delivery.received['idempotency_key']}")
         if delivery.state.run_id:
             progress.say(f"  DAG run    {settings.base_url}/dags/{dag_id}/runs/{delivery.state.run_id}")
+        else:
+            progress.say(f"  stream of  {settings.base_url}/dags/{dag_id}")
     progress.say()
     progress.say(f"The platform runs ({progress.elapsed_s:.0f} s). Look around at {settings.base_url}")
     for line in started.superadmin():

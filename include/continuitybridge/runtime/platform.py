@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from continuitybridge.runtime.progress import Progress
 from continuitybridge.runtime.provisioning import Account, provision
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor
 from continuitybridge.settings import Settings, get_settings, project_root
+from continuitybridge.stream import health
 from continuitybridge.vault import master
 
 SUPERADMIN = "admin"
@@ -90,6 +92,9 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
         with progress.step("ready:"):
             _launch(supervisor, rest)
             readiness.wait_until_ready(supervisor, settings, rest, progress)
+        if settings.stream_workers:
+            with progress.step("stream workers:"):
+                progress.note(f"{readiness.wait_for_streams(settings, supervisor)} at work")
     return Started(settings, password_file, password if made else None)
 
 
@@ -104,13 +109,14 @@ def down(progress: Progress) -> bool:
 
 
 def status(settings: Settings) -> list[dict[str, Any]]:
-    """One row per process: name, state, pid, uptime_s, memory_mb (its children included), address, demo."""
+    """One row per process, then one per stream worker of this machine: name, state, pid, uptime_s, memory_mb (its
+    children included), address, demo. Where none works and some should, a row says so."""
     supervisor = Supervisor(settings)
     if supervisor.running():
         states = supervisor.states()
     else:
         states = [ProcessState(program, "STOPPED", 0, 0, "") for program in programs(settings)]
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "name": state.program.name,
             "state": state.state.lower(),
@@ -122,6 +128,26 @@ def status(settings: Settings) -> list[dict[str, Any]]:
         }
         for state in states
     ]
+    return rows + _stream_workers(settings)
+
+
+def _stream_workers(settings: Settings) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {
+            "name": f"stream-{number}",
+            "state": "running" if worker["listening"] else "waiting",
+            "pid": worker["pid"],
+            "uptime_s": int((datetime.now(UTC) - datetime.fromisoformat(worker["since"])).total_seconds()),
+            "memory_mb": _memory_mb(worker["pid"]),
+            "address": None,
+            "demo": False,
+        }
+        for number, worker in enumerate(health.workers(settings), 1)
+    ]
+    if rows or not settings.stream_workers:
+        return rows
+    nothing = dict.fromkeys(("pid", "uptime_s", "memory_mb", "address"))
+    return [{"name": "stream", "state": "stopped", **nothing, "demo": False}]
 
 
 def _address(settings: Settings, program: Program) -> str | None:

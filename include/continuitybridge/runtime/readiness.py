@@ -15,6 +15,7 @@ from continuitybridge.runtime.programs import Program, embedded_postgres
 from continuitybridge.runtime.progress import Progress
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor, tail
 from continuitybridge.settings import Settings
+from continuitybridge.stream import health
 
 READY_WAIT_S = 300.0
 """How long the processes may take to become ready on a slow machine."""
@@ -91,6 +92,21 @@ def wait_until_ready(
                     progress.note(name)
             if waiting:
                 time.sleep(0.2)
+
+
+def wait_for_streams(settings: Settings, supervisor: Supervisor) -> int:
+    """Return when a stream worker has begun to claim, and how many have; raises `Unavailable` after
+    `READY_WAIT_S`, with the end of the scheduler's log, which starts them."""
+    deadline = time.monotonic() + READY_WAIT_S
+    while not (working := [each for each in health.workers(settings) if each["listening"]]):
+        if time.monotonic() > deadline:
+            log = supervisor.log_of("scheduler")
+            raise Unavailable(
+                f"no stream worker was ready after {READY_WAIT_S:.0f} s; the end of {log}:\n{tail(log, 15)}",
+                log=str(log),
+            )
+        time.sleep(0.2)
+    return len(working)
 
 
 def _ready(

@@ -12,8 +12,10 @@ import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
+import psutil
 
 from continuitybridge.settings import Settings
 from continuitybridge.stream.worker import StreamWorker
@@ -25,6 +27,18 @@ STALE_S = 20.0
 def directory(settings: Settings) -> Path:
     """Where the files stand."""
     return settings.state_dir / "run" / "stream"
+
+
+def workers(settings: Settings) -> list[dict[str, Any]]:
+    """What the stream workers of this machine said last, oldest worker first; those that are gone are left out."""
+    found = []
+    for file in directory(settings).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            told = orjson.loads(file.read_bytes())
+            age = datetime.now(UTC) - datetime.fromisoformat(told["at"])
+            if age.total_seconds() < STALE_S and psutil.pid_exists(told["pid"]):
+                found.append(told)
+    return sorted(found, key=lambda told: str(told["since"]))
 
 
 async def report(worker: StreamWorker, settings: Settings) -> None:

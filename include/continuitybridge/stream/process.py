@@ -16,6 +16,7 @@ from collections.abc import Callable
 from uuid6 import uuid7
 
 from continuitybridge.engine.runner import Runner
+from continuitybridge.errors import Unavailable
 from continuitybridge.inbox.presence import PREFIX
 from continuitybridge.settings import get_settings
 from continuitybridge.stream import health
@@ -40,37 +41,68 @@ def owner_here() -> str:
 
 
 def serve(
-    access: Callable[[], Access] = DirectAccess, *, owner: str | None = None, life_s: float | None = None
-) -> None:
-    """Be a stream worker until SIGTERM or SIGINT, or for `life_s` seconds; then finish what is under way.
+    access: Callable[[], Access] = DirectAccess,
+    *,
+    owner: str | None = None,
+    life_s: float | None = None,
+    hurry_s: float | None = None,
+    relieved: Callable[[], bool] = lambda: True,
+) -> dict[str, int]:
+    """Be a stream worker until SIGTERM or SIGINT, or for `life_s` seconds and until it is `relieved` (asked about
+    each second, in a thread); then finish what is under way, for at most `BRIDGE_STREAM_DRAIN_S` (and for
+    `hurry_s` after a signal). Gives its counts of units by what became of them.
 
     Call it while the process has one thread: its node processes start in milliseconds then. `access` is called in
     the worker's event loop.
     """
     with Runner(idle_children=IDLE_PROCESSES) as runner:
         runner.warm()
-        asyncio.run(_serve(runner, access, owner or owner_here(), life_s))
+        return asyncio.run(_serve(runner, access, owner or owner_here(), life_s, hurry_s, relieved))
 
 
-async def _serve(runner: Runner, access: Callable[[], Access], owner: str, life_s: float | None) -> None:
+async def _serve(
+    runner: Runner,
+    access: Callable[[], Access],
+    owner: str,
+    life_s: float | None,
+    hurry_s: float | None,
+    relieved: Callable[[], bool],
+) -> dict[str, int]:
     settings = get_settings()
     worker = StreamWorker(owner, access(), runner, settings)
     loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        worker.stop()
+        if hurry_s is not None:
+            loop.call_later(hurry_s, worker.stop)
+
     for number in _ENDING:
-        loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(number, told)
+    beside = [asyncio.create_task(health.report(worker, settings))]
     if life_s is not None:
-        loop.call_later(life_s, worker.stop)
+        beside.append(asyncio.create_task(_leave(worker, life_s, relieved)))
     # What is there now stays: a collection need not look through it each time.
     gc.freeze()
-    reporting = asyncio.create_task(health.report(worker, settings))
     log.info("%s works", owner)
     try:
         await worker.run()
     finally:
-        reporting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reporting
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         log.info("%s stopped: %s", owner, dict(worker.counts))
+    return {what: count for what, count in sorted(worker.counts.items()) if count}
+
+
+async def _leave(worker: StreamWorker, life_s: float, relieved: Callable[[], bool]) -> None:
+    await asyncio.sleep(life_s)
+    while True:
+        # Who cannot know stays.
+        with contextlib.suppress(Unavailable):
+            if await asyncio.to_thread(relieved):
+                return worker.stop()
+        await asyncio.sleep(1.0)
 
 
 def serve_several(workers: int, life_s: float | None = None) -> None:

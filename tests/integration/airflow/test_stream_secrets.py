@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from continuitybridge import connections, database
-from continuitybridge.errors import NotFound
+from continuitybridge.errors import NotFound, Unavailable
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.payloads import PAYLOAD
 from continuitybridge.organizations import Organization
@@ -57,11 +57,14 @@ class Worker:
         task_id = uuid4()
         self.owner = secrets.stream_owner(task_id)
         self.asked = 0
+        self.api_server_is_away = False
         task = secrets.StreamTask(self.owner)
         backend = secrets.OrganizationSecrets()
 
         def ask(conn_id: str) -> str | None:
             self.asked += 1
+            if self.api_server_is_away:
+                raise Unavailable("the api-server does not answer")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(secrets, "_asker", lambda: task)
                 try:
@@ -137,6 +140,33 @@ async def test_keys_are_forgotten_unless_the_organization_has_a_message_again(
     lease(message, worker.owner, seconds=0)
     with pytest.raises(NotFound):
         await worker.read(organization, message, payload)
+
+
+async def test_while_the_api_server_is_away_what_is_held_is_used_for_a_bounded_time(
+    worker: Worker, organization: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuitybridge.airflow import leased_access
+
+    definition = {"base_url": "http://127.0.0.1:9", "auth": {"type": "bearer", "token": "token-1"}}
+    connections.put(organization.organization_id, "prod", "target", definition, "test")
+    place = (organization.organization_id, "prod", "target")
+    message = accepted(organization, keyring)
+    payload = lease(message, worker.owner)
+    assert await worker.read(organization, message, payload) == BODY
+    await worker.access.connection(*place)
+    monkeypatch.setattr(leased_access, "REFRESH_S", 0.0)
+    monkeypatch.setattr(leased_access, "CONNECTIONS_KEPT_S", 0.0)
+    worker.api_server_is_away = True
+    assert await worker.read(organization, message, payload) == BODY
+    assert (await worker.access.connection(*place)).auth["token"] == "token-1"
+    monkeypatch.setattr(leased_access, "KEPT_S", 0.0)
+    with pytest.raises(Unavailable):
+        await worker.read(organization, message, payload)
+    with pytest.raises(Unavailable):
+        await worker.access.connection(*place)
+    worker.api_server_is_away = False
+    monkeypatch.setattr(leased_access, "KEPT_S", 60.0)
+    assert await worker.read(organization, message, payload) == BODY
 
 
 async def test_a_connection_is_there_while_a_message_of_its_environment_is_leased(

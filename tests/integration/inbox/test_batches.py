@@ -175,3 +175,11 @@ def test_a_released_batch_gives_its_messages_to_the_next(deployed: Deployed) -> 
     assert settle(held, done(held), keys=deployed.keyring) == "done"
     rest = claim(following, "w2", 30, 10, keys=deployed.keyring)
     assert sorted([held.message_id, *(unit.message_id for unit in rest)]) == sorted(ids)
+
+
+def test_what_is_in_mode_stream_is_left_to_the_stream_workers(deployed: Deployed) -> None:
+    deployed.accept(2, mode="stream")
+    batch, ids = deployed.batch(1)
+    assert batch.messages == 1
+    [unit] = claim(batch, "w", 30, 10, keys=deployed.keyring)
+    assert [unit.message_id] == ids

@@ -54,11 +54,11 @@ def test_what_a_transaction_has_not_committed_yet_is_counted_after_it_has(deploy
 
 def test_an_owner_holds_what_is_leased_to_it_and_no_longer(make_deployed: Callable[[], Deployed]) -> None:
     mine, theirs = make_deployed(), make_deployed()
-    held = claim(mine.batch(1)[0], "stream/1", 30, 1, keys=mine.keyring)
-    claim(theirs.batch(1)[0], "stream/2", 30, 1, keys=theirs.keyring)
-    claim(theirs.batch(1)[0], "stream/3", 0, 1, keys=theirs.keyring)
-    assert leased_to("stream/1") == {(mine.organization_id, "prod")}
-    assert leased_to("stream/1", theirs.organization_id) == set()
-    assert leased_to("stream/3") == set()
+    held = claim(mine.batch(1)[0], "stream/1@", 30, 1, keys=mine.keyring)
+    claim(theirs.batch(1)[0], "stream/2@", 30, 1, keys=theirs.keyring)
+    claim(theirs.batch(1)[0], "stream/3@", 0, 1, keys=theirs.keyring)
+    assert leased_to("stream/1@") == {(mine.organization_id, "prod")}
+    assert leased_to("stream/1@", theirs.organization_id) == set()
+    assert leased_to("stream/3@") == set()
     settle(held[0], done(held[0]), keys=mine.keyring)
-    assert leased_to("stream/1") == set()
+    assert leased_to("stream/1@") == set()

@@ -16,6 +16,7 @@ def trial() -> Iterator[Trial]:
         BRIDGE_RETRY_BASE_S="0.5",
         BRIDGE_MAX_ATTEMPTS="3",
         BRIDGE_OUTCOME_INTERVAL_S="2",
+        BRIDGE_STREAM_GENERATION_S="40",
     ) as running:
         yield running
 

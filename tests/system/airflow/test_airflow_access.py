@@ -19,9 +19,11 @@ from airflow.configuration import conf
 from airflow.models import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select
-dag_id, state = sys.argv[1:3]
+dag_id, state, task_id = sys.argv[1:4]
 with create_session() as session:
     statement = select(TaskInstance.id).where(TaskInstance.dag_id == dag_id, TaskInstance.state == state)
+    if task_id:
+        statement = statement.where(TaskInstance.task_id == task_id)
     task = session.scalars(statement.order_by(TaskInstance.start_date.desc())).first()
 token = JWTGenerator(
     **get_signing_args(make_secret_key_if_needed=False),
@@ -103,8 +105,9 @@ def ask(trial: Trial, token: str | None, connection: str) -> httpx.Response:
     )
 
 
-def token_of(trial: Trial, dag_id: str, state: str) -> str:
-    return str(json.loads(trial.python(TOKEN.replace("sys.argv[1:3]", repr((dag_id, state)))).splitlines()[-1]))
+def token_of(trial: Trial, dag_id: str, state: str, task_id: str = "") -> str:
+    code = TOKEN.replace("sys.argv[1:4]", repr((dag_id, state, task_id)))
+    return str(json.loads(trial.python(code).splitlines()[-1]))
 
 
 def test_a_running_task_gets_its_own_organizations_secrets_and_no_others(

@@ -97,7 +97,9 @@ class Trial:
     def running(cls, **settings: str) -> Iterator[Trial]:
         """Bring it up, and down again at the end."""
         directory = Path(tempfile.mkdtemp(prefix="bridge-trial-"))
-        ports = {f"BRIDGE_{n}_PORT": str(free_port()) for n in ("HTTP", "DATABASE", "REDIS", "WAREHOUSE")}
+        ports = {
+            f"BRIDGE_{n}_PORT": str(free_port()) for n in ("HTTP", "DATABASE", "REDIS", "WAREHOUSE", "INTAKE")
+        }
         trial = cls(directory / "state", {**ports, **settings})
         try:
             trial.bridge("up")
