@@ -310,7 +310,8 @@ def test_many_runs_do_not_grow_the_nursery(fresh: Runner) -> None:
 
 OWNER = textwrap.dedent(
     """
-    import sys, threading, time
+    import signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us without it
     sys.path.insert(0, {here!r})
     from engine_runs import *
     from continuitybridge.engine.runner import Runner
