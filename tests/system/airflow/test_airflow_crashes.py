@@ -10,25 +10,23 @@ import psutil
 from trial import Gate, Tenant, Trial, delivered, only_run, settled, wait_until
 
 
-def task_processes(trial: Trial) -> list[psutil.Process]:
-    """The processes that run tasks now: those that hold node processes."""
+def task_processes(trial: Trial) -> set[psutil.Process]:
+    """The processes that run tasks now: those that hold node processes. Stream workers are among them."""
     scheduler = trial.processes()["scheduler"]
-    found = []
+    found = set()
     for process in scheduler.children(recursive=True):
-        try:
+        with suppress(psutil.NoSuchProcess):
             if process.name() == "bridge-nursery":
-                found.append(psutil.Process(process.ppid()))
-        except psutil.NoSuchProcess:
-            continue
+                found.add(psutil.Process(process.ppid()))
     return found
 
 
 def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial, acme: Tenant) -> None:
-    gate = Gate(trial, "PO-killed")
+    gate, others = Gate(trial, "PO-killed"), task_processes(trial)
     before = len(trial.runs(acme.dag_id("order")))
     message_id = acme.send("order", {"po": "PO-killed"})
     assert gate.reached.wait(60)
-    [task] = task_processes(trial)
+    [task] = task_processes(trial) - others
     task.kill()
     gate.open.set()
     keys = {each.headers["idempotency-key"] for each in delivered(acme, "PO-killed", times=2, within_s=120)}
@@ -40,10 +38,10 @@ def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial
 
 
 def test_a_killed_supervisor_takes_its_task_along(trial: Trial, acme: Tenant) -> None:
-    gate = Gate(trial, "PO-orphan")
+    gate, others = Gate(trial, "PO-orphan"), task_processes(trial)
     message_id = acme.send("order", {"po": "PO-orphan"})
     assert gate.reached.wait(60)
-    [task] = task_processes(trial)
+    [task] = task_processes(trial) - others
     supervisor = psutil.Process(task.ppid())
     supervisor.kill()
     killed = time.monotonic()
@@ -68,11 +66,11 @@ def workers(trial: Trial) -> set[psutil.Process]:
 
 
 def test_a_killed_schedulers_task_goes_on_and_its_idle_workers_end(trial: Trial, acme: Tenant) -> None:
-    gate = Gate(trial, "PO-scheduler")
+    gate, streams = Gate(trial, "PO-scheduler"), {process.parent() for process in task_processes(trial)}
     before = len(trial.runs(acme.dag_id("order")))
     message_id = acme.send("order", {"po": "PO-scheduler"})
     assert gate.reached.wait(60)
-    scheduler, left = trial.processes()["scheduler"], workers(trial)
+    scheduler, left = trial.processes()["scheduler"], workers(trial) - streams
     scheduler.kill()
     # Its successor works: another message goes through whole meanwhile.
     settled(acme, acme.send("order", {"po": "PO-other"}), within_s=120)
