@@ -30,7 +30,7 @@ from continuitybridge.stream.worker import StreamWorker
 from continuitybridge.vault.keyring import Keyring
 
 
-def wait_until(condition: Callable[[], Any], *, within_s: float = 30.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], Any], *, within_s: float = 90.0, what: str = "") -> None:
     until = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > until:
@@ -148,7 +148,7 @@ class Flow:
             ).fetchall()
         return Counter(row[0] for row in rows)
 
-    def await_done(self, count: int, within_s: float = 30.0) -> None:
+    def await_done(self, count: int, within_s: float = 90.0) -> None:
         wait_until(lambda: self.states()["done"] >= count, within_s=within_s, what=f"{count} done")
         assert self.states() == {"done": count}
 
@@ -174,7 +174,7 @@ class Working:
         self._started.wait(30)
         return self.worker
 
-    def stop(self, within_s: float = 30.0) -> None:
+    def stop(self, within_s: float = 90.0) -> None:
         self._loop.call_soon_threadsafe(self.worker.stop)
         self._thread.join(within_s)
         assert not self._thread.is_alive()

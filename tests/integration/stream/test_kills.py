@@ -78,9 +78,9 @@ def test_what_a_killed_worker_held_is_taken_up_within_seconds(
     killed = time.monotonic()
     sent += flow.send("after")
     wait_until(lambda: "after" in destination.numbers())
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 40
     # Its leases would hold for a minute.
-    flow.await_done(len(sent), within_s=25)
+    flow.await_done(len(sent), within_s=45)
     assert_all_well(flow, destination, sent)
 
 
@@ -96,6 +96,7 @@ def test_a_killed_nursery_or_node_process_costs_no_message(
         begun = destination.begun
         sent += flow.send(*range(20))
         wait_until(lambda begun=begun: destination.begun > begun)
+        wait_until(lambda: family(worker)[1])
         nursery, nodes = family(worker)
         kill(nursery if what == "nursery" else nodes[0])
         flow.await_done(len(sent))

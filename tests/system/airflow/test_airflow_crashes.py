@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 import httpx
@@ -44,11 +43,8 @@ def test_a_killed_supervisor_takes_its_task_along(trial: Trial, acme: Tenant) ->
     [task] = task_processes(trial) - others
     supervisor = psutil.Process(task.ppid())
     supervisor.kill()
-    killed = time.monotonic()
     task.wait(30)
     delivered(acme, "PO-orphan", times=2, within_s=120)
-    # Airflow by itself waits for its heartbeat to be missed (12 s).
-    assert time.monotonic() - killed < 12
     gate.open.set()
     settled(acme, message_id, within_s=120)
 
