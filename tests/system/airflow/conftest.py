@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
-from trial import FLOW, Delivery, Tenant, Trial
+from trial import FLOW, Delivery, Tenant, Trial, wait_until
 
 
 @pytest.fixture(scope="package")
@@ -37,3 +38,12 @@ def _destination_takes_all(trial: Trial) -> Iterator[None]:
         return 202
 
     trial.destination.answer = take
+
+    def answers() -> bool:
+        try:
+            return trial.api("GET", "/dags?limit=1").is_success
+        except httpx.TransportError:
+            return False
+
+    # A test may have killed what the next one asks first.
+    wait_until(answers, within_s=120, what="the api-server answering")
