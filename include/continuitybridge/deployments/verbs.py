@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from continuitybridge import database
 from continuitybridge.errors import Conflict, NotFound
-from continuitybridge.flows import convert, lint
+from continuitybridge.flows import calls, convert, lint
 from continuitybridge.flows.load import LoadedFlow
 from continuitybridge.flows.model import Flow
 from continuitybridge.flows.plan import compile_flow
@@ -107,7 +107,7 @@ def deploy(organization_id: UUID, environment: str, loaded: LoadedFlow, by: str)
     source = convert.convert(loaded, "yaml") if loaded.format != "yaml" else loaded.text
     with database.tenant(organization_id) as connection:
         _lock(connection, organization_id, environment)
-        problems = lint.calls(loaded, _callable(connection, organization_id, environment))
+        problems = calls.problems(loaded, _callable(connection, organization_id, environment))
         if problems:
             raise refuse(f"the flow {flow.name!r} calls what is not there", problems)
         stored = connection.execute(

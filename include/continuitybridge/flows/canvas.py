@@ -333,7 +333,7 @@ def _written(step: Step, position: Mapping[str, int], trigger: bool) -> dict[str
     beside = step.extra.get("data")
     data: dict[str, Any] = {"label": step.label} if step.label else {}
     data["config"] = catalog.plain(step.config)
-    if isinstance(beside, Mapping) and not beside.keys() & _DATA_KEYS:
+    if isinstance(beside, Mapping) and beside and not beside.keys() & _DATA_KEYS:
         data |= beside
         kept.pop("data", None)
     odd = trigger if trigger != catalog.is_trigger(step.type) else None
