@@ -75,6 +75,8 @@ def _core(settings: Settings) -> Options:
         ("core", "test_connection"): "Disabled",
         ("database", "external_db_managers"): "continuitybridge.airflow.db_manager.BridgeDBManager",
         ("database", "load_default_connections"): "False",
+        # `bridge up` has migrated before it starts anything, so that each process need not look.
+        ("database", "check_migrations"): "False",
     }
 
 
@@ -134,7 +136,8 @@ def _runs_start_soon_and_survive(settings: Settings) -> Options:
         # scheduler that believes itself dead runs again what it has just begun.
         ("scheduler", "scheduler_health_check_threshold"): "30",
         ("scheduler", "orphaned_tasks_check_interval"): "30",
-        ("scheduler", "task_instance_heartbeat_timeout"): "30",
+        # Nobody can send a heartbeat while the api-server starts again.
+        ("scheduler", "task_instance_heartbeat_timeout"): "90",
         ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "5",
         ("workers", "min_heartbeat_interval"): "5",
         # While the api-server is away tasks work on, some minutes long: leases and epochs keep what they do right.

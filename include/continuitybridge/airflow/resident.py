@@ -3,7 +3,8 @@
 Generations overlap: the next one begins `OVERLAP_S` before this one leaves, so that somebody works at all times.
 A worker leaves when its run's time is over, however late it began itself: one that was tried again, and a run that
 the scheduler made up for, do not stay into the time of others. Where the next generation is late (the scheduler is
-down, the DAG is paused) it stays until that has come, for one generation's time at most.
+down, the DAG is paused) or the api-server that would give it keys is away, it stays until they are there, for one
+generation's time at most.
 
 Ended from outside (the platform stops, somebody marks the task), it finishes what it can within the time that
 Airflow leaves it, gives back the rest and fails, so that Airflow starts it again when it can. Killed with -9, it
@@ -78,7 +79,7 @@ class StreamWorkerOperator(BaseOperator):
                     life_s=left_s,
                     hurry_s=HURRY_S,
                     relieved=lambda: (
-                        _successors(generation) or time.monotonic() - began > left_s + self.generation_s
+                        _relieved(generation) or time.monotonic() - began > left_s + self.generation_s
                     ),
                 )
         except Exception:
@@ -98,12 +99,17 @@ class StreamWorkerOperator(BaseOperator):
         return self.generation_s + OVERLAP_S - (datetime.now(UTC) - run_after).total_seconds()
 
 
-def _successors(generation: int) -> bool:
-    """Whether a worker of a later generation is at work. Raises `Unavailable`."""
+def _relieved(generation: int) -> bool:
+    """Whether a worker of a later generation is at work and can be given keys: while the api-server is away, only
+    those who have some can work. Raises `Unavailable`."""
+    from continuitybridge.airflow.services import ask_leased_keys
     from continuitybridge.inbox.presence import present
 
     generations = (worker.owner.rpartition("@")[2] for worker in present())
-    return any(each.isdigit() and int(each) > generation for each in generations)
+    if not any(each.isdigit() and int(each) > generation for each in generations):
+        return False
+    ask_leased_keys()
+    return True
 
 
 def _log_folder() -> Path:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import psutil
 import psycopg
+import yaml
 
 from continuitybridge.airflow.processes import runs_tasks
 from continuitybridge.database.connections import role_url
@@ -79,6 +80,8 @@ def _run_module(program: Program, environment: dict[str, str]) -> NoReturn:
     # Importing Airflow makes millions of objects, which stay: looking for garbage among them at every 700th is a
     # tenth of the start.
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    # Airflow reads its providers' descriptions at every start, with YAML's reader that is written in Python.
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
     runpy.run_module(program.module, run_name="__main__", alter_sys=True)
     sys.exit()
 
