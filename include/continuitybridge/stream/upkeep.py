@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
+from uuid import UUID
 
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import claim as claims
@@ -50,8 +51,11 @@ class Upkeep:
             except Unavailable as error:
                 log.warning("leases could not be renewed now: %s", error.detail)
                 continue
-            if len(kept) < len(held):
-                log.warning("%d units were taken over by other workers", len(held) - len(kept))
+            # What was settled meanwhile has no lease any more either.
+            renewed = {_unit(each) for each in kept}
+            lost = [each for each in held if each in self._held and _unit(each.claimed) not in renewed]
+            if lost:
+                log.warning("%d units were taken over by other workers", len(lost))
 
     async def watch(self) -> None:
         """Take up what workers held that were killed, or whose leases ran out."""
@@ -86,3 +90,7 @@ class Upkeep:
             except Unavailable as error:
                 more = False
                 log.debug("nothing can be released now: %s", error.detail)
+
+
+def _unit(claimed: claims.Claimed) -> tuple[UUID, str, UUID | None]:
+    return claimed.organization_id, claimed.message_id, claimed.hand_over_id
