@@ -14,7 +14,7 @@ from continuitybridge.settings import Settings
 from continuitybridge.vault.keyring import Keyring
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
     with Runner(start="exec", idle_children=4) as runner:
         runner.warm()

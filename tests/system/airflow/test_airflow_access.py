@@ -10,7 +10,7 @@ import pytest
 from trial import FLOW, Gate, Tenant, Trial, delivered, settled
 
 TOKEN = """
-import json, os, sys
+import json, os
 from continuitybridge.runtime.environment import process_environment
 from continuitybridge.settings import get_settings
 os.environ.update(process_environment(get_settings()))
@@ -19,20 +19,17 @@ from airflow.configuration import conf
 from airflow.models import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select
-dag_id, state, task_id = sys.argv[1:4]
 with create_session() as session:
-    statement = select(TaskInstance.id).where(TaskInstance.dag_id == dag_id, TaskInstance.state == state)
-    if task_id:
-        statement = statement.where(TaskInstance.task_id == task_id)
-    task = session.scalars(statement.order_by(TaskInstance.start_date.desc())).first()
-token = JWTGenerator(
+    statement = select(TaskInstance.id).where(TaskInstance.dag_id == {dag_id!r}, TaskInstance.state == {state!r})
+    tasks = session.scalars(statement.order_by(TaskInstance.start_date.desc())).all()
+generator = JWTGenerator(
     **get_signing_args(make_secret_key_if_needed=False),
     valid_for=300,
     audience=conf.get("execution_api", "jwt_audience"),
-).generate({"sub": str(task)})
-print(json.dumps(token))
+)
+print(json.dumps([generator.generate({{"sub": str(task)}}) for task in tasks]))
 """
-"""Signs a token for a task that there is: what a thief of a running task's token would hold."""
+"""Signs tokens for tasks that there are: what a thief of a running task's token would hold."""
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +102,11 @@ def ask(trial: Trial, token: str | None, connection: str) -> httpx.Response:
     )
 
 
-def token_of(trial: Trial, dag_id: str, state: str, task_id: str = "") -> str:
-    code = TOKEN.replace("sys.argv[1:4]", repr((dag_id, state, task_id)))
-    return str(json.loads(trial.python(code).splitlines()[-1]))
+def tokens_of(trial: Trial, dag_id: str, state: str) -> list[str]:
+    """A token of each of the DAG's tasks in this state, the last one's first."""
+    code = TOKEN.format(dag_id=dag_id, state=state)
+    tokens: list[str] = json.loads(trial.python(code).splitlines()[-1])
+    return tokens
 
 
 def test_a_running_task_gets_its_own_organizations_secrets_and_no_others(
@@ -117,7 +116,7 @@ def test_a_running_task_gets_its_own_organizations_secrets_and_no_others(
     gate = Gate(trial, "PO-secrets")
     message_id = mine.send("order", {"po": "PO-secrets"})
     assert gate.reached.wait(60)
-    token = token_of(trial, mine.dag_id("order"), "running")
+    token = tokens_of(trial, mine.dag_id("order"), "running")[0]
     found = ask(trial, token, "bridge-connection:vault").json()
     assert f"token-of-{mine.slug}-" in found["extra"]
     assert theirs.slug not in json.dumps(found)
@@ -141,7 +140,7 @@ def test_a_task_that_has_ended_gets_nothing(trial: Trial, rivals: tuple[Tenant, 
     mine, _ = rivals
     message_id = mine.send("order", {"po": "PO-ended"})
     settled(mine, message_id)
-    token = token_of(trial, mine.dag_id("order"), "success")
+    token = tokens_of(trial, mine.dag_id("order"), "success")[0]
     assert ask(trial, token, "bridge-keys").status_code == 404
     assert ask(trial, token, "bridge-connection:vault").status_code == 404
 

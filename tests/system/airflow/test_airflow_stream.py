@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from test_airflow_access import ask, token_of
+from test_airflow_access import ask, tokens_of
 from trial import BRIDGE, ROOT, Gate, Tenant, Trial, delivered, settled, wait_until
 
 FLOW = """\
@@ -225,12 +225,11 @@ def test_a_worker_gets_the_secrets_of_messages_that_it_holds_and_of_no_others(tr
     gate = Gate(trial, "PO-secret")
     message_id = fast.send("fast", {"po": "PO-secret"})
     assert gate.reached.wait(60)
-    tokens = [token_of(trial, "stream", "running", task) for task in ("worker_1", "worker_2")]
-    answers = [ask(trial, token, connection(fast)) for token in tokens]
-    # One of the two holds the message, the other holds nothing.
-    assert sorted(answer.status_code for answer in answers) == [200, 404]
-    holder = tokens[0] if answers[0].is_success else tokens[1]
-    idle = tokens[1] if answers[0].is_success else tokens[0]
+    answers = {token: ask(trial, token, connection(fast)) for token in tokens_of(trial, "stream", "running")}
+    # One of them holds the message, the others hold nothing.
+    assert {answer.status_code for answer in answers.values()} == {200, 404}
+    [holder] = [token for token, answer in answers.items() if answer.is_success]
+    idle = next(token for token, answer in answers.items() if not answer.is_success)
     keys = ask(trial, holder, "bridge-keys").json()
     assert list(json.loads(keys["login"])) == [organizations[fast.slug]]
     assert json.loads(ask(trial, idle, "bridge-keys").json()["login"]) == {}
