@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
@@ -38,6 +39,10 @@ def state(deployed: Deployed, unit: Claimed) -> str:
 def test_a_worker_is_there_as_long_as_it_listens() -> None:
     with worker() as owner:
         assert [each.owner for each in present() if each.owner == owner] == [owner]
+    # The server hears of it a moment later.
+    gone_by = time.monotonic() + 20
+    while owner in [each.owner for each in present()] and time.monotonic() < gone_by:
+        time.sleep(0.01)
     assert owner not in [each.owner for each in present()]
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
 from trial import FLOW, Delivery, Tenant, Trial, wait_until
 
 
-@pytest.fixture(scope="package")
-def trial() -> Iterator[Trial]:
+@pytest.fixture(scope="session")
+def trial(shared: ExitStack) -> Trial:
     """The running platform. A lease is short, so that what a killed task held is free soon."""
-    with Trial.running(
-        BRIDGE_LEASE_S="8",
-        BRIDGE_RETRY_BASE_S="0.5",
-        BRIDGE_MAX_ATTEMPTS="3",
-        BRIDGE_OUTCOME_INTERVAL_S="2",
-        BRIDGE_STREAM_GENERATION_S="40",
-    ) as running:
-        yield running
+    return shared.enter_context(
+        Trial.running(
+            BRIDGE_LEASE_S="8",
+            BRIDGE_RETRY_BASE_S="0.5",
+            BRIDGE_MAX_ATTEMPTS="3",
+            BRIDGE_OUTCOME_INTERVAL_S="2",
+            BRIDGE_STREAM_GENERATION_S="40",
+        )
+    )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def acme(trial: Trial) -> Tenant:
     """An organization with flow `order`, which most tests send through."""
     tenant = trial.organization()

@@ -9,24 +9,27 @@ import psutil
 from trial import Gate, Tenant, Trial, delivered, only_run, settled, wait_until
 
 
-def task_processes(trial: Trial) -> set[psutil.Process]:
-    """The processes that run tasks now: those that hold node processes. Stream workers are among them."""
-    scheduler = trial.processes()["scheduler"]
+def task_of(trial: Trial, dag_id: str) -> psutil.Process:
+    """The process that runs the DAG's one task: it has node processes, and its supervisor writes its log."""
     found = set()
-    for process in scheduler.children(recursive=True):
+    for process in trial.processes()["scheduler"].children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if process.name() == "bridge-nursery":
-                found.add(psutil.Process(process.ppid()))
-    return found
+            if process.name() != "bridge-nursery":
+                continue
+            task = psutil.Process(process.ppid())
+            logs = [file.path for file in psutil.Process(task.ppid()).open_files()]
+            if any(f"dag_id={dag_id}/" in path for path in logs):
+                found.add(task)
+    [task] = found
+    return task
 
 
 def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial, acme: Tenant) -> None:
-    gate, others = Gate(trial, "PO-killed"), task_processes(trial)
+    gate = Gate(trial, "PO-killed")
     before = len(trial.runs(acme.dag_id("order")))
     message_id = acme.send("order", {"po": "PO-killed"})
     assert gate.reached.wait(60)
-    [task] = task_processes(trial) - others
-    task.kill()
+    task_of(trial, acme.dag_id("order")).kill()
     gate.open.set()
     keys = {each.headers["idempotency-key"] for each in delivered(acme, "PO-killed", times=2, within_s=120)}
     assert keys == {f"{message_id}:deliver:1"}
@@ -37,10 +40,10 @@ def test_a_killed_tasks_message_is_delivered_again_and_settled_once(trial: Trial
 
 
 def test_a_killed_supervisor_takes_its_task_along(trial: Trial, acme: Tenant) -> None:
-    gate, others = Gate(trial, "PO-orphan"), task_processes(trial)
+    gate = Gate(trial, "PO-orphan")
     message_id = acme.send("order", {"po": "PO-orphan"})
     assert gate.reached.wait(60)
-    [task] = task_processes(trial) - others
+    task = task_of(trial, acme.dag_id("order"))
     supervisor = psutil.Process(task.ppid())
     supervisor.kill()
     task.wait(30)
@@ -61,16 +64,28 @@ def workers(trial: Trial) -> set[psutil.Process]:
     return found
 
 
+def has_task(worker: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(worker.children())
+    return True
+
+
 def test_a_killed_schedulers_task_goes_on_and_its_idle_workers_end(trial: Trial, acme: Tenant) -> None:
-    gate, streams = Gate(trial, "PO-scheduler"), {process.parent() for process in task_processes(trial)}
+    gate = Gate(trial, "PO-scheduler")
     before = len(trial.runs(acme.dag_id("order")))
     message_id = acme.send("order", {"po": "PO-scheduler"})
     assert gate.reached.wait(60)
-    scheduler, left = trial.processes()["scheduler"], workers(trial) - streams
-    scheduler.kill()
+    left, running = workers(trial), task_of(trial, acme.dag_id("order")).parent()
+    trial.processes()["scheduler"].kill()
     # Its successor works: another message goes through whole meanwhile.
     settled(acme, acme.send("order", {"po": "PO-other"}), within_s=120)
-    assert len([process for process in left if process.is_running()]) == 1
+    assert running in left
+    assert running.is_running()
+    wait_until(
+        lambda: all(has_task(process) for process in left if process.is_running()),
+        within_s=30,
+        what="the dead scheduler's idle workers have ended",
+    )
     gate.open.set()
     settled(acme, message_id)
     run_id = only_run(trial, acme.dag_id("order"), before)
@@ -78,11 +93,7 @@ def test_a_killed_schedulers_task_goes_on_and_its_idle_workers_end(trial: Trial,
     path = f"/dags/{acme.dag_id('order')}/dagRuns/{run_id}/taskInstances/parse"
     assert trial.api("GET", path).json()["try_number"] == 1
     assert len(delivered(acme, "PO-scheduler")) == 1
-    wait_until(
-        lambda: not any(process.is_running() for process in left),
-        within_s=30,
-        what="the dead scheduler's workers have ended",
-    )
+    wait_until(lambda: not running.is_running(), within_s=30, what="the dead scheduler's worker has ended")
 
 
 def test_a_batch_whose_dispatcher_died_before_making_the_run_gets_its_run(trial: Trial, acme: Tenant) -> None:

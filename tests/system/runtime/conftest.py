@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,13 @@ from running_platform import Platform
 
 
 @pytest.fixture(scope="session")
-def demo() -> Iterator[tuple[Platform, str]]:
+def demo(shared: ExitStack) -> tuple[Platform, str]:
     """The platform with the demo in it, and what the command that made both printed."""
     directory = Path(tempfile.mkdtemp(prefix="bridge-run-"))
+    shared.callback(shutil.rmtree, directory, ignore_errors=True)
     made = Platform.at(directory / "state")
-    try:
-        yield made, made.bridge("demo").stdout
-    finally:
-        made.bridge("down", check=False)
-        shutil.rmtree(directory, ignore_errors=True)
+    shared.callback(made.bridge, "down", check=False)
+    return made, made.bridge("demo").stdout
 
 
 @pytest.fixture
