@@ -22,10 +22,13 @@ def aurora(trial: Trial) -> Tenant:
 
 def events(trial: Trial, uri: str) -> list[dict[str, Any]]:
     """The events of this asset, oldest first."""
-    found = trial.api("GET", "/assets", params={"uri_pattern": uri}).json()["assets"]
-    if not found:
+    found = trial.api("GET", "/assets", params={"uri_pattern": uri})
+    found.raise_for_status()
+    if not found.json()["assets"]:
         return []
-    answer = trial.api("GET", "/assets/events", params={"asset_id": found[0]["id"], "order_by": "timestamp"})
+    asset_id = found.json()["assets"][0]["id"]
+    answer = trial.api("GET", "/assets/events", params={"asset_id": asset_id, "order_by": "timestamp"})
+    assert answer.is_success, trial.log("api-server")[-6000:]
     return [event["extra"] for event in answer.json()["asset_events"]]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from continuitybridge.engine.message import Message
 from continuitybridge.errors import ConfigurationError, TransformFailed
 from continuitybridge.nodes.language.problems import Problems
-from continuitybridge.nodes.mapping.paths import Getter, compile_elements, compile_path
+from continuitybridge.nodes.mapping.paths import Getter, compile_elements, compile_path, single_name
 from continuitybridge.nodes.mapping.tables import Tables, text_key
 from continuitybridge.nodes.mapping.transforms import Refusal, compile_transform
 
@@ -140,7 +140,8 @@ class _Compiler:
                 raise ConfigurationError("a lookup is named", field=f"{field}.lookup", value=rule["lookup"])
             table = self._tables.find(rule["lookup"], field=f"{field}.lookup")
         if change is None and table is None:
-            return _copy(get, absent)
+            name = single_name(source) if "fallback" not in rule else None
+            return _copy(get, absent) if name is None else _copy_of(name, absent)
         look_up = _lookup(table, rule, optional)
 
         def convert(here: Any, message: Message, missing: list[str]) -> Any:
@@ -249,6 +250,16 @@ def _lookup(
 def _copy(get: Getter, absent: Callable[[list[str]], Any]) -> _Field:
     def copy(here: Any, message: Message, missing: list[str]) -> Any:
         value = get(here, message)
+        return value if value is not None else absent(missing)
+
+    return copy
+
+
+def _copy_of(name: str, absent: Callable[[list[str]], Any]) -> _Field:
+    """What most fields are: without a call for the path."""
+
+    def copy(here: Any, message: Message, missing: list[str]) -> Any:
+        value = here.get(name) if here.__class__ is dict else None
         return value if value is not None else absent(missing)
 
     return copy

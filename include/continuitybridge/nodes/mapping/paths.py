@@ -78,6 +78,12 @@ def singular_steps(text: str) -> list[str | int] | None:
     return steps
 
 
+def single_name(text: Any) -> str | None:
+    """The name, of a path that is just one (`$.sku`)."""
+    steps = singular_steps(text) if isinstance(text, str) else None
+    return steps[0] if steps is not None and len(steps) == 1 and isinstance(steps[0], str) else None
+
+
 def _split(text: str, field: str) -> tuple[str, str]:
     """The root's name ("" for here) and the path from it, beginning with $."""
     if not isinstance(text, str) or not text.startswith("$"):
