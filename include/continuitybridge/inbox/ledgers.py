@@ -99,8 +99,12 @@ def read(lines: Iterable[str]) -> Iterator[str]:
 def compare(organization_id: UUID, accepted: Iterable[str], deliveries: Iterable[str] | None) -> Books:
     """Hold the ledgers against the store, as the application role of one organization. Without `deliveries` what
     is done counts as delivered. Each chunk of messages is seen as one moment; for a final word let nothing be
-    under way."""
+    under way.
+
+    The store is asked before `deliveries` are read: what it calls done by then was delivered before, so that what
+    comes in between is taken for lost by nobody."""
     sent = list(dict.fromkeys(accepted))
+    known = _look_up(organization_id, sent)
     keys: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     invented: list[str] = []
     came = 0
@@ -111,8 +115,9 @@ def compare(organization_id: UUID, accepted: Iterable[str], deliveries: Iterable
             keys[parts[0]][parts[1]][parts[2]] += 1
         else:
             invented.append(key)
-    known = _look_up(organization_id, [*sent, *(name for child in keys for name in _names(child))])
     expected = set(sent)
+    others = (name for child in keys for name in _names(child) if name not in expected)
+    known |= _look_up(organization_id, others)
 
     delivered: set[str] = set()
     unanswered: set[str] = set()
@@ -185,7 +190,7 @@ def _names(child: str) -> Iterator[str]:
         yield child
 
 
-def _look_up(organization_id: UUID, ids: list[str]) -> dict[str, _Known]:
+def _look_up(organization_id: UUID, ids: Iterable[str]) -> dict[str, _Known]:
     known: dict[str, _Known] = {}
     wanted = iter(dict.fromkeys(ids))
     while chunk := list(islice(wanted, _CHUNK)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -59,6 +60,19 @@ def test_what_is_lost_invented_or_came_under_another_key_is_named(deployed: Depl
     assert books.invented == ["no key at all", key("nobody")]
     assert books.rekeyed == [f"{doubled}:deliver:1,2"]
     assert ledgers.compare(deployed.organization_id, [fine, undelivered], None).agree
+
+
+def test_what_ends_while_the_ledgers_are_compared_is_not_lost(deployed: Deployed) -> None:
+    batch, [message_id] = deployed.batch()
+    [unit] = claim(batch, "w", 30, 100, keys=deployed.keyring)
+
+    def came() -> Iterator[str]:
+        """The destination's ledger as it was read, and what was delivered behind its end."""
+        settle(unit, done(unit), keys=deployed.keyring)
+        yield from ()
+
+    books = ledgers.compare(deployed.organization_id, [message_id], came())
+    assert (books.lost, books.under_way) == ([], [message_id])
 
 
 def test_a_replay_explains_another_key(deployed: Deployed) -> None:
