@@ -21,10 +21,14 @@ from continuitybridge.engine.destinations import DestinationState
 from continuitybridge.engine.inline import run_inline as run_inline
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
-from continuitybridge.engine.processes import BUSY_PAUSE_S, IDLE_CHILDREN, NodeProcess, Pool, Start
+from continuitybridge.engine.processes import IDLE_CHILDREN, NodeProcess, Pool, Start
 from continuitybridge.engine.session import Job, Session, not_told, told
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
+
+BATCH_PAUSE_S = 0.002
+"""How long outcomes of a busy process come together: longer than where each is awaited
+(`processes.BUSY_PAUSE_S`), and so short that the process does not run out of messages."""
 
 OnCircuit = Callable[[str, CircuitState], None]
 """Takes the name of a destination and what its circuit is by now."""
@@ -190,7 +194,7 @@ class _Drive:
 
     def _hear(self, process: NodeProcess) -> None:
         if process.busy:
-            time.sleep(BUSY_PAUSE_S)
+            time.sleep(BATCH_PAUSE_S)
         data = process.wait()
         if data is None:
             self._process = None
