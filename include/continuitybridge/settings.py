@@ -69,6 +69,12 @@ class Settings(BaseSettings):
         description="File with the master key (0600). Unset: `<state_dir>/keys/master.key`.",
     )
 
+    audit_dir: Path | None = Field(
+        default=None,
+        description="Directory of the signed checkpoints of audit trails. Best where whoever administers the "
+        "database may not write. Unset: `<state_dir>/audit`.",
+    )
+
     max_message_bytes: int = Field(default=10 * 1024 * 1024, ge=1, description="Largest accepted payload.")
     payload_offload_bytes: int = Field(
         default=1024 * 1024,

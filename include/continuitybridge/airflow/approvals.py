@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from continuitybridge.airflow.approval_names import APPROVE, DAG_NAME, REJECT, TASK_ID
+
+if TYPE_CHECKING:
+    from continuitybridge.vault.keyring import DataKeys
 
 MAX_OPEN = 1_000
 """Requests of one environment that stand on the page at once."""
@@ -85,7 +88,9 @@ class DecideOperator(HITLOperator):
         give_up_at = time.monotonic() + TRY_AGAIN_S
         while True:
             try:
-                message_id = waits.decide(self.organization_id, approval_id, decision, by=by, comment=comment)
+                message_id = waits.decide(
+                    self.organization_id, approval_id, decision, by=by, comment=comment, keys=self._keys()
+                )
             except NotFound:
                 _log.warning("it had been decided before, or its time was over: nothing was changed")
                 return
@@ -96,3 +101,15 @@ class DecideOperator(HITLOperator):
             else:
                 _log.info("message %s %s by %s", message_id, decision, by)
                 return
+
+    @staticmethod
+    def _keys() -> DataKeys:
+        """The organization's, for the audit trail. Raises `Unavailable`."""
+        from continuitybridge.airflow.services import data_keys
+        from continuitybridge.errors import NotFound
+
+        try:
+            return data_keys()
+        except NotFound as error:
+            # Not to be taken for an approval that is not there.
+            raise RuntimeError(f"the decision cannot be recorded: {error.detail}") from error

@@ -1,5 +1,5 @@
-"""What the dispatcher does beside dispatching: pools, outcomes, approvals, the stream DAG's runs. In a thread of
-its own, so that messages never wait for it."""
+"""What the dispatcher does beside dispatching: pools, outcomes, approvals, the stream DAG's runs, checkpoints of
+audit trails. In a thread of its own, so that messages never wait for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
+from continuitybridge import organizations
 from continuitybridge.airflow.announcing import Announcer
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
 from continuitybridge.airflow.pools import ensure_pools
+from continuitybridge.audit import checkpoints
 from continuitybridge.errors import Unavailable
 from continuitybridge.settings import Settings
 
@@ -51,6 +53,7 @@ class Upkeep:
             _Job("decided approvals", CLOSE_INTERVAL_S, approvals.close),
             _Job("old asset events", TIDY_INTERVAL_S, teller.forget),
             _Job("old stream runs", TIDY_INTERVAL_S, forget_runs),
+            _Job("audit checkpoints", TIDY_INTERVAL_S, _write_checkpoints),
         ]
 
     def start(self) -> None:
@@ -75,3 +78,7 @@ class Upkeep:
         else:
             return job.interval_s
         return min(AGAIN_S, job.interval_s)
+
+
+def _write_checkpoints() -> None:
+    checkpoints.write([each.organization_id for each in organizations.list_all()])

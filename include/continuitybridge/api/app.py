@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from continuitybridge import problems
 from continuitybridge.api import gate, openapi
 from continuitybridge.api.routes import health, me, node_types
+from continuitybridge.audit.routes import router as audit
 from continuitybridge.deployments.routes import router as flows
 from continuitybridge.destinations.routes import router as destinations
 from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
@@ -69,6 +70,7 @@ def create_app(
         replays,
         approvals,
         endpoints,
+        audit,
         node_types.router,
         health.router,
     )

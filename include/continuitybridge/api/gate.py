@@ -17,6 +17,7 @@ from psycopg import OperationalError
 from starlette.requests import Request
 
 from continuitybridge import problems
+from continuitybridge.actor import PLATFORM, Actor, acting
 from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
 from continuitybridge.organizations.access import Caller
 
@@ -75,7 +76,8 @@ class Gate:
         try:
             if _path(scope) not in PUBLIC:
                 await self._admit(scope, receive, needed=not _is_tracked(scope))
-            await self._app(scope, _bounded(scope, receive), watched)
+            with acting(_actor(scope)):
+                await self._app(scope, _bounded(scope, receive), watched)
         except Exception as error:
             if started:
                 raise
@@ -115,6 +117,12 @@ async def answer(error: Exception, send: Send) -> None:
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+def _actor(scope: Scope) -> Actor:
+    caller = scope.get("state", {}).get("caller")
+    address = scope["client"][0] if scope.get("client") else None
+    return Actor("user", caller.user_name, address) if isinstance(caller, Caller) else PLATFORM
 
 
 def _path(scope: Scope) -> str:

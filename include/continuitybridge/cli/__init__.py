@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from continuitybridge.actor import Actor, acting
+from continuitybridge.cli.options import operator
 from continuitybridge.errors import BridgeError
 
 USAGE_STATUS = 2
@@ -55,7 +57,8 @@ class Root(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with acting(Actor("command", operator())):
+                return super().invoke(ctx)
         except BridgeError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -119,6 +122,7 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "replay": f"{_HERE}.replay",
         "approvals": f"{_HERE}.approvals",
+        "audit": f"{_HERE}.audit",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
         "destination": f"{_HERE}.destination",

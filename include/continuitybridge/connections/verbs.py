@@ -19,6 +19,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, TypeAd
 from pydantic.dataclasses import dataclass
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.vault.keyring import Cipher, Keyring
@@ -155,6 +156,16 @@ def put(
             (organization_id, environment, name, Jsonb(settings), ciphertext, revision, by),
         )
         _notify(connection, organization_id, environment)
+        record(
+            connection,
+            organization_id,
+            "connection.changed" if row else "connection.created",
+            name,
+            environment=environment,
+            details={"revision": revision, "base_url": settings["base_url"], "auth": settings["auth"]},
+            by=by,
+            keys=keyring,
+        )
     return _one(organization_id, environment, name)
 
 
@@ -166,6 +177,8 @@ def remove(organization_id: UUID, environment: str, name: str) -> None:
             (organization_id, environment, name),
         ).rowcount
         _notify(connection, organization_id, environment)
+        if gone:
+            record(connection, organization_id, "connection.removed", name, environment=environment)
     if not gone:
         raise NotFound(f"no connection {name!r} in {environment}", field="name", value=name)
 

@@ -18,6 +18,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import Conflict, NotFound
 from continuitybridge.flows import calls, convert, lint
 from continuitybridge.flows.load import LoadedFlow
@@ -42,6 +43,14 @@ _STATUS_OF: Mapping[Action, str] = {
     "disable": "disabled",
     "remove": "removed",
 }
+_DONE: Mapping[Action, str] = {
+    "deploy": "deployed",
+    "rollback": "rolled_back",
+    "enable": "enabled",
+    "disable": "disabled",
+    "remove": "removed",
+}
+"""Names of the actions in the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +342,15 @@ def _put(
         keyring=Keyring.open(),
     )
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(deployment.revision)))
+    record(
+        connection,
+        organization_id,
+        f"flow.{_DONE[action]}",
+        flow,
+        environment=environment,
+        details={"version": version, "before": None if before is None else before[3]},
+        by=by,
+    )
     return dataclasses.replace(deployment, new_secrets=synced.new_secrets, awaiting_secrets=synced.awaiting)
 
 

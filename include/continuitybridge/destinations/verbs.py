@@ -22,6 +22,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.destinations.shared import CHANNEL, default_state
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.inbox import holds, turned_back
@@ -135,6 +136,8 @@ def cancel(organization_id: UUID, environment: str, name: str, *, by: str, reaso
     """Settle as skipped what waits for the destination now; returns how many units of work. The destination stays
     as it is: pause it first, so that nothing is delivered meanwhile."""
     show(organization_id, environment, name)
+    with database.tenant(organization_id) as connection:
+        record(connection, organization_id, "destination.cancelled", name, environment=environment, by=by)
     return turned_back.skip(organization_id, environment, name, by=by, reason=reason[:MAX_REASON_LENGTH])
 
 
@@ -168,6 +171,9 @@ def configure(
                 (value, organization_id, environment, name),
             )
         _notify(connection, organization_id, environment, name)
+        record(
+            connection, organization_id, "destination.configured", name, environment=environment, details=changes
+        )
     return show(organization_id, environment, name)
 
 
@@ -197,6 +203,16 @@ def _set_status(
         _notify(connection, organization_id, environment, name)
         # Whether flows take new messages may have changed.
         holds.notify(connection, organization_id, environment)
+        action = {"paused": "paused", "draining": "drained", "active": "resumed"}[status]
+        record(
+            connection,
+            organization_id,
+            f"destination.{action}",
+            name,
+            environment=environment,
+            details={"reason": reason[:MAX_REASON_LENGTH]},
+            by=by,
+        )
     return show(organization_id, environment, name)
 
 

@@ -18,6 +18,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import NotFound, Unavailable
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
@@ -102,6 +103,8 @@ def hold(
             (organization_id, environment, flow, kind, by, reason[:MAX_REASON_LENGTH]),
         )
         _tell(connection, organization_id, environment, flow)
+        action = "flow.paused" if kind == "pause" else "flow.drained"
+        record(connection, organization_id, action, flow, environment=environment, by=by)
     return list_holds(organization_id, environment, flow)
 
 
@@ -116,6 +119,7 @@ def resume(organization_id: UUID, environment: str, flow: str) -> list[Hold]:
             (organization_id, environment, flow),
         )
         _tell(connection, organization_id, environment, flow)
+        record(connection, organization_id, "flow.resumed", flow, environment=environment)
     return list_holds(organization_id, environment, flow)
 
 
@@ -187,6 +191,7 @@ def cancel(
     with database.tenant(organization_id) as connection:
         _check_deployed(connection, organization_id, environment, flow, removed=True)
         [(began,)] = connection.execute("SELECT clock_timestamp()")
+        record(connection, organization_id, "flow.cancelled", flow, environment=environment, by=by)
     while True:
         notices = Notices()
         with database.tenant(organization_id, after=notices) as connection:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import BridgeError, ConfigurationError, Conflict, NotFound
 from continuitybridge.inbox import payloads
 from continuitybridge.inbox.accept import CHANNEL
@@ -82,9 +83,12 @@ def replay(
     for message_id in message_ids:
         try:
             with database.tenant(organization_id) as connection:
-                results.append(
-                    _replay(connection, organization_id, message_id, by, start, version, body, sealed, flows)
+                done = _replay(connection, organization_id, message_id, by, start, version, body, sealed, flows)
+                details = {"start": start, "version": version, "other_body": body is not None}
+                record(
+                    connection, organization_id, "message.replayed", message_id, details=details, by=by, keys=keys
                 )
+                results.append(done)
         except (NotFound, Conflict) as refusal:
             results.append(Replayed(message_id, None, None, refusal))
     if flows:

@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox import capture, units
 from continuitybridge.vault.keyring import Cipher
@@ -101,4 +102,6 @@ def discard(organization_id: UUID, message_ids: Sequence[str], *, by: str) -> li
         for (message_id,) in rows:
             units.move_to_settled(connection, organization_id, message_id, "dead")
             discarded.append(message_id)
+        for message_id in discarded:
+            record(connection, organization_id, "message.discarded", message_id, by=by)
     return discarded

@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 from uuid6 import uuid7
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.vault.keyring import Keyring
 
@@ -94,6 +95,7 @@ def create(
                     [(organization_id, environment) for environment in dict.fromkeys(environments)],
                 )
             keyring.create_key(connection, organization_id)
+            record(connection, organization_id, "organization.created", slug, keys=keyring)
     except psycopg.errors.UniqueViolation:
         raise Conflict(f"an organization with the slug {slug!r} exists", field="slug", value=slug) from None
     return Organization(organization_id, slug, name, "active")
@@ -133,6 +135,7 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str) -> None:
             "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
             (organization_id, user_name, role.value),
         )
+        record(connection, organization_id, "member.added", "", details={"role": role.value}, about=user_name)
 
 
 def remove_member(organization_id: UUID, user_name: str) -> None:
@@ -142,6 +145,8 @@ def remove_member(organization_id: UUID, user_name: str) -> None:
             "DELETE FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
             (organization_id, user_name),
         ).rowcount
+        if ended:
+            record(connection, organization_id, "member.removed", "", about=user_name)
     if not ended:
         raise NotFound(f"{user_name!r} is not a member", field="user_name", value=user_name)
 

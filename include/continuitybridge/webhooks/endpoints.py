@@ -23,6 +23,7 @@ from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.nodes.triggers.webhook_trigger import WebhookTriggerConfig
 from continuitybridge.vault.keyring import Cipher, Keyring
@@ -167,6 +168,8 @@ def set_status(organization_id: UUID, environment: str, slug: str, status: Statu
     """Disable (it answers 410) or enable an endpoint, for every intake process at once; raises `NotFound`."""
     with database.tenant(organization_id) as connection:
         _touch(connection, organization_id, environment, slug, status)
+        action = "endpoint.enabled" if status == "active" else "endpoint.disabled"
+        record(connection, organization_id, action, slug, environment=environment)
         return _one(connection, organization_id, environment, slug)
 
 
@@ -205,6 +208,15 @@ def rotate_secret(
             (timedelta(seconds=max(0.0, overlap_s)), organization_id, environment, slug),
         )
         _store(connection, organization_id, environment, slug, way, new, keyring)
+        record(
+            connection,
+            organization_id,
+            "endpoint.secret_rotated",
+            slug,
+            environment=environment,
+            details={"overlap_s": max(0.0, overlap_s), "given": secret is not None},
+            keys=keyring,
+        )
     return NewSecret(new, None if secret is None else way.weakness(secret))
 
 

@@ -46,6 +46,9 @@ TENANT_TABLES = (
     "waits",
     "wait_groups",
     "wait_parts",
+    "audit_subjects",
+    "audit_chains",
+    "audit_events",
 )
 
 
@@ -120,6 +123,8 @@ def fill(organization: Organization) -> None:
             "wait_id": uuid4(), "part_id": uuid4(), "message_id": "m", "origin_id": "m", "child_id": "m",
             "place": "p", "payload": b"x",
         },
+        # That it was made stands in its trail already.
+        "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
     }  # fmt: skip
     with psycopg.connect(database.owner_url()) as connection:
@@ -235,6 +240,11 @@ def test_the_application_role_sees_no_data_keys_and_no_secrets_of_the_schema(app
         "SELECT * FROM bridge.drop_settled_partitions('short', '2020-01-01')",
         "UPDATE bridge.flow_versions SET source = ''",
         "DELETE FROM bridge.deployment_history",
+        "UPDATE bridge.audit_events SET action = 'a.b'",
+        "DELETE FROM bridge.audit_events",
+        "TRUNCATE bridge.audit_events",
+        "UPDATE bridge.audit_chains SET seq = 0",
+        "UPDATE bridge.audit_subjects SET erased_at = now()",
         "DELETE FROM bridge.settled_messages",
         "CREATE TABLE bridge.mine ()",
         "CREATE TABLE public.mine ()",
@@ -268,7 +278,7 @@ def test_the_relay_role_reads_no_connections_memberships_or_keys_and_writes_no_f
 def test_the_platform_role_sees_no_messages_flows_or_connections(two: tuple[Organization, Organization]) -> None:
     with psycopg.connect(role_url("platform"), autocommit=True) as platform:
         assert {each.organization_id for each in two} <= visible(platform, "data_keys")
-        for table in set(TENANT_TABLES) - {"environments", "memberships"}:
+        for table in set(TENANT_TABLES) - {"environments", "memberships", "audit_subjects"}:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 visible(platform, table)
 

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.inbox.replay import ORIGINAL
 from continuitybridge.inbox.replays import query as queries
@@ -91,6 +92,8 @@ def start(
             " created_at, created_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (organization_id, job_id, Jsonb(query.to_json()), start, version, rate_per_s, matched, now, by),
         )
+        details = {"query": query.to_json(), "start": start, "version": version, "matched": matched}
+        record(connection, organization_id, "replay.started", str(job_id), details=details, by=by)
     return show(organization_id, job_id)
 
 
@@ -128,6 +131,8 @@ def cancel(organization_id: UUID, job_id: UUID, *, by: str) -> Job:
             " WHERE organization_id = %s AND job_id = %s AND status IN ('queued', 'running')",
             (by, organization_id, job_id),
         ).rowcount
+        if ended:
+            record(connection, organization_id, "replay.cancelled", str(job_id), by=by)
     job = show(organization_id, job_id)
     if not ended:
         raise Conflict(f"replay job {job_id} has ended ({job.status})", status=job.status)

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
+from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept import CHANNEL
@@ -77,13 +78,21 @@ def get_approval(organization_id: UUID, approval_id: UUID, *, keys: Cipher) -> A
     return found[0]
 
 
-def decide(organization_id: UUID, approval_id: UUID, decision: Decision, *, by: str, comment: str = "") -> str:
+def decide(
+    organization_id: UUID,
+    approval_id: UUID,
+    decision: Decision,
+    *,
+    by: str,
+    comment: str = "",
+    keys: Cipher | None = None,
+) -> str:
     """Let the message go on as decided; gives its id. Who decided, when and with which comment is kept in its
     trace. When this returns, the decision is on disk, and the message will go on by it whatever is killed.
 
     Of several decisions the first holds: the others, and those that come after the time was over, raise
     `NotFound`, as for an approval of another organization. Raises `ConfigurationError` for a comment that is too
-    long.
+    long. `keys` of the organization, where the process has no master key.
     """
     if len(comment) > MAX_COMMENT_CHARACTERS:
         raise ConfigurationError(f"a comment has at most {MAX_COMMENT_CHARACTERS} characters", field="comment")
@@ -118,6 +127,16 @@ def decide(organization_id: UUID, approval_id: UUID, decision: Decision, *, by: 
             (Jsonb([{"decided_at": node_id, "decision": decision, **facts}]), organization_id, row[0]),
         )
         connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}/{flow}"))
+        record(
+            connection,
+            organization_id,
+            f"approval.{decision}",
+            str(approval_id),
+            environment=environment,
+            details={"message_id": row[0], "flow": flow, "node": node_id},
+            by=by,
+            keys=keys,
+        )
     return str(row[0])
 
 

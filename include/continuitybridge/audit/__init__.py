@@ -1,0 +1,7 @@
+"""Who did what: an event for each action that changes or reads something sensitive, written in the transaction of
+the action, chained by hashes per organization."""
+
+from continuitybridge.actor import Actor, acting, current_actor
+from continuitybridge.audit.recording import record
+
+__all__ = ["Actor", "acting", "current_actor", "record"]

@@ -1,0 +1,88 @@
+"""Writing an event."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+from uuid6 import uuid7
+
+from continuitybridge.actor import Actor, current_actor
+from continuitybridge.audit import subjects
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+ABOUT = "about"
+"""In `details`: the name of the person that an event is about, whose id is its target, sealed by that person."""
+
+_INSERT = """
+INSERT INTO bridge.audit_events (organization_id, event_id, action, target, environment, actor_kind, subject_id,
+                                 personal, details)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+
+
+def record(
+    connection: psycopg.Connection[Any],
+    organization_id: UUID,
+    action: str,
+    target: str,
+    *,
+    environment: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    about: str | None = None,
+    by: str | None = None,
+    keys: Cipher | None = None,
+) -> UUID:
+    """Append an event to the organization's trail, in the caller's transaction (application or platform role): it
+    is there exactly when what it tells of is. Gives its id.
+
+    `action` is `<noun>.<verb in the past>` (`connection.changed`), `target` names what it was done to. `details`
+    are JSON data that name no person and hold no secret; where it was done to a person, that is `about`, and the
+    `target` is of no account. `by` names who acts where the verb was told; else that is
+    `actor.current_actor`. `keys` encrypts the name, where the process has no master key.
+
+    Events of one organization wait for each other until the transaction ends, so call it last.
+    """
+    actor = _actor(by)
+    event_id = uuid7()
+    said = dict(details or {})
+    if about is not None:
+        person = subjects.of_name(connection, organization_id, about, keys or Keyring.open())
+        target = str(person.subject_id)
+        said[ABOUT] = b64encode(person.seal(event_id, {"name": about})).decode()
+    subject_id: UUID | None = None
+    personal: bytes | None = None
+    if actor.name is not None:
+        subject = subjects.of_name(connection, organization_id, actor.name, keys or Keyring.open())
+        subject_id = subject.subject_id
+        personal = subject.seal(event_id, {"name": actor.name, "address": actor.address})
+    connection.execute(
+        _INSERT,
+        (
+            organization_id,
+            event_id,
+            action,
+            target,
+            environment,
+            actor.kind,
+            subject_id,
+            personal,
+            orjson.dumps(said, default=str).decode(),
+        ),
+    )
+    return event_id
+
+
+def _actor(by: str | None) -> Actor:
+    actor = current_actor()
+    if by is None or by == actor.name:
+        return actor
+    if by.startswith("cli"):
+        return Actor("command", by)
+    # The platform passes on who it was told of (Airflow's page of required actions, say).
+    return replace(actor, kind="user", name=by)

@@ -1,0 +1,111 @@
+"""The people in an organization's trail. What names a person is encrypted under a key of that person's, which
+stands here under the organization's data key until the person is erased."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+from uuid6 import uuid7
+
+from continuitybridge import database
+from continuitybridge.vault.cipher import DataKey, associated_data
+from continuitybridge.vault.keyring import Cipher
+
+Connection = psycopg.Connection[Any]
+
+_KEY = "audit-subject"
+_PERSONAL = "audit-personal"
+
+
+class Subject:
+    """A person who is not erased."""
+
+    def __init__(self, organization_id: UUID, subject_id: UUID, key: bytes) -> None:
+        self.organization_id = organization_id
+        self.subject_id = subject_id
+        self._key = DataKey(1, key)
+
+    def seal(self, event_id: UUID, personal: dict[str, Any]) -> bytes:
+        """Encrypt what an event says of the person; it opens in that event only."""
+        return self._key.encrypt(orjson.dumps(personal), self._bound(event_id))
+
+    def open(self, event_id: UUID, sealed: bytes) -> dict[str, Any]:
+        """What `seal` encrypted; raises `DecryptionFailed`."""
+        found: dict[str, Any] = orjson.loads(self._key.decrypt(sealed, self._bound(event_id)))
+        return found
+
+    def _bound(self, event_id: UUID) -> bytes:
+        return associated_data(self.organization_id, _PERSONAL, str(event_id))
+
+
+def of_name(connection: Connection, organization_id: UUID, name: str, keys: Cipher) -> Subject:
+    """The person of that name, in the caller's transaction; made when first met."""
+    fingerprint = keys.fingerprint(organization_id, name.encode())
+    found = _by_fingerprint(connection, organization_id, fingerprint, keys)
+    if found is None:
+        subject_id, key = uuid7(), secrets.token_bytes(32)
+        connection.execute(
+            "INSERT INTO bridge.audit_subjects (organization_id, subject_id, fingerprint, sealed_key)"
+            " VALUES (%s, %s, %s, %s) ON CONFLICT (organization_id, fingerprint) DO NOTHING",
+            (organization_id, subject_id, fingerprint, keys.encrypt(organization_id, _KEY, str(subject_id), key)),
+        )
+        # Another transaction may have met him at the same moment; its commit was waited for.
+        found = _by_fingerprint(connection, organization_id, fingerprint, keys)
+    assert found is not None  # noqa: S101  (inserted above)
+    return found
+
+
+def known(
+    connection: Connection, organization_id: UUID, subject_ids: Iterable[UUID], keys: Cipher
+) -> dict[UUID, Subject]:
+    """Those of these people who are not erased, by id."""
+    rows = connection.execute(
+        "SELECT subject_id, sealed_key FROM bridge.audit_subjects"
+        " WHERE organization_id = %s AND subject_id = ANY (%s) AND sealed_key IS NOT NULL",
+        (organization_id, list(subject_ids)),
+    ).fetchall()
+    return {row[0]: _opened(organization_id, row[0], row[1], keys) for row in rows}
+
+
+def ids_of_name(connection: Connection, organization_id: UUID, name: str, keys: Cipher) -> list[UUID]:
+    """The ids under which a person stands in the trail: one for each version of the data key that was current
+    when he acted first under it."""
+    rows = connection.execute(
+        "SELECT subject_id, fingerprint FROM bridge.audit_subjects"
+        " WHERE organization_id = %s AND fingerprint IS NOT NULL",
+        (organization_id,),
+    ).fetchall()
+    data = name.encode()
+    return [row[0] for row in rows if keys.matches(organization_id, data, row[1])]
+
+
+def erase(organization_id: UUID, name: str, keys: Cipher) -> int:
+    """Make unreadable what the trail says of a person, for ever; the chain goes on holding. Returns under how many
+    ids he stood in it; acting again, he is somebody new."""
+    with database.tenant(organization_id) as connection:
+        ids = ids_of_name(connection, organization_id, name, keys)
+    with database.platform() as connection:
+        return connection.execute(
+            "UPDATE bridge.audit_subjects SET sealed_key = NULL, fingerprint = NULL, erased_at = now()"
+            " WHERE organization_id = %s AND subject_id = ANY (%s) AND erased_at IS NULL",
+            (organization_id, ids),
+        ).rowcount
+
+
+def _by_fingerprint(
+    connection: Connection, organization_id: UUID, fingerprint: bytes, keys: Cipher
+) -> Subject | None:
+    row = connection.execute(
+        "SELECT subject_id, sealed_key FROM bridge.audit_subjects WHERE organization_id = %s AND fingerprint = %s",
+        (organization_id, fingerprint),
+    ).fetchone()
+    return None if row is None else _opened(organization_id, row[0], row[1], keys)
+
+
+def _opened(organization_id: UUID, subject_id: UUID, sealed_key: bytes, keys: Cipher) -> Subject:
+    return Subject(organization_id, subject_id, keys.decrypt(organization_id, _KEY, str(subject_id), sealed_key))
