@@ -68,7 +68,7 @@ class OrganizationAuthManager(FabAuthManager):
         if dag_id is None:
             # A list: its rows are filtered by `get_authorized_dag_ids`.
             return method == "GET" and bool(levels) and (access_entity is None or access_entity in _READABLE)
-        level = levels.get(_organization_of(dag_id))
+        level = levels.get(organization_of(dag_id))
         if level is None:
             return False
         if method == "GET":
@@ -89,7 +89,7 @@ class OrganizationAuthManager(FabAuthManager):
         if _is_superadmin(user):
             return set(dag_ids)
         slugs = self._slugs(user, method)
-        return {dag_id for dag_id in dag_ids if _organization_of(dag_id) in slugs}
+        return {dag_id for dag_id in dag_ids if organization_of(dag_id) in slugs}
 
     def is_authorized_view(self, *, access_view: AccessView, user: Any, team_name: str | None = None) -> bool:
         return _is_superadmin(user) or (access_view in _VIEWS and bool(_levels(user)))
@@ -145,10 +145,10 @@ def _dag_ids(slugs: set[str] | None, *, session: Session = NEW_SESSION) -> set[s
             return set()
         statement = statement.where(or_(*(DagModel.dag_id.startswith(f"{slug}.") for slug in sorted(slugs))))
     found = session.scalars(statement)
-    return {dag_id for dag_id in found if slugs is None or _organization_of(dag_id) in slugs}
+    return {dag_id for dag_id in found if slugs is None or organization_of(dag_id) in slugs}
 
 
-def _organization_of(dag_id: str) -> str:
+def organization_of(dag_id: str) -> str:
     """The organization that a DAG belongs to by its name; "" for a DAG of the platform."""
     parts = dag_id.split(".")
     return parts[0] if len(parts) == 3 else ""
@@ -162,10 +162,12 @@ _cache: dict[str, tuple[float, dict[str, Level]]] = {}
 
 
 def _levels(user: Any) -> dict[str, Level]:
-    """The user's level by organization (slug)."""
     name = getattr(user, "username", None)
-    if not name:
-        return {}
+    return levels_of(name) if name else {}
+
+
+def levels_of(name: str) -> dict[str, Level]:
+    """A user's level by organization (slug)."""
     cached = _cache.get(name)
     if cached is not None and time.monotonic() - cached[0] < CACHE_S:
         return cached[1]

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from continuitybridge.airflow.guard import AirflowGuardMiddleware
 from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
@@ -15,13 +16,15 @@ from continuitybridge.airflow.schedules import ZonedCronsTimetable
 
 
 class ContinuityBridgePlugin(AirflowPlugin):
-    """The API and the intake under `/bridge`, the identity of asking tasks, the marks of people."""
+    """The API and the intake under `/bridge`, the guard before Airflow's own addresses, the identity of
+    asking tasks, the marks of people."""
 
     name = "continuitybridge"
     timetables = [ZonedCronsTimetable]  # noqa: RUF012  (as the base class declares it)
     listeners = [MarkListener()]  # noqa: RUF012
     fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"},
+        {"middleware": AirflowGuardMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge guard"},
         {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},
     ]
 

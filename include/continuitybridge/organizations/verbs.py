@@ -95,7 +95,8 @@ def create(
                     [(organization_id, environment) for environment in dict.fromkeys(environments)],
                 )
             keyring.create_key(connection, organization_id)
-            record(connection, organization_id, "organization.created", slug, keys=keyring)
+            keys = keyring.read(connection, organization_id)
+            record(connection, organization_id, "organization.created", slug, keys=keys)
     except psycopg.errors.UniqueViolation:
         raise Conflict(f"an organization with the slug {slug!r} exists", field="slug", value=slug) from None
     return Organization(organization_id, slug, name, "active")

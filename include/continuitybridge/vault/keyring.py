@@ -177,16 +177,21 @@ class Keyring(_Ring):
             # Rotated a moment ago by another process.
             return self._load(organization_id)._key(organization_id, version)
 
-    def _load(self, organization_id: UUID) -> DataKeys:
-        with database.platform() as connection:
-            rows = connection.execute(
-                "SELECT key_version, wrapped_key, master_key_id FROM bridge.data_keys"
-                " WHERE organization_id = %s ORDER BY key_version",
-                (organization_id,),
-            ).fetchall()
+    def read(self, connection: psycopg.Connection[Any], organization_id: UUID) -> DataKeys:
+        """The organization's keys as the caller's transaction (platform role) sees them, those too that it made.
+        Raises `NotFound`."""
+        rows = connection.execute(
+            "SELECT key_version, wrapped_key, master_key_id FROM bridge.data_keys"
+            " WHERE organization_id = %s ORDER BY key_version",
+            (organization_id,),
+        ).fetchall()
         if not rows:
             raise NotFound(f"organization {organization_id} has no data key")
-        keys = DataKeys({organization_id: [self._unwrap(organization_id, *row) for row in rows]})
+        return DataKeys({organization_id: [self._unwrap(organization_id, *row) for row in rows]})
+
+    def _load(self, organization_id: UUID) -> DataKeys:
+        with database.platform() as connection:
+            keys = self.read(connection, organization_id)
         self._loaded[organization_id] = (time.monotonic(), keys)
         return keys
 

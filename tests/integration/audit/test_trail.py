@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -134,6 +134,15 @@ def test_a_command_bears_the_name_of_who_gave_it(organization: Organization) -> 
     last = events(organization)[-1]
     assert (last["action"], last["target"], last["actor_kind"]) == ("member.added", "carl", "command")
     assert last["actor"].startswith("cli")
+
+
+def test_who_makes_an_organization_stands_first_in_its_trail() -> None:
+    slug = f"org-{uuid4().hex[:12]}"
+    done = run("organization", "create", slug, "--name", "Made by a command")
+    assert done.exit_code == 0, done.output
+    [first] = events(organizations.by_slug(slug))
+    assert (first["action"], first["target"], first["actor_kind"]) == ("organization.created", slug, "command")
+    assert first["actor"].startswith("cli")
 
 
 def test_what_is_undone_leaves_no_event(trail: Organization) -> None:
