@@ -220,7 +220,7 @@ def test_a_member_reaches_what_airflows_pages_need_of_his_own(
     names = names_of(trial, rivals[0])
     for template in (
         *("/ui/config", "/ui/auth/me", "/ui/auth/menus", "/ui/dags", "/ui/dashboard/dag_stats"),
-        *("/ui/grid/structure/{dag_id}", "/ui/grid/runs/{dag_id}", "/ui/calendar/{dag_id}"),
+        *("/ui/grid/structure/{dag_id}", "/ui/grid/runs/{dag_id}"),
         *("/ui/gantt/{dag_id}/{run_id}", "/ui/dags/{dag_id}/latest_run", "/ui/structure/structure_data"),
         *("/api/v2/dags", "/api/v2/dags/{dag_id}", "/api/v2/dags/{dag_id}/details", "/api/v2/dags/{dag_id}/tasks"),
         *("/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}", "/api/v2/dags/{dag_id}/dagRuns", "/api/v2/version"),
