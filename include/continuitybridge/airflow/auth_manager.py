@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from continuitybridge import organizations
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
+from continuitybridge.api_keys import current_holder
 from continuitybridge.organizations import Role
 
 CACHE_S = 1.0
@@ -155,6 +156,11 @@ def organization_of(dag_id: str) -> str:
 
 
 def _is_superadmin(user: Any) -> bool:
+    """Whoever asks by an API key is none: the key is one organization's."""
+    return current_holder() is None and _has_superadmins_role(user)
+
+
+def _has_superadmins_role(user: Any) -> bool:
     return any(role.name == SUPERADMIN_ROLE for role in getattr(user, "roles", ()))
 
 
@@ -163,11 +169,22 @@ _cache: dict[str, tuple[float, dict[str, Level]]] = {}
 
 def _levels(user: Any) -> dict[str, Level]:
     name = getattr(user, "username", None)
-    return levels_of(name) if name else {}
+    return levels_of(name, _has_superadmins_role(user)) if name else {}
 
 
-def levels_of(name: str) -> dict[str, Level]:
-    """A user's level by organization (slug)."""
+def levels_of(name: str, superadmin: bool = False) -> dict[str, Level]:
+    """A user's level by organization (slug); by an API key, in the key's organization only and as far as its scope
+    goes."""
+    holder = current_holder()
+    if holder is None:
+        return _memberships(name)
+    level = Level.WRITE if superadmin else _memberships(name).get(holder.organization)
+    if level is None:
+        return {}
+    return {holder.organization: level if holder.scope == "write" else Level.READ}
+
+
+def _memberships(name: str) -> dict[str, Level]:
     cached = _cache.get(name)
     if cached is not None and time.monotonic() - cached[0] < CACHE_S:
         return cached[1]

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import orjson
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from continuitybridge.api import SignedIn
 
 _GUARDED = ("/ui", "/api/v2", "/docs", "/redoc", "/openapi.json", "/execution/docs", "/execution/redoc")
 _GUARDED_EXACTLY = ("/execution/openapi.json",)
@@ -99,14 +103,14 @@ class AirflowGuardMiddleware:
         user = await authenticate(request)
         if user is None:
             await _answer(send, 401, {"detail": "Not authenticated"})
-        elif user.superadmin:
+        elif user.superadmin and user.api_key is None:
             await self.app(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD") and _has_body(scope):
             # Airflow would take the body's word for which DAG is meant, before the address's.
             await _answer(send, 400, {"detail": "a GET request has no body"})
         elif scope["method"] == "GET" and path in _EMPTY:
             await _answer(send, 200, _EMPTY[path])
-        elif await _is_allowed(user.user_name, scope, path):
+        elif await _is_allowed(user, scope, path):
             await self.app(scope, receive, send)
         else:
             await _answer(send, 404, {"detail": "Not Found"})
@@ -132,7 +136,7 @@ def _has_body(scope: Scope) -> bool:
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
-async def _is_allowed(user_name: str, scope: Scope, path: str) -> bool:
+async def _is_allowed(user: SignedIn, scope: Scope, path: str) -> bool:
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     match = next(filter(None, (each.fullmatch(path) for each in _ALLOWED.get(method, ()))), None)
     if match is None:
@@ -143,15 +147,15 @@ async def _is_allowed(user_name: str, scope: Scope, path: str) -> bool:
         dags.append(own)
     if not dags:
         return True
-    return await _are_own(user_name, dags)
+    return await _are_own(user, dags)
 
 
-async def _are_own(user_name: str, dag_ids: Iterable[str]) -> bool:
+async def _are_own(user: SignedIn, dag_ids: Iterable[str]) -> bool:
     from anyio import to_thread
 
     from continuitybridge.airflow.auth_manager import levels_of, organization_of
 
-    levels = await to_thread.run_sync(levels_of, user_name)
+    levels = await to_thread.run_sync(levels_of, user.user_name, user.superadmin)
     return all(organization_of(dag_id) in levels for dag_id in dag_ids)
 
 

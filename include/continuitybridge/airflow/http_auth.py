@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.api import SignedIn
+from continuitybridge.api_keys import current_holder
 
 _bearer = HTTPBearer(auto_error=False)
 
@@ -26,5 +27,6 @@ async def authenticate(request: Request) -> SignedIn | None:
     return SignedIn(
         user_name=user.get_name(),
         superadmin=SUPERADMIN_ROLE in roles,
+        api_key=current_holder(),
         by_cookie=credentials is None and COOKIE_NAME_JWT_TOKEN in request.cookies,
     )

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from continuitybridge import problems
 from continuitybridge.api import gate, openapi
 from continuitybridge.api.routes import health, me, node_types
+from continuitybridge.api_keys.routes import router as api_keys
 from continuitybridge.audit.routes import router as audit
 from continuitybridge.deployments.routes import router as flows
 from continuitybridge.destinations.routes import router as destinations
@@ -71,6 +72,7 @@ def create_app(
         approvals,
         endpoints,
         audit,
+        api_keys,
         node_types.router,
         health.router,
     )

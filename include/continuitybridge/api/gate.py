@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from continuitybridge import problems
 from continuitybridge.actor import PLATFORM, Actor, acting
+from continuitybridge.api_keys import Holder
 from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
 from continuitybridge.organizations.access import Caller
 
@@ -41,11 +42,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class SignedIn:
     """Who a credential belongs to. `by_cookie`: the browser sent it by itself, so that a request which changes
-    something must come from our own pages."""
+    something must come from our own pages. `api_key`: the key that it is, if it is one."""
 
     user_name: str
     superadmin: bool = False
     by_cookie: bool = False
+    api_key: Holder | None = None
 
 
 Authenticate = Callable[[Request], Awaitable[SignedIn | None]]
@@ -92,7 +94,8 @@ class Gate:
             raise NotAuthenticated("sign in first: a bearer token (POST /auth/token) or the session's cookie")
         if user.by_cookie and scope["method"] not in _SAFE and not _from_here(request):
             raise NotAllowed("a request by cookie that changes something must come from the platform's own pages")
-        scope.setdefault("state", {})["caller"] = Caller(user.user_name, superadmin=user.superadmin)
+        caller = Caller(user.user_name, superadmin=user.superadmin, api_key=user.api_key)
+        scope.setdefault("state", {})["caller"] = caller
 
 
 async def answer(error: Exception, send: Send) -> None:

@@ -122,6 +122,7 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "replay": f"{_HERE}.replay",
         "approvals": f"{_HERE}.approvals",
+        "api-key": f"{_HERE}.api_key",
         "audit": f"{_HERE}.audit",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",

@@ -14,9 +14,10 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
+from continuitybridge.api_keys.holder import Holder
 from continuitybridge.errors import ConfigurationError, NotAllowed, NotAuthenticated, NotFound
 from continuitybridge.organizations import verbs
-from continuitybridge.organizations.verbs import Membership
+from continuitybridge.organizations.verbs import Membership, Role
 
 SUPERADMIN = "superadmin"
 
@@ -33,13 +34,33 @@ class Place:
 class Caller:
     """A signed-in user. Reads the memberships when they are first needed, once per request."""
 
-    def __init__(self, user_name: str, *, superadmin: bool = False) -> None:
+    def __init__(self, user_name: str, *, superadmin: bool = False, api_key: Holder | None = None) -> None:
         self.user_name = user_name
-        self.superadmin = superadmin
+        self.superadmin = superadmin and api_key is None
+        self._api_key = api_key
+        self._as_superadmin = superadmin
+
+    @property
+    def by_api_key(self) -> bool:
+        """Whether it is a program that asks, by a key."""
+        return self._api_key is not None
 
     @cached_property
     def _memberships(self) -> Mapping[str, Membership]:
-        return {membership.slug: membership for membership in verbs.memberships(self.user_name)}
+        found = {membership.slug: membership for membership in verbs.memberships(self.user_name)}
+        return found if self._api_key is None else self._within(self._api_key, found)
+
+    def _within(self, key: Holder, memberships: Mapping[str, Membership]) -> Mapping[str, Membership]:
+        """What is left of the user's rights by his key: its organization, as far as its scope goes."""
+        slug = key.organization
+        role = memberships[slug].role if slug in memberships else None
+        if role is None and self._as_superadmin:
+            role = Role.CUSTOMER_ADMIN
+        if role is None:
+            return {}
+        if key.scope == "read":
+            role = Role.CUSTOMER_USER
+        return {slug: Membership(key.organization_id, slug, self.user_name, role)}
 
     def organizations(self) -> list[Place]:
         """Every organization the caller may see, by slug."""

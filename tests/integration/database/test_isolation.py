@@ -49,6 +49,7 @@ TENANT_TABLES = (
     "audit_subjects",
     "audit_chains",
     "audit_events",
+    "api_keys",
 )
 
 
@@ -122,6 +123,10 @@ def fill(organization: Organization) -> None:
         "wait_parts": {
             "wait_id": uuid4(), "part_id": uuid4(), "message_id": "m", "origin_id": "m", "child_id": "m",
             "place": "p", "payload": b"x",
+        },
+        "api_keys": {
+            "key_id": uuid4(), "hash": uuid4().bytes * 2, "name": "n", "beginning": "cb_", "user_name": "anna",
+            "scope": "read", "created_by": "t", "expires_at": "2100-01-01",
         },
         # That it was made stands in its trail already.
         "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},
@@ -278,7 +283,7 @@ def test_the_relay_role_reads_no_connections_memberships_or_keys_and_writes_no_f
 def test_the_platform_role_sees_no_messages_flows_or_connections(two: tuple[Organization, Organization]) -> None:
     with psycopg.connect(role_url("platform"), autocommit=True) as platform:
         assert {each.organization_id for each in two} <= visible(platform, "data_keys")
-        for table in set(TENANT_TABLES) - {"environments", "memberships", "audit_subjects"}:
+        for table in set(TENANT_TABLES) - {"environments", "memberships", "audit_subjects", "api_keys"}:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 visible(platform, table)
 

@@ -1,0 +1,92 @@
+"""API keys at every door of the api-server.
+
+A key that holds is exchanged for a token of its user that lives a minute, so that Airflow's own routes know who
+asks; that it was a key, and of which organization, stands beside it (`api_keys.held`), where whoever decides what
+the user may see looks too. A key that does not hold is refused at once. Webhooks have keys of their own, which are
+not looked at here.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from anyio import to_thread
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from continuitybridge import problems
+from continuitybridge.errors import NotAuthenticated
+
+PREFIX = "cb_"
+TOKEN_S = 60
+_HOOKS = ("/bridge/hooks/", "/api/webhook/")
+
+log = logging.getLogger(__name__)
+
+
+class ApiKeyMiddleware:
+    """ASGI middleware of the whole api-server; costs requests without a key a look at their headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = _key(scope) if scope["type"] in ("http", "websocket") else None
+        if key is None:
+            await self.app(scope, receive, send)
+            return
+        from continuitybridge.api_keys import held, verify
+        from continuitybridge.errors import BridgeError
+
+        try:
+            holder = await to_thread.run_sync(verify, key)
+            token = await to_thread.run_sync(_token_of, holder.user_name)
+        except BridgeError as error:
+            await _refuse(send, error)
+            return
+        headers = [each for each in scope["headers"] if each[0] not in (b"authorization", b"x-api-key", b"cookie")]
+        headers.append((b"authorization", f"Bearer {token}".encode()))
+        with held(holder):
+            await self.app({**scope, "headers": headers}, receive, send)
+
+
+def _key(scope: Scope) -> str | None:
+    path: str = scope["path"]
+    path = path.removeprefix(scope.get("root_path", ""))
+    if path.startswith(_HOOKS):
+        return None
+    for name, value in scope["headers"]:
+        text = str(value, "latin-1")
+        if name == b"x-api-key" and text.startswith(PREFIX):
+            return text
+        if name == b"authorization":
+            scheme, _, credentials = text.partition(" ")
+            if scheme.lower() == "bearer" and credentials.strip().startswith(PREFIX):
+                return credentials.strip()
+    return None
+
+
+def _token_of(user_name: str) -> str:
+    """Raises `NotAuthenticated` for a user who is gone or not active."""
+    from typing import Any
+
+    from airflow.api_fastapi.app import get_auth_manager
+
+    manager: Any = get_auth_manager()
+    user = manager.security_manager.find_user(username=user_name)
+    if user is None or not user.is_active:
+        raise NotAuthenticated("the API key's user is not active")
+    return str(manager.generate_jwt(user, expiration_time_in_seconds=TOKEN_S))
+
+
+async def _refuse(send: Send, error: Exception) -> None:
+    problem = problems.of(error)
+    body = problem.body()
+    headers = {
+        "content-type": problems.MEDIA_TYPE,
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        **problem.headers,
+    }
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
