@@ -13,7 +13,6 @@ import logging
 from anyio import to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from continuitybridge import problems
 from continuitybridge.errors import NotAuthenticated
 
 PREFIX = "cb_"
@@ -34,6 +33,7 @@ class ApiKeyMiddleware:
         if key is None:
             await self.app(scope, receive, send)
             return
+        from continuitybridge.api.gate import answer
         from continuitybridge.api_keys import held, verify
         from continuitybridge.errors import BridgeError
 
@@ -41,7 +41,7 @@ class ApiKeyMiddleware:
             holder = await to_thread.run_sync(verify, key)
             token = await to_thread.run_sync(_token_of, holder.user_name)
         except BridgeError as error:
-            await _refuse(send, error)
+            await answer(error, send)
             return
         headers = [each for each in scope["headers"] if each[0] not in (b"authorization", b"x-api-key", b"cookie")]
         headers.append((b"authorization", f"Bearer {token}".encode()))
@@ -76,17 +76,3 @@ def _token_of(user_name: str) -> str:
     if user is None or not user.is_active:
         raise NotAuthenticated("the API key's user is not active")
     return str(manager.generate_jwt(user, expiration_time_in_seconds=TOKEN_S))
-
-
-async def _refuse(send: Send, error: Exception) -> None:
-    problem = problems.of(error)
-    body = problem.body()
-    headers = {
-        "content-type": problems.MEDIA_TYPE,
-        "content-length": str(len(body)),
-        "cache-control": "no-store",
-        **problem.headers,
-    }
-    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})

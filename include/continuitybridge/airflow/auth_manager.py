@@ -10,6 +10,7 @@ membership holds within `CACHE_S`.
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Mapping
 from enum import IntEnum
@@ -17,6 +18,7 @@ from typing import Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
 from airflow.api_fastapi.common.types import MenuItem
+from airflow.configuration import conf
 from airflow.models import DagModel
 from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
 from airflow.utils.session import NEW_SESSION, provide_session
@@ -29,6 +31,9 @@ from continuitybridge.api_keys import current_holder
 from continuitybridge.organizations import Role
 
 CACHE_S = 1.0
+
+_SINCE = "bridge_since"
+"""The claim of a token that says under which password it was given."""
 
 _READABLE = frozenset(DagAccessEntity) - {DagAccessEntity.AUDIT_LOG}
 _WRITABLE = frozenset({DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.HITL_DETAIL})
@@ -53,6 +58,16 @@ _LEVEL_OF: Mapping[Role, Level] = {
 
 class OrganizationAuthManager(FabAuthManager):
     """See the module. Everything that is not allowed here by name is refused."""
+
+    def serialize_user(self, user: Any) -> dict[str, Any]:
+        return {**super().serialize_user(user), _SINCE: _stamp(user)}
+
+    def deserialize_user(self, token: dict[str, Any]) -> Any:  # type: ignore[override]
+        """As FAB's; a token that was given before the user's password changed is none any more."""
+        user = super().deserialize_user(token)
+        if not hmac.compare_digest(str(token.get(_SINCE, "")), _stamp(user)):
+            raise ValueError("the password was changed after this token was given")
+        return user
 
     def is_authorized_dag(
         self,
@@ -153,6 +168,12 @@ def organization_of(dag_id: str) -> str:
     """The organization that a DAG belongs to by its name; "" for a DAG of the platform."""
     parts = dag_id.split(".")
     return parts[0] if len(parts) == 3 else ""
+
+
+def _stamp(user: Any) -> str:
+    """Another one for each password that the user ever has; tells nothing of it."""
+    key = conf.get_mandatory_value("api_auth", "jwt_secret").encode()
+    return hmac.digest(key, f"{user.id}:{user.password or ''}".encode(), "sha256").hex()[:32]
 
 
 def _is_superadmin(user: Any) -> bool:

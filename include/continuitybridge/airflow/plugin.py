@@ -14,6 +14,7 @@ from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
 from continuitybridge.airflow.schedules import ZonedCronsTimetable
+from continuitybridge.airflow.sign_in_lockout import SignInLockoutMiddleware
 
 
 class ContinuityBridgePlugin(AirflowPlugin):
@@ -28,6 +29,7 @@ class ContinuityBridgePlugin(AirflowPlugin):
         {"middleware": AirflowGuardMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge guard"},
         # Behind the guard in this list is before it on the way in.
         {"middleware": ApiKeyMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge API keys"},
+        {"middleware": SignInLockoutMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge lockout"},
         {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},
     ]
 

@@ -1,0 +1,124 @@
+"""Guessing passwords: after some failures no more tries, at every way in alike (see `sign_in_failures`).
+
+Whoever failed too often is told 429 and when to come back before the password is looked at, so that a right guess
+tells nothing. Imports little: every Airflow process loads it with the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+from anyio import to_thread
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from continuitybridge.errors import PayloadTooLarge, TooManyRequests
+
+if TYPE_CHECKING:
+    from continuitybridge.airflow.sign_in_failures import Failures
+
+MAX_BODY_BYTES = 16 * 1024
+
+WAYS_IN = ("/auth/token", "/auth/token/cli", "/auth/login")
+"""Addresses that take a name and a password, as JSON or as a form."""
+
+
+class SignInLockoutMiddleware:
+    """ASGI middleware of the whole api-server; costs other requests a comparison."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._failures: Failures | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope).rstrip("/") not in WAYS_IN:
+            await self.app(scope, receive, send)
+            return
+        from continuitybridge.airflow.sign_in_failures import Failures
+        from continuitybridge.api.gate import answer
+
+        body = await _read(receive)
+        if body is None:
+            await answer(PayloadTooLarge(f"a sign-in has at most {MAX_BODY_BYTES} bytes"), send)
+            return
+        if self._failures is None:
+            self._failures = Failures.open()
+        who = _name(scope, body), _address(scope)
+        wait_s = await to_thread.run_sync(self._failures.wait_s, *who)
+        if wait_s:
+            await answer(TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s), send)
+            return
+        failed = True
+
+        async def watched(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "http.response.start":
+                failed = not _is_success(message)
+            await send(message)
+
+        await self.app(scope, _again(body, receive), watched)
+        await to_thread.run_sync(self._failures.note if failed else self._failures.forget, *who)
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The body; None when it is too long."""
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _name(scope: Scope, body: bytes) -> str:
+    kind = dict(scope["headers"]).get(b"content-type", b"").lower()
+    found: object = None
+    if b"json" in kind:
+        try:
+            given = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            given = None
+        found = given.get("username") if isinstance(given, Mapping) else None
+    else:
+        found = next(iter(parse_qs(body.decode("latin-1")).get("username", ())), None)
+    return str(found or "").strip().casefold()[:256]
+
+
+def _address(scope: Scope) -> str:
+    from continuitybridge.settings import get_settings
+    from continuitybridge.webhooks.network import peer, sender
+
+    return str(sender(peer(scope), dict(scope["headers"]), get_settings().trusted_networks))
+
+
+def _is_success(start: Message) -> bool:
+    """A token is made (201), or the form leads on; a form that failed comes again, or leads back to itself."""
+    status: int = start["status"]
+    if status == 201:
+        return True
+    if status not in (302, 303, 307):
+        return False
+    location = dict(start["headers"]).get(b"location", b"").decode("latin-1")
+    return not urlsplit(location).path.rstrip("/").endswith("/login")
