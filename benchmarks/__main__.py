@@ -19,6 +19,7 @@ BENCHES: dict[str, str] = {
     "engine": "benchmarks.engine_throughput",
     "delivery": "benchmarks.delivery_cost",
     "compile": "benchmarks.compile_flows",
+    "deploy": "benchmarks.deploy_visible",
     "latency": "benchmarks.batch_latency",
     "intake": "benchmarks.intake",
     "settled": "benchmarks.settled_ten_million",

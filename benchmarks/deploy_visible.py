@@ -1,7 +1,7 @@
 """From a deploy to a visible, runnable DAG of that version, with 1,000 flows deployed.
 
-`python benchmarks/deploy_visible.py [--flows 1000] [--rounds 10]` starts a platform of its own, deploys flows of
-six nodes to organizations of fifty each, and then times, for new flows and for changed ones: the deploy itself,
+`python -m benchmarks deploy`, or `python benchmarks/deploy_visible.py [--flows 1000] [--rounds 10]`, starts a
+platform of its own, deploys flows of six nodes to organizations of fifty each, and then times, for new flows and for changed ones: the deploy itself,
 until the flow's webhook takes a message, until Airflow's REST API shows the DAG in this version, and until a run
 of it has succeeded under this version. Medians and maxima, in seconds from the deploy's return.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "system" / "airflow"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "system" / "airflow")]
 
+from benchmarks.figures import Figure, print_table  # noqa: E402
 from trial import Trial, wait_until  # noqa: E402
 
 from continuitybridge import deployments, organizations  # noqa: E402
@@ -25,7 +25,12 @@ from continuitybridge.flows.load import load_flow  # noqa: E402
 from continuitybridge.organizations import Organization  # noqa: E402
 from continuitybridge.settings import get_settings  # noqa: E402
 
+TITLE = "From a deploy until it is there, with 1,000 flows deployed"
+
+FLOWS = 1000
 FLOWS_PER_ORGANIZATION = 50
+REACH = {"webhook": 1.0, "visible": 5.0}
+"""In seconds."""
 
 FLOW = """\
 flow: {name}
@@ -120,20 +125,31 @@ def measure(trial: Trial, flows: int, rounds: int) -> dict[str, list[Timed]]:
     return taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flows", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=10)
-    given = parser.parse_args()
+def figures(rounds: int = 10, flows: int = FLOWS) -> list[Figure]:
+    """Seconds from a deploy's return until its webhook, its DAG and a run of it are there."""
     with Trial.running() as trial:
+        before = dict(os.environ)
         os.environ.update(trial.settings, BRIDGE_STATE_DIR=str(trial.state_dir))
         get_settings.cache_clear()
-        taken = measure(trial, given.flows, given.rounds)
-    print(f"with {given.flows} flows deployed, median (maximum) of {given.rounds}, seconds:")
-    for kind, times in taken.items():
-        for what in ("deploy", "webhook", "visible", "run"):
-            values = [getattr(each, what) for each in times]
-            print(f"  {kind:13} {what:8} {statistics.median(values):6.2f} ({max(values):.2f})")
+        try:
+            taken = measure(trial, flows, rounds)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            get_settings.cache_clear()
+    return [
+        Figure(f"{kind}: {what}", "s", [getattr(each, what) for each in times], REACH.get(what), at_most=True)
+        for kind, times in taken.items()
+        for what in ("deploy", "webhook", "visible", "run")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--flows", type=int, default=FLOWS)
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
+    print_table(TITLE, figures(given.rounds, given.flows))
 
 
 if __name__ == "__main__":
