@@ -1,9 +1,9 @@
 """From a deploy to a visible, runnable DAG of that version, with 1,000 flows deployed.
 
 `python -m benchmarks deploy`, or `python benchmarks/deploy_visible.py [--flows 1000] [--rounds 10]`, starts a
-platform of its own, deploys flows of six nodes to organizations of fifty each, and then times, for new flows and for
-changed ones: the deploy itself, until the flow's webhook takes a message, until Airflow's REST API shows the DAG in
-this version, and until a run of it has succeeded under this version. Seconds from the deploy's return.
+platform of its own, deploys flows of six nodes to organizations of fifty each, and then times, for new flows and
+for changed ones: the deploy itself, until the flow's webhook takes a message, until Airflow's REST API shows the
+DAG in this version, and until a run of it has succeeded under this version. Seconds from the deploy's return.
 """
 
 from __future__ import annotations
