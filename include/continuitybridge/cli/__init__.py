@@ -124,6 +124,7 @@ flow = LazyGroup(
         "approvals": f"{_HERE}.approvals",
         "api-key": f"{_HERE}.api_key",
         "audit": f"{_HERE}.audit",
+        "vault": f"{_HERE}.vault",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
         "destination": f"{_HERE}.destination",

@@ -28,7 +28,7 @@ from continuitybridge.runtime.provisioning import Account, provision
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor
 from continuitybridge.settings import Settings, get_settings, project_root
 from continuitybridge.stream import health
-from continuitybridge.vault import master
+from continuitybridge.vault import master, rotation
 
 SUPERADMIN = "admin"
 
@@ -87,6 +87,7 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
             )
             if not provision(settings, [superadmin, *accounts]):
                 progress.note("(up to date)")
+            rotation.require_keys()
         keys.write_private(_fingerprint_file(settings), _fingerprint(settings))
         rest = [program for program in wanted if program.group != "store"]
         with progress.step("ready:"):

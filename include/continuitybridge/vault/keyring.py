@@ -11,6 +11,7 @@ import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
 from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_data, version_of
 
+ROTATION_LOCK = 4_201_917_003
+"""Advisory lock of the database: shared by those who wrap data keys, held alone by who rotates the master key."""
 REFRESH_S = 60.0
 """How long a process may go on encrypting under a data key that was rotated meanwhile, in seconds."""
 
@@ -117,8 +120,10 @@ class Keyring(_Ring):
     A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids.
     """
 
-    def __init__(self, master_key: master.MasterKey) -> None:
+    def __init__(self, master_key: master.MasterKey, file: Path | None = None) -> None:
         self._master = master_key
+        self._file = file
+        """Where the master key came from, and where those are that follow it."""
         self._loaded: dict[UUID, tuple[float, DataKeys]] = {}
 
     @classmethod
@@ -126,7 +131,7 @@ class Keyring(_Ring):
         """The process's keyring for the configured master key file, which is made on first use."""
         settings = settings or get_settings()
         master_key = master.load_or_create(settings.master_key_path)
-        return _opened.setdefault(master_key.key_id, cls(master_key))
+        return _opened.setdefault(master_key.key_id, cls(master_key, settings.master_key_path))
 
     @property
     def master_key_id(self) -> str:
@@ -138,6 +143,10 @@ class Keyring(_Ring):
     def create_key(self, connection: psycopg.Connection[Any], organization_id: UUID) -> int:
         """Give the organization a new current data key, in the caller's transaction (platform role); returns
         its version. Older versions go on decrypting what they encrypted."""
+        # Who rotates the master key waits for this transaction, and this one for him.
+        connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ROTATION_LOCK,))
+        if self._file is not None:
+            self._master = master.load_or_create(self._file)
         version: int
         [(version,)] = connection.execute(
             "SELECT coalesce(max(key_version), 0) + 1 FROM bridge.data_keys WHERE organization_id = %s",
@@ -150,6 +159,21 @@ class Keyring(_Ring):
             (organization_id, version, wrapped, self._master.key_id),
         )
         return version
+
+    def rewrap(self, connection: psycopg.Connection[Any], organization_id: UUID, version: int) -> None:
+        """Wrap one of the organization's data keys by the current master key, in the caller's transaction
+        (platform role)."""
+        [(wrapped, key_id)] = connection.execute(
+            "SELECT wrapped_key, master_key_id FROM bridge.data_keys"
+            " WHERE organization_id = %s AND key_version = %s FOR UPDATE",
+            (organization_id, version),
+        )
+        key = self.unwrap(organization_id, version, wrapped, key_id)
+        connection.execute(
+            "UPDATE bridge.data_keys SET wrapped_key = %s, master_key_id = %s"
+            " WHERE organization_id = %s AND key_version = %s",
+            (self._wrap(organization_id, version, key.key), self._master.key_id, organization_id, version),
+        )
 
     def holds(self, organization_id: UUID) -> bool:
         """Whether the organization's keys are in memory and fresh, so that no verb needs the database."""
@@ -187,7 +211,7 @@ class Keyring(_Ring):
         ).fetchall()
         if not rows:
             raise NotFound(f"organization {organization_id} has no data key")
-        return DataKeys({organization_id: [self._unwrap(organization_id, *row) for row in rows]})
+        return DataKeys({organization_id: [self.unwrap(organization_id, *row) for row in rows]})
 
     def _load(self, organization_id: UUID) -> DataKeys:
         with database.platform() as connection:
@@ -199,21 +223,33 @@ class Keyring(_Ring):
         nonce = secrets.token_bytes(12)
         return nonce + AESGCM(self._master.key).encrypt(nonce, key, _bound(organization_id, version))
 
-    def _unwrap(self, organization_id: UUID, version: int, wrapped: bytes, master_key_id: str) -> DataKey:
-        if master_key_id != self._master.key_id:
-            raise ConfigurationError(
-                f"the data keys were wrapped by master key {master_key_id}, the configured one is "
-                f"{self._master.key_id}: set BRIDGE_MASTER_KEY_FILE to the file of the former",
-                field="BRIDGE_MASTER_KEY_FILE",
-                value=self._master.key_id,
-            )
+    def unwrap(self, organization_id: UUID, version: int, wrapped: bytes, master_key_id: str) -> DataKey:
+        """A data key as its row holds it. Raises `ConfigurationError` when the master key that wrapped it is
+        missing, `DecryptionFailed` when it was altered."""
         try:
-            key = AESGCM(self._master.key).decrypt(wrapped[:12], wrapped[12:], _bound(organization_id, version))
+            key = AESGCM(self._master_of(master_key_id).key).decrypt(
+                wrapped[:12], wrapped[12:], _bound(organization_id, version)
+            )
         except InvalidTag:
             raise DecryptionFailed(
                 f"data key {version} of organization {organization_id} was altered or moved"
             ) from None
         return DataKey(version, key)
+
+    def _master_of(self, key_id: str) -> master.MasterKey:
+        if key_id == self._master.key_id:
+            return self._master
+        # It was rotated after this process began, or is being rotated.
+        others = master.load_all(self._file) if self._file is not None and self._file.exists() else []
+        found = next((each for each in others if each.key_id == key_id), None)
+        if found is None:
+            raise ConfigurationError(
+                f"the data keys were wrapped by master key {key_id}, the configured one is "
+                f"{self._master.key_id}: set BRIDGE_MASTER_KEY_FILE to the file of the former",
+                field="BRIDGE_MASTER_KEY_FILE",
+                value=self._master.key_id,
+            )
+        return found
 
 
 _opened: dict[str, Keyring] = {}
