@@ -72,10 +72,10 @@ def create_api_key(caller: CallerDep, wanted: KeyWanted, organization: Organizat
     return KeyMade(key=made.key, **shown.model_dump())
 
 
-@router.delete("/{key_id}", summary="Revoke an API key")
-def revoke_api_key(caller: CallerDep, key_id: UUID, organization: Organization = None) -> ApiKey:
+@router.delete("/{key}", summary="Revoke an API key")
+def revoke_api_key(caller: CallerDep, key: UUID, organization: Organization = None) -> ApiKey:
     place = _place(caller, organization)
-    revoked = api_keys.revoke(place.organization_id, key_id, by=caller.user_name)
+    revoked = api_keys.revoke(place.organization_id, key, by=caller.user_name)
     return ApiKey.model_validate(revoked, from_attributes=True)
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from continuitybridge import api
+from continuitybridge import api, api_keys
 from continuitybridge.inbox import holds, replays
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
@@ -29,6 +29,7 @@ PUBLIC = {
 BODIES = {
     "flows_deploy": {"source": "flow: x"},
     "approvals_decide": {"decision": "approved"},
+    "api_keys_create_api_key": {"name": "shop"},
     "replays_preview_replay": {"query": {}},
     "replays_start_replay": {"query": {}},
 }
@@ -43,6 +44,12 @@ def replay_job(deployed: Deployed, message_id: str) -> str:
     holds.cancel(owner, "dev", "orders", by="test")
     query = replays.Query(states=("skipped",), message_ids=(message_id,))
     return str(replays.start(owner, query, by="test").job_id)
+
+
+def api_key(deployed: Deployed) -> str:
+    """The id of one of its API keys."""
+    owner = deployed.organization.organization_id
+    return str(api_keys.create(owner, "program", user_name="test", by="test").shown.key_id)
 
 
 @pytest.fixture
@@ -67,7 +74,8 @@ def test_every_route_but_intake_and_liveness_refuses_a_stranger(
     document: dict[str, Any], stranger: httpx.Client
 ) -> None:
     values = dict.fromkeys(
-        ["organization", "environment", "flow", "slug", "id", "type", "version", "name", "job", "approval"], "x"
+        ["organization", "environment", "flow", "slug", "id", "type", "version", "name", "job", "approval", "key"],
+        "x",
     )
     seen = set()
     for method, path, operation in operations(document):
@@ -159,11 +167,12 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         "id": their_message,
         "job": their_job,
         "approval": UNKNOWN,  # one that waits: see test_approvals
+        "key": api_key(theirs),
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
     }
-    invented = {**real, "organization": "nobody-at-all", "id": UNKNOWN, "job": UNKNOWN}
+    invented = {**real, "organization": "nobody-at-all", "id": UNKNOWN, "job": UNKNOWN, "key": UNKNOWN}
     tried = 0
     for method, path, operation in operations(document):
         parameters = {parameter["name"] for parameter in operation.get("parameters", [])}
@@ -211,6 +220,7 @@ def test_a_customer_user_reads_and_changes_nothing(
         "id": message_id,
         "job": replay_job(mine, message_id),
         "approval": UNKNOWN,
+        "key": api_key(mine),
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
