@@ -1,11 +1,13 @@
-"""Two demo organizations and two real orders that travel from webhook to warehouse. `make run` ends here.
+"""Two demo organizations, two real orders that travel from webhook to warehouse, and one that Airflow is told to
+run. `make run` ends here.
 
 Demo accounts exist only where this ran. Everything is made when it is absent and left alone when it is there, so
-that running it again only sends two more orders.
+that running it again only sends more orders.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,10 @@ ORDERS = (
 )
 
 
+RUN_ORDER = "purchase-order.json"
+"""What Airflow is told to run the flow on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What became of one order: times in milliseconds from the accepting commit to the settling one."""
@@ -101,7 +107,8 @@ def run(progress: Progress) -> list[Delivery]:
         _wait_for_dags(settings, started.password_file.read_text().strip())
     sender = ORGANIZATIONS[0].slug
     deliveries = [_send(settings, sender, order, progress) for order in ORDERS]
-    _report(settings, sender, deliveries, started, progress)
+    run_id = _run_by_airflow(settings, ORGANIZATIONS[0], progress)
+    _report(settings, sender, deliveries, run_id, started, progress)
     return deliveries
 
 
@@ -266,6 +273,36 @@ def _received(
     return [order for order in orders if order["idempotency_key"].startswith(f"{message_id}:")]
 
 
+def _run_by_airflow(settings: Settings, demo: DemoOrganization, progress: Progress) -> str | None:
+    """Have Airflow run the flow on the JSON order, as the organization's administrator does over its REST API; the
+    run's id. None when he has another password by now."""
+    user = next(user for user, _, role in demo.members() if role is Role.CUSTOMER_ADMIN)
+    password = keys.password(_demo_keys(settings) / f"{user}.password")[0]
+    runs = f"/api/v2/dags/{demo.slug}.{ENVIRONMENT}.{FLOW}/dagRuns"
+    order = (project_root() / "include" / "examples" / FLOW / "samples" / RUN_ORDER).read_text()
+    with (
+        progress.step(f"{RUN_ORDER}, run by Airflow:"),
+        httpx.Client(base_url=settings.base_url, timeout=ACCEPT_WAIT_S) as client,
+    ):
+        answer = client.post("/auth/token", json={"username": user, "password": password})
+        if not answer.is_success:
+            progress.note(f"left out, {user} has another password")
+            return None
+        client.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
+        made = client.post(runs, json={"logical_date": None, "conf": {"payload": json.loads(order)}})
+        if not made.is_success:
+            raise Unavailable(f"Airflow answered {made.status_code}: {made.text[:500]}")
+        run_id = str(made.json()["dag_run_id"])
+        deadline = time.monotonic() + DELIVERY_WAIT_S
+        while (state := client.get(f"{runs}/{run_id}").raise_for_status().json()["state"]) != "success":
+            if state == "failed" or time.monotonic() > deadline:
+                log = Supervisor(settings).log_of("scheduler")
+                raise Unavailable(f"the DAG run {run_id} is {state}; the end of {log}:\n{tail(log, 15)}")
+            time.sleep(0.1)
+        progress.note("delivered")
+    return run_id
+
+
 def _undelivered(settings: Settings, state: messages.MessageStatus, what: str) -> Unavailable:
     supervisor = Supervisor(settings)
     parts = [f"message {state.message_id} is {what}"]
@@ -280,6 +317,7 @@ def _report(
     settings: Settings,
     organization: str,
     deliveries: Sequence[Delivery],
+    run_id: str | None,
     started: platform.Started,
     progress: Progress,
 ) -> None:
@@ -300,6 +338,10 @@ def _report(
             progress.say(f"  DAG run    {settings.base_url}/dags/{dag_id}/runs/{delivery.state.run_id}")
         else:
             progress.say(f"  stream of  {settings.base_url}/dags/{dag_id}")
+    if run_id is not None:
+        progress.say()
+        progress.say(f"{RUN_ORDER} → POST {settings.base_url}/api/v2/dags/{dag_id}/dagRuns")
+        progress.say(f"  DAG run    {settings.base_url}/dags/{dag_id}/runs/{run_id}")
     progress.say()
     progress.say(f"The platform runs ({progress.elapsed_s:.0f} s). Look around at {settings.base_url}")
     for line in started.superadmin():

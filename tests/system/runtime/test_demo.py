@@ -21,6 +21,7 @@ def test_it_prints_what_became_of_the_orders_and_where_to_look(demo: tuple[Platf
     assert len(re.findall(r"  warehouse  R-[0-9a-f]{12}: (?:PO-2026-004711|AO-88213) for Aurora", printed)) == 2
     assert "250 metre   CORD-6MM" in printed
     assert re.search(r"  stream of  http://\S+/dags/aurora\.prod\.order-to-warehouse\n", printed)
+    assert re.search(r"  DAG run    http://\S+/dags/aurora\.prod\.order-to-warehouse/runs/manual__\S+\n", printed)
     assert printed.count(" s\n") >= 5  # each step with its time
     assert platform.url() in printed
 
