@@ -36,14 +36,18 @@ def keys(as_json: bool) -> None:
 def rotate_master_key() -> None:
     """Make a new master key and wrap every data key by it, while everything runs.
 
-    Interrupted, it goes on when it is called again.
+    Interrupted, it goes on when it is called again. Exit status 1 names data keys that did not open before either.
     """
     from continuitybridge.vault import rotation
 
     done = rotation.rotate_master_key()
-    click.echo(f"master key {done.key_id}: {done.rewrapped} data keys were wrapped anew")
+    click.echo(f"master key {done.key_id}: the data keys of {done.rewrapped} organizations were wrapped anew")
     if done.former:
         click.echo(f"backups made before need {', '.join(done.former)}: keep a copy of the file as it was")
+    for each in done.broken:
+        click.echo(f"{each.organization}, version {each.version}: {each.problem}", err=True)
+    if done.broken:
+        sys.exit(1)
 
 
 @group.command("rotate-data-key")

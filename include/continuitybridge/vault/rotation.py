@@ -11,26 +11,24 @@ encrypted before opens under the version that it names.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
+
+import psycopg
 
 from continuitybridge import database
 from continuitybridge.audit import record
-from continuitybridge.errors import BridgeError, ConfigurationError
+from continuitybridge.database.connections import role_url
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
 from continuitybridge.vault.keyring import ROTATION_LOCK, Keyring
 
-CHUNK = 50
-
-
-@dataclass(frozen=True, slots=True)
-class MasterRotated:
-    """`former` are the keys that left the file: keep a copy of them as long as backups made under them."""
-
-    key_id: str
-    former: tuple[str, ...]
-    rewrapped: int
+ALONE_LOCK = 4_201_917_004
+"""Advisory lock of the database: held by who rotates the master key, from beginning to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +41,67 @@ class KeyState:
     problem: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class MasterRotated:
+    """`former` are the keys that left the file: keep a copy of them as long as backups made under them. `broken`
+    are the data keys that do not open and were left as they are; the keys that they name stay in the file.
+    `rewrapped` counts organizations."""
+
+    key_id: str
+    former: tuple[str, ...]
+    rewrapped: int
+    broken: tuple[KeyState, ...]
+
+
 def rotate_master_key(settings: Settings | None = None) -> MasterRotated:
     """Make a new master key and wrap every data key by it, or go on with a rotation that was interrupted. When
-    this returns, nothing needs the former key any more but backups."""
+    this returns, nothing that opens needs the former key any more but backups.
+
+    One at a time, whoever else calls it waits. Raises `ConfigurationError`, and changes nothing, where no data key
+    opens: then the file is not the one that it should be.
+    """
     settings = settings or get_settings()
     file = settings.master_key_path
-    keys = [master.load_or_create(file), *master.load_all(file)[1:]]
-    if len(keys) == 1:
-        with database.platform() as connection:
-            # Who makes a data key at this moment has read the file before, or will read it after.
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (ROTATION_LOCK,))
-            keys = [master.MasterKey(secrets.token_bytes(32)), *master.load_all(file)]
-            master.store(file, keys)
-    current = keys[0]
-    keyring = Keyring(current, file)
-    rewrapped = 0
-    while done := _rewrap_some(keyring, current.key_id):
-        rewrapped += done
+    with _alone():
+        _require_some(Keyring(master.load_or_create(file), file))
+        keys = master.load_all(file)
+        if len(keys) == 1:
+            keys = [master.MasterKey(secrets.token_bytes(32)), *keys]
+            with _no_key_being_made():
+                master.store(file, keys)
+        keyring = Keyring(keys[0], file)
+        rewrapped, failed = 0, set[tuple[UUID, int]]()
+        while _rewrap_some(keyring, failed):
+            rewrapped += 1
+        with _no_key_being_made() as connection:
+            named = {row[0] for row in connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys")}
+            kept = [key for key in keys if key is keys[0] or key.key_id in named]
+            master.store(file, kept)
+        broken = tuple(each for each in _states(keyring) if each.problem is not None)
+    former = tuple(key.key_id for key in keys if key not in kept)
+    return MasterRotated(keys[0].key_id, former, rewrapped, broken)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No other rotation of the master key goes on, on whatever machine; the lock ends with this process."""
+    try:
+        connection = psycopg.connect(role_url("platform"), autocommit=True, application_name="bridge-rotation")
+    except psycopg.OperationalError as error:
+        raise Unavailable("the database does not answer", sqlstate=error.sqlstate) from error
+    with connection:
+        # Rotations wait for each other as long as it takes.
+        connection.execute("SET lock_timeout = 0")
+        connection.execute("SELECT pg_advisory_lock(%s)", (ALONE_LOCK,))
+        yield
+
+
+@contextmanager
+def _no_key_being_made() -> Iterator[psycopg.Connection[Any]]:
+    """Who makes a data key has read the file and committed, or reads it afterwards."""
     with database.platform() as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (ROTATION_LOCK,))
-        left = connection.execute(
-            "SELECT count(*) FROM bridge.data_keys WHERE master_key_id <> %s", (current.key_id,)
-        ).fetchall()
-        if left != [(0,)]:
-            raise BridgeError("another rotation goes on: call again")
-        master.store(file, [current])
-    return MasterRotated(current.key_id, tuple(key.key_id for key in keys[1:]), rewrapped)
+        yield connection
 
 
 def rotate_data_key(organization_id: UUID, *, by: str) -> int:
@@ -85,7 +118,10 @@ def rotate_data_key(organization_id: UUID, *, by: str) -> int:
 
 def check() -> list[KeyState]:
     """Every data key, and whether it opens under the master key's file."""
-    keyring = Keyring.open()
+    return _states(Keyring.open())
+
+
+def _states(keyring: Keyring) -> list[KeyState]:
     with database.platform() as connection:
         rows = connection.execute(
             "SELECT o.slug, k.organization_id, k.key_version, k.wrapped_key, k.master_key_id"
@@ -103,6 +139,12 @@ def check() -> list[KeyState]:
     return states
 
 
+def _require_some(keyring: Keyring) -> None:
+    states = _states(keyring)
+    if states and all(each.problem is not None for each in states):
+        raise ConfigurationError(f"no data key opens: {states[0].problem}", field="BRIDGE_MASTER_KEY_FILE")
+
+
 def require_keys() -> None:
     """Raise `ConfigurationError`, naming the key that is needed, when a data key does not open: nothing should
     start that would take messages under keys that nobody has."""
@@ -116,16 +158,27 @@ def require_keys() -> None:
         )
 
 
-def _rewrap_some(keyring: Keyring, key_id: str) -> int:
+def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
+    """Wrap one organization's keys anew, those that open; the others come into `failed`. False when none is
+    left."""
+    key_id = keyring.master_key_id
     with database.platform() as connection:
-        rows = connection.execute(
-            "SELECT organization_id, key_version FROM bridge.data_keys WHERE master_key_id <> %s"
-            " ORDER BY organization_id, key_version LIMIT %s FOR UPDATE SKIP LOCKED",
-            (key_id, CHUNK),
-        ).fetchall()
-        for organization_id, version in rows:
-            keyring.rewrap(connection, organization_id, version)
-        for organization_id in dict.fromkeys(row[0] for row in rows):
+        row = connection.execute(
+            "SELECT organization_id, array_agg(key_version ORDER BY key_version) FROM bridge.data_keys"
+            " WHERE master_key_id <> %s AND NOT organization_id = ANY (%s)"
+            " GROUP BY organization_id ORDER BY organization_id LIMIT 1",
+            (key_id, list({organization_id for organization_id, _ in failed})),
+        ).fetchone()
+        if row is None:
+            return False
+        organization_id, versions = row
+        for version in versions:
+            try:
+                keyring.rewrap(connection, organization_id, version)
+            except BridgeError:
+                failed.add((organization_id, version))
+        with suppress(BridgeError):
+            # Whose keys do not all open has no event of it: there may be nothing to write it with.
             keys = keyring.read(connection, organization_id)
             record(connection, organization_id, "master_key.rotated", key_id, keys=keys)
-    return len(rows)
+    return True

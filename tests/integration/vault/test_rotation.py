@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from click.testing import CliRunner
 
-from continuitybridge import connections, organizations
+from continuitybridge import connections, database, organizations
 from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.organizations import Organization
@@ -74,13 +74,12 @@ def test_an_interrupted_rotation_leaves_everything_open_and_goes_on(
     with_secret: Organization, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [before] = file_of(settings)
-    monkeypatch.setattr(rotation, "CHUNK", 1)
     real, turns = rotation._rewrap_some, iter(range(100))
 
-    def some(keyring: Keyring, key_id: str) -> int:
+    def some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
         if next(turns) == 1:
             raise KeyboardInterrupt
-        return real(keyring, key_id)
+        return real(keyring, failed)
 
     monkeypatch.setattr(rotation, "_rewrap_some", some)
     with pytest.raises(KeyboardInterrupt):
@@ -132,6 +131,57 @@ def test_a_rotation_killed_again_and_again_under_load_comes_to_its_end(
     assert all(each.problem is None for each in states)
 
 
+def test_rotations_at_once_come_one_after_the_other(with_secret: Organization, settings: Settings) -> None:
+    [before] = file_of(settings)
+    done, failed = [], []
+
+    def rotate() -> None:
+        try:
+            done.append(rotation.rotate_master_key())
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=rotate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len({each.key_id for each in done}) == 4
+    [after] = file_of(settings)
+    assert {each.master_key_id for each in rotation.check()} == {after}
+    assert all(each.problem is None for each in rotation.check())
+    assert before not in {after}
+    assert token_of(with_secret, Keyring.open()) == "the-token"
+
+
+def test_a_data_key_that_does_not_open_is_named_and_holds_up_no_other(
+    with_secret: Organization, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    damaged = make_organization()
+    place = "WHERE organization_id = %s"
+    with database.platform() as connection:
+        [(own,)] = connection.execute(
+            f"SELECT wrapped_key FROM bridge.data_keys {place}", (damaged.organization_id,)
+        )
+        connection.execute(
+            f"UPDATE bridge.data_keys SET wrapped_key = %s {place}", (own[:-1] + b"x", damaged.organization_id)
+        )
+    [before] = file_of(settings)
+    done = CliRunner().invoke(bridge, ["vault", "rotate-master-key"])
+    assert done.exit_code == 1
+    assert f"{damaged.slug}, version 1" in done.stderr
+    current, former = file_of(settings)
+    assert former == before, "the key that it names stays"
+    by_slug = {each.organization: each for each in rotation.check()}
+    assert by_slug[damaged.slug].master_key_id == before
+    assert by_slug[with_secret.slug].master_key_id == current
+    with database.platform() as connection:
+        connection.execute(f"UPDATE bridge.data_keys SET wrapped_key = %s {place}", (own, damaged.organization_id))
+    assert rotation.rotate_master_key().broken == ()
+    assert file_of(settings) == [current]
+
+
 @pytest.fixture
 def other_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """As if the file of the master key were lost, and another made."""
@@ -154,8 +204,10 @@ def test_nothing_starts_under_another_master_key(
     assert load_or_create(other_key).key_id in str(refused.value)
     done = CliRunner().invoke(bridge, ["vault", "keys"])
     assert done.exit_code == 1
-    with pytest.raises(ConfigurationError):
+    before = other_key.read_bytes()
+    with pytest.raises(ConfigurationError, match="no data key opens"):
         rotation.rotate_master_key()
+    assert other_key.read_bytes() == before
 
 
 def test_a_rotated_data_key_encrypts_and_the_former_opens_what_it_encrypted(with_secret: Organization) -> None:

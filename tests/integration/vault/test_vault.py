@@ -175,6 +175,9 @@ def test_a_swapped_data_key_row_does_not_open(
 ) -> None:
     ours, theirs = make_organization().organization_id, make_organization().organization_id
     with database.platform() as connection:
+        [(own,)] = connection.execute(
+            "SELECT wrapped_key FROM bridge.data_keys WHERE organization_id = %s", (ours,)
+        )
         connection.execute(
             "UPDATE bridge.data_keys SET wrapped_key = (SELECT wrapped_key FROM bridge.data_keys"
             " WHERE organization_id = %s) WHERE organization_id = %s",
@@ -183,6 +186,8 @@ def test_a_swapped_data_key_row_does_not_open(
     keyring.forget()
     with pytest.raises(DecryptionFailed):
         keyring.encrypt(ours, "p", "1", b"x")
+    with database.platform() as connection:
+        connection.execute("UPDATE bridge.data_keys SET wrapped_key = %s WHERE organization_id = %s", (own, ours))
 
 
 def test_an_unknown_organization_has_no_key(keyring: Keyring) -> None:
