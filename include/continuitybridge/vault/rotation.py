@@ -10,9 +10,10 @@ encrypted before opens under the version that it names.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,8 @@ from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
 from continuitybridge.vault.keyring import ROTATION_LOCK, Keyring
+
+log = logging.getLogger(__name__)
 
 ALONE_LOCK = 4_201_917_004
 """Advisory lock of the database: held by who rotates the master key, from beginning to end."""
@@ -177,8 +180,11 @@ def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
                 keyring.rewrap(connection, organization_id, version)
             except BridgeError:
                 failed.add((organization_id, version))
-        with suppress(BridgeError):
-            # Whose keys do not all open has no event of it: there may be nothing to write it with.
-            keys = keyring.read(connection, organization_id)
-            record(connection, organization_id, "master_key.rotated", key_id, keys=keys)
+        try:
+            with connection.transaction():
+                keys = keyring.read(connection, organization_id)
+                record(connection, organization_id, "master_key.rotated", key_id, keys=keys)
+        except (BridgeError, psycopg.IntegrityError) as error:
+            # Nothing to write it with, or a trail that somebody has put events into: that is for `bridge audit`.
+            log.warning("the audit trail of %s does not tell of the rotation: %s", organization_id, error)
     return True
