@@ -1,8 +1,9 @@
-"""Failed sign-ins, counted in windows of `WINDOW_S`: of one name from one address (`OF_PAIR`), of one name from
-anywhere, and of one address for anybody. A success forgets those of its name and address.
+"""Failed sign-ins, counted for `WINDOW_S` from the first one on: of one account from one address (`OF_PAIR`), of
+one account from anywhere, and of one address for anybody. A success forgets those of its account and address.
 
-Several api-server processes count together in `BRIDGE_REDIS_URL`; without it, and while that does not answer, each
-counts by itself.
+A try is counted before the password is looked at, and its count given back when it did not fail: so tries at once
+are no way around. Several api-server processes count together in `BRIDGE_REDIS_URL`; without it, and while that
+does not answer, each counts by itself.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from airflow.providers.fab.auth_manager.models import User
+from airflow.utils.session import create_session
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, Storage, storage_from_string
-from limits.strategies import MovingWindowRateLimiter
+from sqlalchemy import func, or_, select
 
 from continuitybridge.settings import get_settings
 
@@ -28,12 +31,24 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+def account_of(name: str) -> str:
+    """What the tries for a name are counted under: its account's user name, for an account may be signed in to by
+    its e-mail address too; the name itself where nobody is called so."""
+    with create_session() as session:
+        found = session.scalars(
+            select(User.username)
+            .where(or_(func.lower(User.username) == name.lower(), func.lower(User.email) == name.lower()))
+            .order_by(func.lower(User.username) != name.lower())
+        ).first()
+    return (found or name).casefold()
+
+
 class Failures:
-    """Failed sign-ins by name and address."""
+    """Failed sign-ins by account and address."""
 
     def __init__(self, storage: Storage) -> None:
-        self._shared = MovingWindowRateLimiter(storage)
-        self._own = MovingWindowRateLimiter(MemoryStorage())
+        # What is counted here too holds while the shared store does not answer.
+        self._stores = (storage, cast(Storage, MemoryStorage()))
 
     @classmethod
     def open(cls) -> Failures:
@@ -41,31 +56,36 @@ class Failures:
         shared = MemoryStorage() if url is None else storage_from_string(url.get_secret_value())
         return cls(cast(Storage, shared))
 
-    def wait_s(self, name: str, address: str) -> int:
-        """For how many seconds nobody may try this; 0 when he may."""
-        waits = [self._wait_s(limit, *keys) for limit, keys in _limits(name, address)]
-        return max(waits)
+    def begin(self, account: str, address: str) -> int:
+        """Count a try as a failure. Returns 0; or, counting nothing, for how many seconds nobody may try this."""
+        taken: list[tuple[Storage, RateLimitItem, str]] = []
+        for limit, key in _limits(account, address):
+            for store in self._stores:
+                found = self._try(store.incr, key, limit.get_expiry(), 1)
+                if found is None:
+                    continue
+                taken.append((store, limit, key))
+                if found > limit.amount:
+                    until = self._try(store.get_expiry, key) or time.time()
+                    self._give_back(taken)
+                    return max(1, math.ceil(until - time.time()))
+        return 0
 
-    def note(self, name: str, address: str) -> None:
-        for limit, keys in _limits(name, address):
-            for limiter in self._both():
-                self._try(limiter.hit, limit, *keys)
+    def failed_not(self, account: str, address: str) -> None:
+        """Give back what `begin` counted: the try came to no verdict."""
+        self._give_back(
+            [(store, limit, key) for limit, key in _limits(account, address) for store in self._stores]
+        )
 
-    def forget(self, name: str, address: str) -> None:
-        for limiter in self._both():
-            self._try(limiter.clear, OF_PAIR, name, address)
+    def succeeded(self, account: str, address: str) -> None:
+        """Give back what `begin` counted, and forget the failures of this account from this address."""
+        self.failed_not(account, address)
+        for store in self._stores:
+            self._try(store.clear, OF_PAIR.key_for(account, address))
 
-    def _wait_s(self, limit: RateLimitItem, *keys: str) -> int:
-        longest = 0
-        for limiter in self._both():
-            found = self._try(limiter.get_window_stats, limit, *keys)
-            if found is not None and found.remaining <= 0:
-                longest = max(longest, math.ceil(found.reset_time - time.time()))
-        return longest
-
-    def _both(self) -> tuple[MovingWindowRateLimiter, MovingWindowRateLimiter]:
-        # What is counted here too holds while the shared store does not answer.
-        return self._shared, self._own
+    def _give_back(self, taken: list[tuple[Storage, RateLimitItem, str]]) -> None:
+        for store, limit, key in taken:
+            self._try(store.incr, key, limit.get_expiry(), -1)
 
     @staticmethod
     def _try(do: Callable[..., T], *arguments: Any) -> T | None:
@@ -76,5 +96,9 @@ class Failures:
             return None
 
 
-def _limits(name: str, address: str) -> tuple[tuple[RateLimitItem, tuple[str, ...]], ...]:
-    return ((OF_PAIR, (name, address)), (OF_NAME, (name,)), (OF_ADDRESS, (address,)))
+def _limits(account: str, address: str) -> tuple[tuple[RateLimitItem, str], ...]:
+    return (
+        (OF_PAIR, OF_PAIR.key_for(account, address)),
+        (OF_NAME, OF_NAME.key_for(account)),
+        (OF_ADDRESS, OF_ADDRESS.key_for(address)),
+    )

@@ -6,12 +6,14 @@ tells nothing. Imports little: every Airflow process loads it with the plugin.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakValueDictionary
 
 import orjson
-from anyio import to_thread
+from anyio import Lock, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from continuitybridge.errors import PayloadTooLarge, TooManyRequests
@@ -31,12 +33,13 @@ class SignInLockoutMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._failures: Failures | None = None
+        self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope).rstrip("/") not in WAYS_IN:
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in WAYS_IN:
             await self.app(scope, receive, send)
             return
-        from continuitybridge.airflow.sign_in_failures import Failures
+        from continuitybridge.airflow.sign_in_failures import Failures, account_of
         from continuitybridge.api.gate import answer
 
         body = await _read(receive)
@@ -45,26 +48,36 @@ class SignInLockoutMiddleware:
             return
         if self._failures is None:
             self._failures = Failures.open()
-        who = _name(scope, body), _address(scope)
-        wait_s = await to_thread.run_sync(self._failures.wait_s, *who)
-        if wait_s:
-            await answer(TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s), send)
-            return
-        failed = True
+        account = await to_thread.run_sync(account_of, _name(scope, body))
+        # Tries for one account take turns: many at once are judged as if they had come one after the other.
+        async with self._turns.setdefault(account, Lock()):
+            who = account, _address(scope)
+            wait_s = await to_thread.run_sync(self._failures.begin, *who)
+            if wait_s:
+                error = TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
+                await answer(error, send)
+                return
+            start: Message | None = None
 
-        async def watched(message: Message) -> None:
-            nonlocal failed
-            if message["type"] == "http.response.start":
-                failed = not _is_success(message)
-            await send(message)
+            async def watched(message: Message) -> None:
+                nonlocal start
+                if message["type"] == "http.response.start":
+                    start = message
+                await send(message)
 
-        await self.app(scope, _again(body, receive), watched)
-        await to_thread.run_sync(self._failures.note if failed else self._failures.forget, *who)
+            try:
+                await self.app(scope, _again(body, receive), watched)
+            finally:
+                if start is None or start["status"] >= 500:
+                    await to_thread.run_sync(self._failures.failed_not, *who)
+                elif _is_success(start):
+                    await to_thread.run_sync(self._failures.succeeded, *who)
 
 
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    # Flask takes several slashes for one.
+    return re.sub("/+", "/", path.removeprefix(scope.get("root_path", ""))).rstrip("/")
 
 
 async def _read(receive: Receive) -> bytes | None:

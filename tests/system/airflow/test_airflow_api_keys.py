@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from trial import FLOW, Tenant, Trial, delivered, wait_until
+
+END_AIRFLOWS_CONNECTIONS = """
+import os, psycopg
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.settings import get_settings
+os.environ.update(process_environment(get_settings()))
+url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].partition(":")[2]
+with psycopg.connect("postgresql:" + url, autocommit=True) as connection:
+    ended = connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user "
+        "AND pid <> pg_backend_pid() AND state IN ('idle', 'idle in transaction')"
+    ).fetchall()
+print(len(ended))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +134,25 @@ def test_what_is_no_key_is_refused_at_every_door(trial: Trial) -> None:
         wrong = client(trial, "cb_" + "A" * 43, header)
         for path in ("/api/v2/dags", "/ui/dags", "/bridge/me", "/api/v2/version", "/"):
             assert wrong.get(path).status_code == 401, (header, path)
+
+
+def test_a_lost_database_connection_makes_no_key_and_no_password_wrong(
+    trial: Trial, rivals: tuple[Tenant, Tenant]
+) -> None:
+    mine, name = rivals[0], "constant"
+    password = trial.accounts([name])[name]
+    trial.bridge("organization", "member", "add", "-o", mine.slug, name, "--role", "customer_admin")
+    trial.sign_in(name, password)
+    key = client(trial, make(trial, name, mine, "constant", "read")["key"])
+
+    def ask(number: int) -> int:
+        if number % 2:
+            return key.get("/bridge/me").status_code
+        token = {"username": name, "password": password}
+        return httpx.post(f"{trial.url}/auth/token", json=token, timeout=60).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            assert {key.get("/bridge/me").status_code for _ in range(8)} == {200}
+            assert int(trial.python(END_AIRFLOWS_CONNECTIONS)) > 0
+            assert set(pool.map(ask, range(16))) == {200, 201}

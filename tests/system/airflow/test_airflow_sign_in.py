@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -24,16 +25,25 @@ with app.app_context():
 Try = Callable[[str, str], httpx.Response]
 
 
-def by_token(trial: Trial, path: str) -> Try:
+_addresses = (f"127.0.1.{number}" for number in range(1, 255))
+
+
+def client(trial: Trial, address: str) -> httpx.Client:
+    """What is refused to an address is refused to none of the other tests."""
+    return httpx.Client(base_url=trial.url, timeout=60, transport=httpx.HTTPTransport(local_address=address))
+
+
+def by_token(trial: Trial, path: str, address: str) -> Try:
     def attempt(name: str, password: str) -> httpx.Response:
-        return httpx.post(f"{trial.url}{path}", json={"username": name, "password": password}, timeout=60)
+        with client(trial, address) as program:
+            return program.post(path, json={"username": name, "password": password})
 
     return attempt
 
 
-def by_form(trial: Trial) -> Try:
+def by_form(trial: Trial, address: str) -> Try:
     def attempt(name: str, password: str) -> httpx.Response:
-        with httpx.Client(base_url=trial.url, timeout=60) as browser:
+        with client(trial, address) as browser:
             page = browser.get("/auth/login/")
             token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
             form = {"username": name, "password": password, "csrf_token": token[1] if token else ""}
@@ -43,10 +53,12 @@ def by_form(trial: Trial) -> Try:
 
 
 def ways(trial: Trial) -> dict[str, Try]:
+    """All from one address, which no other caller gets."""
+    address = next(_addresses)
     return {
-        "token": by_token(trial, "/auth/token"),
-        "cli": by_token(trial, "/auth/token/cli"),
-        "form": by_form(trial),
+        "token": by_token(trial, "/auth/token", address),
+        "cli": by_token(trial, "/auth/token/cli", address),
+        "form": by_form(trial, address),
     }
 
 
@@ -77,6 +89,39 @@ def test_a_success_forgets_the_failures_before_it(trial: Trial, way: str) -> Non
         for number in range(4):
             assert attempt(name, f"guess-{number}").status_code != 429
         assert attempt(name, password).status_code == 201
+
+
+@pytest.mark.parametrize("way", ["token", "form"])
+def test_guesses_at_once_are_counted_like_guesses_one_by_one(trial: Trial, way: str) -> None:
+    name = f"rushed-by-{way}"
+    password = trial.accounts([name])[name]
+    attempt = ways(trial)[way]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda number: attempt(name, f"guess-{number}").status_code, range(24)))
+    assert answers.count(429) == 19, answers
+    assert attempt(name, password).status_code == 429
+
+
+def test_sign_ins_at_once_with_the_right_password_all_succeed(trial: Trial) -> None:
+    name = "busy-script"
+    password = trial.accounts([name])[name]
+    attempt = ways(trial)["token"]
+    with ThreadPoolExecutor(12) as pool:
+        answers = set(pool.map(lambda _: attempt(name, password).status_code, range(60)))
+    assert answers == {201}
+
+
+def test_an_accounts_e_mail_address_and_another_spelling_are_no_way_around(trial: Trial) -> None:
+    name = "spelled"
+    password = trial.accounts([name])[name]
+    every = ways(trial)
+    attempt = every["token"]
+    names = [name, name.upper(), f"{name}@example.com", f"{name}@EXAMPLE.com", f" {name}"]
+    for each in names:
+        assert attempt(each, "guess").status_code != 429, each
+    for each in names:
+        assert attempt(each, password).status_code == 429, each
+    assert every["form"](f"{name}@example.com", password).status_code == 429
 
 
 def test_what_is_no_sign_in_is_bounded(trial: Trial) -> None:
