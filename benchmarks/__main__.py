@@ -22,6 +22,7 @@ BENCHES: dict[str, str] = {
     "deploy": "benchmarks.deploy_visible",
     "latency": "benchmarks.batch_latency",
     "intake": "benchmarks.intake",
+    "guard": "benchmarks.guard",
     "settled": "benchmarks.settled_ten_million",
     "stream-latency": "benchmarks.stream_latency",
     "stream-throughput": "benchmarks.stream_throughput",

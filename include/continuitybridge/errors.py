@@ -210,6 +210,13 @@ class PayloadTooLarge(BridgeError):
     title = "The body is larger than allowed"
 
 
+class HeadTooLarge(BridgeError):
+    """The request's address and headers are larger, or more, than allowed; facts: `allowed` in bytes."""
+
+    code = "head-too-large"
+    title = "The request's address or headers are too large"
+
+
 class UnsupportedContent(BridgeError):
     """The content type or coding is not one that is taken; facts: `valid`."""
 

@@ -20,6 +20,7 @@ from continuitybridge.errors import (
     ConfigurationError,
     Conflict,
     Gone,
+    HeadTooLarge,
     LimitExceeded,
     MethodNotAllowed,
     NodeError,
@@ -56,6 +57,7 @@ STATUS: Mapping[type[BridgeError], int] = {
     LimitExceeded: 422,
     NodeError: 422,
     TooManyRequests: 429,
+    HeadTooLarge: 431,
     Unavailable: 503,
     BridgeError: 500,
 }

@@ -7,11 +7,15 @@ import os
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from continuitybridge.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 
 def project_root() -> Path:
@@ -19,10 +23,17 @@ def project_root() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
+def _known(name: str, default: Any, **more: Any) -> Any:
+    """A setting that users know by a name without the prefix; with it, it is taken too."""
+    return Field(default=default, validation_alias=AliasChoices(name, f"BRIDGE_{name}"), **more)
+
+
 class Settings(BaseSettings):
     """The platform's configuration. Field descriptions are the reference manual."""
 
-    model_config = SettingsConfigDict(env_prefix="BRIDGE_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="BRIDGE_", extra="ignore", hide_input_in_errors=True, populate_by_name=True
+    )
 
     state_dir: Path = Field(
         default_factory=lambda: project_root() / ".bridge",
@@ -234,11 +245,114 @@ class Settings(BaseSettings):
         default="prod", description="Environment that the old address `/api/webhook/<slug>` belongs to."
     )
 
-    @field_validator("trusted_proxies")
+    waf_enabled: bool = _known(
+        "WAF_ENABLED",
+        True,
+        description="Whether requests are judged by their address: rules against scanners and crawlers, blocks, "
+        "rate limits of addresses. Bounds of heads and bodies and limits of users and organizations hold anyway.",
+    )
+    waf_detect_only: bool = _known(
+        "WAF_DETECT_ONLY", False, description="Write what would be refused to the log, and let it pass."
+    )
+    waf_block_bots: bool = _known(
+        "WAF_BLOCK_BOTS",
+        True,
+        description="Refuse clients that name themselves scanners, and crawlers outside of webhooks. What sends "
+        "webhooks or is a program (curl, HTTP libraries) passes.",
+    )
+    waf_block_suspicious: bool = _known(
+        "WAF_BLOCK_SUSPICIOUS",
+        True,
+        description="Refuse addresses that only scanners ask for (`/.env`, `/wp-login.php`).",
+    )
+    waf_rate_limit_enabled: bool = _known("WAF_RATE_LIMIT_ENABLED", True, description="Count requests by address.")
+    waf_rate_limit_window_ms: int = _known(
+        "WAF_RATE_LIMIT_WINDOW_MS",
+        60_000,
+        ge=1_000,
+        description="Window, in milliseconds, of `WAF_RATE_LIMIT_MAX_REQUESTS`; whole seconds count.",
+    )
+    waf_rate_limit_max_requests: int = _known(
+        "WAF_RATE_LIMIT_MAX_REQUESTS",
+        120,
+        ge=1,
+        description="Most requests of one address in a window that bear no credential, signing in among them; "
+        "webhooks and static files aside.",
+    )
+    waf_whitelist: str = _known(
+        "WAF_WHITELIST",
+        "",
+        description="Addresses and networks that are neither judged nor counted, separated by commas. Those of "
+        "the loopback interface and of trusted proxies never are.",
+    )
+    waf_max_head_bytes: int = _known(
+        "WAF_MAX_HEAD_BYTES", 32 * 1024, ge=1024, description="Most bytes of a request's address and headers."
+    )
+    waf_max_headers: int = _known("WAF_MAX_HEADERS", 100, ge=10, description="Most headers of a request.")
+    waf_max_body_bytes: int = _known(
+        "WAF_MAX_BODY_BYTES",
+        8 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of a request that is no webhook (those: `BRIDGE_MAX_MESSAGE_BYTES`).",
+    )
+    limit_per_address: str = Field(
+        default="6000/minute",
+        description="Most requests of one address that bear a credential, as `<number>/<second, minute, hour, "
+        "day>`; several separated by `;`. Empty: no limit.",
+    )
+    limit_webhooks_per_address: str = Field(
+        default="60000/minute", description="Most requests of one address to webhooks. Empty: no limit."
+    )
+    limit_per_user: str = Field(
+        default="6000/minute", description="Most requests of one user to the API. Empty: no limit."
+    )
+    limit_per_api_key: str = Field(
+        default="3000/minute", description="Most requests by one API key. Empty: no limit."
+    )
+    limit_per_organization: str = Field(
+        default="12000/minute", description="Most requests to the API about one organization. Empty: no limit."
+    )
+    limit_webhooks_per_organization: str = Field(
+        default="600000/minute",
+        description="Most webhooks of one organization that are taken; beyond it they are refused with 429 before "
+        "they are accepted. Empty: no limit.",
+    )
+
+    @field_validator("trusted_proxies", "waf_whitelist")
     @classmethod
     def _are_networks(cls, given: str) -> str:
         _networks(given)
         return given
+
+    @field_validator(
+        "limit_per_address",
+        "limit_webhooks_per_address",
+        "limit_per_user",
+        "limit_per_api_key",
+        "limit_per_organization",
+        "limit_webhooks_per_organization",
+    )
+    @classmethod
+    def _are_limits(cls, given: str) -> str:
+        if given:
+            # Imported where a limit is set: every command of `bridge` would wait a tenth of a second for it.
+            from limits import parse_many
+
+            parse_many(given)
+        return given
+
+    @property
+    def waf_rate_limits(self) -> tuple[RateLimitItem, ...]:
+        """The limit of an address without a credential."""
+        from limits import RateLimitItemPerSecond
+
+        window_s = max(1, self.waf_rate_limit_window_ms // 1000)
+        return (RateLimitItemPerSecond(self.waf_rate_limit_max_requests, window_s),)
+
+    @property
+    def waf_whitelisted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks that are not judged."""
+        return _networks(self.waf_whitelist)
 
     @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -273,6 +387,12 @@ def _networks(given: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip(), strict=False) for each in given.split(",") if each.strip())
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    upper = name.upper()
+    return upper if upper.startswith(("WAF_", "BRIDGE_")) else f"BRIDGE_{upper}"
+
+
 @lru_cache
 def get_settings() -> Settings:
     """The process's settings; raises `ConfigurationError` naming each bad key."""
@@ -280,5 +400,5 @@ def get_settings() -> Settings:
     try:
         return Settings(_env_file=state_dir / "bridge.env")
     except ValidationError as error:
-        problems = "; ".join(f"BRIDGE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{variable('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"settings are not valid: {problems}") from None

@@ -129,10 +129,12 @@ class OrganizationAuthManager(FabAuthManager):
         return allowed
 
     def get_fastapi_middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
-        # Imported by the api-server only: other processes have an auth manager too, and no use for intake.
+        # Imported by the api-server only: other processes have an auth manager too, and no use for these.
         from continuitybridge.airflow.intake_shortcut import IntakeShortcutMiddleware
+        from continuitybridge.guard.middleware import GuardMiddleware
 
-        return [*super().get_fastapi_middlewares(), (IntakeShortcutMiddleware, {})]
+        # The last is the first on the way in.
+        return [*super().get_fastapi_middlewares(), (IntakeShortcutMiddleware, {}), (GuardMiddleware, {})]
 
     def is_authorized_backfill(self, *, method: Any, user: Any, details: Any = None) -> bool:
         return _is_superadmin(user)

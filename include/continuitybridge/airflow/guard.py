@@ -19,6 +19,8 @@ import orjson
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from continuitybridge.errors import TooManyRequests
+
 if TYPE_CHECKING:
     from continuitybridge.api import SignedIn
 
@@ -29,6 +31,8 @@ _FABS_OWN = ("/auth/docs", "/auth/redoc", "/auth/openapi.json", "/auth/fab", "/a
 _FOR_STRANGERS = frozenset({"/api/v2/monitor/health", "/api/v2/auth/login", "/api/v2/auth/logout"})
 
 _DAG_QUERIES = ("dag_id", "dag_ids")
+
+_ABOUT = re.compile(r"/dags/([^/~][^/]*)")
 
 _EMPTY: Mapping[str, Mapping[str, object]] = {
     "/api/v2/importErrors": {"import_errors": [], "total_entries": 0},
@@ -101,7 +105,11 @@ class AirflowGuardMiddleware:
 
         request = Request(scope, receive)
         user = await authenticate(request)
-        if user is None:
+        if user is not None and (refused := await _counted(user, scope, path)) is not None:
+            from continuitybridge.api.gate import answer
+
+            await answer(refused, send)
+        elif user is None:
             await _answer(send, 401, {"detail": "Not authenticated"})
         elif user.superadmin and user.api_key is None:
             await self.app(scope, receive, send)
@@ -134,6 +142,25 @@ def _is_for_strangers(scope: Scope, path: str) -> bool:
 def _has_body(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+async def _counted(user: SignedIn, scope: Scope, path: str) -> TooManyRequests | None:
+    """Counts the request (`guard.admission`); gives why not. What is about a DAG goes on its organization's
+    account too, where the user is a member."""
+    from continuitybridge.airflow.auth_manager import organization_of
+    from continuitybridge.guard.admission import admit_caller
+
+    key = user.api_key
+    organization = None if key is None else key.organization
+    if key is None and not user.superadmin and (about := _ABOUT.search(path)) and await _are_own(user, [about[1]]):
+        organization = organization_of(about[1])
+    try:
+        await admit_caller(
+            scope, user.user_name, api_key=None if key is None else key.key_id, organization=organization
+        )
+    except TooManyRequests as error:
+        return error
+    return None
 
 
 async def _is_allowed(user: SignedIn, scope: Scope, path: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from anyio import to_thread
 from psycopg import OperationalError
 from starlette.requests import Request
 
@@ -20,6 +21,7 @@ from continuitybridge import problems
 from continuitybridge.actor import PLATFORM, Actor, acting
 from continuitybridge.api_keys import Holder
 from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
+from continuitybridge.guard import admission
 from continuitybridge.organizations.access import Caller
 
 Scope = MutableMapping[str, Any]
@@ -95,6 +97,7 @@ class Gate:
         if user.by_cookie and scope["method"] not in _SAFE and not _from_here(request):
             raise NotAllowed("a request by cookie that changes something must come from the platform's own pages")
         caller = Caller(user.user_name, superadmin=user.superadmin, api_key=user.api_key)
+        await _count(scope, user, caller)
         scope.setdefault("state", {})["caller"] = caller
 
 
@@ -120,6 +123,17 @@ async def answer(error: Exception, send: Send) -> None:
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+async def _count(scope: Scope, user: SignedIn, caller: Caller) -> None:
+    named = parse_qs(scope["query_string"].decode("latin-1")).get("organization", [None])
+    try:
+        organization = await to_thread.run_sync(caller.account, named[0])
+    except Unavailable:
+        # The route says so, if it needs the database.
+        organization = None
+    key = None if user.api_key is None else user.api_key.key_id
+    await admission.admit_caller(scope, user.user_name, api_key=key, organization=organization)
 
 
 def _actor(scope: Scope) -> Actor:

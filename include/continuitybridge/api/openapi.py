@@ -92,6 +92,7 @@ _MEANING = {
     "415": "The content type or coding is not taken.",
     "422": "The request, or what it contains, is not valid.",
     "429": "Too many requests (`Retry-After`).",
+    "431": "Address and headers are too large.",
     "500": "A defect of the platform.",
     "502": "The flow's destination did not take the message (`reply: result`).",
     "503": "A needed service does not answer, or there is no room (`Retry-After`).",
@@ -141,7 +142,7 @@ def _complete(operation: dict[str, Any], method: str, *, public: bool) -> None:
     operation["security"] = [] if public else _USER
     responses = operation["responses"]
     responses.pop("422", None)
-    statuses = ["500"] if public else ["401", "500", "503"]
+    statuses = ["431", "500"] if public else ["401", "429", "431", "500", "503"]
     parameters = operation.get("parameters", [])
     if parameters:
         statuses.append("404")
@@ -163,6 +164,11 @@ def _problem(status: str) -> dict[str, Any]:
     if status in ("429", "503"):
         response["headers"] = {
             "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}
+        }
+    if status == "429":
+        response["headers"] |= {
+            "RateLimit-Policy": {"description": "The limits that were counted.", "schema": {"type": "string"}},
+            "RateLimit": {"description": "What is left of each.", "schema": {"type": "string"}},
         }
     return response
 
@@ -189,7 +195,7 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
         "x-api-key",
         "webhook-signature",
     }
-    refused = ("401", "403", "404", "405", "408", "409", "410", "413", "415", "422", "429", "500", "502", "503")
+    refused = "401 403 404 405 408 409 410 413 415 422 429 431 500 502 503".split()
     return {
         "operationId": operation_id,
         "summary": summary,

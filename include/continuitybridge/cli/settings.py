@@ -14,13 +14,13 @@ from continuitybridge.cli import options
 @options.json_output
 def settings(markdown: bool, as_json: bool) -> None:
     """Show every setting and its value here. Secrets are masked."""
-    from continuitybridge.settings import Settings, get_settings
+    from continuitybridge.settings import Settings, get_settings, variable
 
     if markdown:
         click.echo(reference(), nl=False)
         return
     current = get_settings()
-    values = {f"BRIDGE_{name.upper()}": _shown(getattr(current, name)) for name in Settings.model_fields}
+    values = {variable(name): _shown(getattr(current, name)) for name in Settings.model_fields}
     if as_json:
         options.print_json(values)
     else:
@@ -29,7 +29,7 @@ def settings(markdown: bool, as_json: bool) -> None:
 
 def reference() -> str:
     """The settings' reference page (Markdown): one section per setting, in the order they are declared."""
-    from continuitybridge.settings import Settings
+    from continuitybridge.settings import Settings, variable
 
     lines = [
         "# Settings",
@@ -48,7 +48,7 @@ def reference() -> str:
         )
         lines += [
             "",
-            f"## `BRIDGE_{name.upper()}`",
+            f"## `{variable(name)}`",
             "",
             field.description or "",
             "",

@@ -78,6 +78,15 @@ class Caller:
             raise NotFound(f"no organization {slug!r}", field="organization", value=slug)
         return Place(membership.organization_id, slug, membership.role.value)
 
+    def account(self, slug: str | None) -> str | None:
+        """The organization on whose account a request goes that names this one, or none: the caller's, or his only
+        one. None where that is nobody's, and for superadmins, who use up no customer's share."""
+        if self.superadmin:
+            return None
+        if slug is None and len(self._memberships) == 1:
+            return next(iter(self._memberships))
+        return slug if slug in self._memberships else None
+
     def writable(self, slug: str) -> Place:
         """As `organization`; raises `NotAllowed` when the caller may only read there."""
         place = self.organization(slug)

@@ -6,6 +6,9 @@ import time
 from typing import Protocol
 
 from continuitybridge.errors import TooManyRequests
+from continuitybridge.guard import admission
+from continuitybridge.guard.limiter import Claim
+from continuitybridge.webhooks.request import Scope
 from continuitybridge.webhooks.target import Target
 
 
@@ -35,3 +38,15 @@ class TokenBucket:
                 f"the endpoint takes at most {self._rate:g} messages per second", retry_after_s=wait_s
             )
         self._full_at[target.place] = full_at
+
+
+class OrganizationLimits:
+    """So many webhooks of each organization, counted by all processes together (`guard.limiter`). Asked after
+    verification, so that nobody but the organization's own senders uses them up."""
+
+    def __init__(self, limits: str) -> None:
+        self._limits = admission.limits_of(limits)
+
+    async def admit(self, target: Target, scope: Scope) -> None:
+        """Return, or raise `TooManyRequests`."""
+        await admission.admit(scope, [Claim("webhooks", limit, target.organization) for limit in self._limits])

@@ -65,13 +65,17 @@ def _parsed(value: bytes) -> tuple[str, str | None]:
     return kind.strip().lower()[:128], charset
 
 
+def is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def check_readable(body: bytes, kind: str, charset: str | None) -> None:
     """Raise `UnreadableContent` when the body cannot be what is declared: empty, an unknown charset, or bytes
     that the charset does not have (JSON is UTF-8: RFC 8259, 8.1). Whether it is well-formed, the flow says."""
     if not body:
         raise UnreadableContent("the body is empty")
     if charset is None:
-        if not (kind == "application/json" or kind.endswith("+json")):
+        if not is_json(kind):
             return
         charset = "utf-8"
     try:

@@ -36,6 +36,7 @@ from continuitybridge.errors import (
     RequestTimeout,
     Unavailable,
 )
+from continuitybridge.guard.bodies import check_depth
 from continuitybridge.inbox import holds, tracking
 from continuitybridge.inbox.accept import Acceptance, Accepted
 from continuitybridge.inbox.accept.aio import GroupCommit
@@ -43,7 +44,7 @@ from continuitybridge.inbox.replies import Notice
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import answers, challenges, content, held, network
-from continuitybridge.webhooks.admission import Admission, TokenBucket
+from continuitybridge.webhooks.admission import Admission, OrganizationLimits, TokenBucket
 from continuitybridge.webhooks.answers import Answered
 from continuitybridge.webhooks.deadlines import Deadlines
 from continuitybridge.webhooks.directory import Directory
@@ -84,6 +85,7 @@ class IntakeApp:
         self._settings = settings or get_settings()
         self._make_commits = commits
         self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
+        self._limits = OrganizationLimits(self._settings.limit_webhooks_per_organization)
         self._status_url = f"{self._settings.external_url}/bridge/messages/"
         self._proxies = self._settings.trusted_networks
         self._starting: asyncio.Lock | None = None
@@ -231,7 +233,7 @@ class IntakeApp:
                 target.valid_keys(time.time()),
             )
             if answer is not None:
-                self._admission.admit(target)
+                await self._admit(target, request)
                 return answers.challenge(answer)
         if request.method not in target.methods:
             allow = target.allow
@@ -265,12 +267,17 @@ class IntakeApp:
             body = request.scope["query_string"]
         else:
             content.check_readable(body, kind, charset)
+            if content.is_json(kind):
+                if is_large:
+                    await asyncio.to_thread(check_depth, body, self._settings.max_nesting_depth)
+                else:
+                    check_depth(body, self._settings.max_nesting_depth)
         source = target.idempotency
         if is_large and source.reads_body:
             key = await asyncio.to_thread(source.key, request.headers, body)
         else:
             key = source.key(request.headers, body)
-        self._admission.admit(target)
+        await self._admit(target, request)
         until = None if target.hold_s is None else datetime.now(UTC) + timedelta(seconds=target.hold_s)
         return await self._commits.submit(
             Acceptance(
@@ -292,6 +299,10 @@ class IntakeApp:
                 reply_until=until,
             )
         )
+
+    async def _admit(self, target: Target, request: Request) -> None:
+        self._admission.admit(target)
+        await self._limits.admit(target, request.scope)
 
     async def _accepted(self, request: Request, target: Target, accepted: Accepted, began: float) -> Answered:
         """The answer to a request whose message is on disk: at once, or when the flow has dealt with it."""

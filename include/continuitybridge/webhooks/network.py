@@ -1,55 +1,5 @@
-"""Where a request came from: the other end of the connection, or what a trusted proxy says of it."""
+"""Where a request came from: `guard.network`, under the name by which webhooks know it."""
 
-from __future__ import annotations
+from continuitybridge.guard.network import Address, Network, networks, peer, sender, within
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
-
-from continuitybridge.webhooks.verification import Headers
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-MAX_HOPS = 16
-
-
-@lru_cache(maxsize=1024)
-def networks(given: tuple[str, ...]) -> tuple[Network, ...]:
-    """Addresses and networks as text; raises `ValueError` for what is none."""
-    return tuple(ip_network(each, strict=False) for each in given)
-
-
-def peer(scope: Any) -> Address | None:
-    """The other end of the connection."""
-    client = scope.get("client")
-    return _address(client[0]) if client else None
-
-
-def within(address: Address | None, allowed: Iterable[Network]) -> bool:
-    return address is not None and any(address in network for network in allowed)
-
-
-def sender(found: Address | None, headers: Headers, trusted: Sequence[Network]) -> Address | None:
-    """The address that a request came from: the connection's other end, and behind trusted proxies the last
-    address in `X-Forwarded-For` that is none of theirs. None for what cannot be read: nobody."""
-    if not trusted or not within(found, trusted):
-        return found
-    hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")[-MAX_HOPS:]
-    for hop in reversed(hops):
-        if not hop.strip():
-            return None
-        found = _address(hop.strip())
-        if not within(found, trusted):
-            return found
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _address(text: str) -> Address | None:
-    """An address; an IPv4 one that came as IPv6 (`::ffff:203.0.113.7`) is what it is."""
-    try:
-        found = ip_address(text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return None
-    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+__all__ = ["Address", "Network", "networks", "peer", "sender", "within"]

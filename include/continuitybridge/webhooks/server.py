@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from continuitybridge.guard.middleware import GuardMiddleware
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
@@ -108,7 +109,7 @@ class Alone:
         await self._intake(scope, receive, send)
 
 
-def create() -> Alone:
+def create() -> GuardMiddleware:
     """The application of one worker process."""
     if multiprocessing.parent_process() is not None:
         # A supervisor that is killed must not leave workers behind that hold its port.
@@ -120,7 +121,7 @@ def create() -> Alone:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    return Alone()
+    return GuardMiddleware(Alone())
 
 
 def serve(host: str, port: int, workers: int) -> None:

@@ -30,6 +30,7 @@ from starlette.routing import Mount
 from continuitybridge import api, deployments, organizations
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
 from continuitybridge.flows.load import load_flow
+from continuitybridge.guard.middleware import GuardMiddleware
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 
@@ -61,7 +62,8 @@ def serve(server: Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:
                     await stack.enter_async_context(route.app.router.lifespan_context(route.app))
             yield
 
-    app = Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(OldAddressesMiddleware)])
+    middlewares = [Middleware(GuardMiddleware), Middleware(OldAddressesMiddleware)]
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=middlewares)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
     thread.start()

@@ -1,0 +1,59 @@
+"""Limits of those who are known by now: users, API keys, organizations.
+
+Whoever signed somebody in calls `admit`; what is left goes to `STANDINGS` in the request's scope, from where the
+middleware in front of everything adds it to the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from continuitybridge.errors import TooManyRequests
+from continuitybridge.guard import limiter
+from continuitybridge.guard.limiter import Claim
+from continuitybridge.settings import Settings, get_settings
+
+STANDINGS = "bridge.limits"
+"""Key of the scope: a list of `Standing`."""
+
+limits_of = lru_cache(maxsize=1024)(limiter.parsed)
+"""Limits by their text."""
+
+
+async def admit(scope: MutableMapping[str, Any], claims: Sequence[Claim]) -> None:
+    """Count the request on all of these accounts. Raises `TooManyRequests` when one is used up."""
+    if not claims:
+        return
+    standings = scope.get(STANDINGS)
+    try:
+        found = await limiter.current().admit(claims)
+    except TooManyRequests as error:
+        if standings is not None:
+            standings.extend(error.facts["standings"])
+        raise
+    if standings is not None:
+        standings.extend(found)
+
+
+async def admit_caller(
+    scope: MutableMapping[str, Any],
+    user_name: str,
+    *,
+    api_key: UUID | None = None,
+    organization: str | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Count a request to the API: on the account of its API key, or of its user where there is none, and of the
+    organization (slug) that it is about. Raises `TooManyRequests`."""
+    settings = settings or get_settings()
+    if api_key is None:
+        wanted = [Claim("user", limit, user_name) for limit in limits_of(settings.limit_per_user)]
+    else:
+        wanted = [Claim("api-key", limit, str(api_key)) for limit in limits_of(settings.limit_per_api_key)]
+    if organization is not None:
+        limits = limits_of(settings.limit_per_organization)
+        wanted += [Claim("organization", limit, organization) for limit in limits]
+    await admit(scope, wanted)

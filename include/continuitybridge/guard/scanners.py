@@ -1,0 +1,79 @@
+"""Who looks for other people's holes: addresses that this platform never had, and clients that name themselves.
+
+The user agents are those of the list `crawler-user-agents` by its tags, and some scanners that it does not know.
+Senders of webhooks are on that list too; what really sends is let through by name before the list is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from typing import Literal
+
+Kind = Literal["scanner", "crawler"]
+
+_PATHS = re.compile(
+    r"""
+      (^|/)\.(env|git|svn|hg|aws|ssh|docker|kube|vscode|idea|htaccess|htpasswd|ds_store|npmrc)([./_-]|$)
+    | /(wp-(login|admin|content|includes|config|json)|wordpress|xmlrpc\.php)
+    | /(phpmyadmin|pma|myadmin|adminer|cgi-bin|boaform|hnap1|owa/auth|ecp/|vendor/phpunit|solr/|actuator)
+    | \.(php\d?|phtml|aspx?|jspx?|cgi|cfm)$
+    | /etc/(passwd|shadow) | /proc/self | (^|[/\\])\.\.([/\\]|$) | \x00
+    | /(backup|dump|database|db)\.(sql|zip|tar|gz|tgz|bak)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_QUERIES = re.compile(
+    r"(\.\.(/|\\|%2f|%5c)){2}|/etc/(passwd|shadow)|/proc/self|<script|\bunion\b[\s+/*()]+(all[\s+]+)?select\b"
+    r"|base64_decode\s*\(|\$\{jndi:|allow_url_include",
+    re.IGNORECASE,
+)
+
+_SENDERS = re.compile(
+    r"Stripe/|GitHub-Hookshot|GitLab/|Bitbucket-Webhooks|Shopify|WooCommerce|Magento|Adobe|PayPal|Adyen|Mollie"
+    r"|Klarna|Twilio|SendGrid|Mailgun|Slack|Amazon Simple Notification|Microsoft|Azure|APIs-Google|\bSAP\b"
+    r"|Salesforce|SFDC|NetSuite|Oracle|Odoo|Zapier|\bMake/|n8n|MercadoLibre|MercadoPago|Zendesk|HubSpot|Jira"
+    r"|Atlassian|Svix|Hookdeck|\bDHL\b|FedEx|\bUPS\b|^curl/|^Wget/|PostmanRuntime"
+)
+_MORE_SCANNERS = re.compile(
+    r"nuclei|gobuster|fuzz faster|feroxbuster|wfuzz|dirsearch|acunetix|nessus|openvas|qualys|netsparker|hydra"
+    r"|zmap|l9explore|l9tcpid|arachni|w3af|commix|jaeles|projectdiscovery|sqlninja|havij|skipfish|whatweb|joomscan"
+    r"|fimap|zgrab|masscan|nikto|sqlmap|wpscan",
+    re.IGNORECASE,
+)
+_CRAWLERS = frozenset(
+    {"search-engine", "seo", "ai-crawler", "archiver", "advertising", "academic", "feed-reader", "social-preview"}
+)
+
+
+def looks_for_holes(path: str) -> bool:
+    """Whether an address is one that only scanners ask for. Asked about addresses outside of our own alone."""
+    return _PATHS.search(path) is not None
+
+
+def carries_attack(query: bytes) -> bool:
+    """Whether a query string is one that only scanners send."""
+    return bool(query) and _QUERIES.search(query.decode("latin-1").replace("%20", " ")) is not None
+
+
+@lru_cache(maxsize=8192)
+def kind_of(user_agent: bytes) -> Kind | None:
+    """What a user agent names itself; None for people, programs and senders of webhooks."""
+    text = user_agent[:1024].decode("latin-1")
+    if _SENDERS.search(text):
+        return None
+    if _MORE_SCANNERS.search(text) or _listed("scanner").search(text):
+        return "scanner"
+    return "crawler" if _listed("crawler").search(text) else None
+
+
+@cache
+def _listed(kind: Kind) -> re.Pattern[str]:
+    from crawleruseragents import CRAWLER_USER_AGENTS_DATA  # type: ignore[import-untyped]
+
+    wanted = frozenset({"scanner"}) if kind == "scanner" else _CRAWLERS
+    return re.compile(
+        "|".join(
+            f"(?:{each['pattern']})" for each in CRAWLER_USER_AGENTS_DATA if wanted & set(each.get("tags", ()))
+        )
+    )
