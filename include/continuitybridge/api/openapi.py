@@ -195,7 +195,7 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
         "x-api-key",
         "webhook-signature",
     }
-    refused = "401 403 404 405 408 409 410 413 415 422 429 431 500 502 503".split()
+    refused = (401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 431, 500, 502, 503)
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -254,6 +254,6 @@ def _intake(operation_id: str, summary: str, names: tuple[str, ...]) -> dict[str
                 },
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Accepted"}}},
             },
-            **{status: _problem(status) for status in refused},
+            **{str(status): _problem(str(status)) for status in refused},
         },
     }
