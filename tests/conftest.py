@@ -23,6 +23,9 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(Path(__file__).resolve().parents[1] / "plugins")
 
 
+# What the tests call listens on this machine.
+os.environ["BRIDGE_EGRESS_ALLOW"] = "127.0.0.0/8"
+
 TESTS = Path(__file__).resolve().parent
 TOGETHER = ("system/airflow", "system/runtime")
 """Directories whose tests share a running platform: one process runs them all."""

@@ -126,7 +126,7 @@ def running(*, intake_workers: int = 1, stream_workers: int = 1, **environment: 
         server = EmbeddedPostgres(directory / "postgres", free_port())
         server.initialise()
         server.start(die_with_parent=True)
-        for key in [key for key in os.environ if key.startswith("BRIDGE_")]:
+        for key in [key for key in os.environ if key.startswith("BRIDGE_") and key != "BRIDGE_EGRESS_ALLOW"]:
             del os.environ[key]
         os.environ.update(environment)
         os.environ.update(BRIDGE_STATE_DIR=str(directory), BRIDGE_DATABASE_PORT=str(server.port))

@@ -88,6 +88,14 @@ class DeliveryFailed(NodeError):
     verdict = Verdict.TRANSIENT
 
 
+class EgressRefused(NodeError):
+    """A call would go where the platform calls nothing: into its own network, to itself; facts: `host`, `port`.
+    Nothing was sent."""
+
+    code = "egress-refused"
+    title = "The platform does not call this address"
+
+
 class DestinationClosed(NodeError):
     """The platform does not call the destination now; facts: `destination`, `retry_after_s`. Nothing was sent. It
     is no attempt: the message keeps those it has and comes back to the same node; no error route takes it."""

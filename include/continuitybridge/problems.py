@@ -69,6 +69,7 @@ FAILURE_STATUS: Mapping[str, int] = {
     "transform-failed": 422,
     "limit-exceeded": 422,
     "delivery-failed": 502,
+    "egress-refused": 502,
     "unavailable": 503,
     "destination-paused": 503,
     "circuit-open": 503,

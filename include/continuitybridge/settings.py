@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from continuitybridge import egress
+from continuitybridge.egress import Policy, parse_rules
 from continuitybridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -225,6 +227,13 @@ class Settings(BaseSettings):
         "(`10.0.0.0/8, 2001:db8::1`). Only their `X-Forwarded-For` and client certificates are believed. Empty: "
         "nobody's.",
     )
+    egress_allow: str = Field(
+        default="",
+        description="What flows, connections and key sets may call beside the public internet: networks, "
+        "addresses and host names, each at one port or at all, separated by commas (`10.20.0.0/16, "
+        "127.0.0.1:8090, [fd00::1]:443, erp.internal:8443`). The address at which a cloud gives out credentials "
+        "counts only where it is named itself; the platform's own ports are never called.",
+    )
     intake_max_held: int = Field(
         default=1_000,
         ge=0,
@@ -354,6 +363,17 @@ class Settings(BaseSettings):
         """The networks that are not judged."""
         return _networks(self.waf_whitelist)
 
+    @field_validator("egress_allow")
+    @classmethod
+    def _are_rules(cls, given: str) -> str:
+        parse_rules(given)
+        return given
+
+    @property
+    def egress(self) -> Policy:
+        """What may be called for a tenant."""
+        return Policy.of(self.egress_allow, self)
+
     @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The networks of the trusted proxies."""
@@ -402,3 +422,8 @@ def get_settings() -> Settings:
     except ValidationError as error:
         problems = "; ".join(f"{variable('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"settings are not valid: {problems}") from None
+
+
+def egress_policy() -> Policy:
+    """What this process may call for a tenant: what it was told to follow, else what its settings say."""
+    return egress.installed() or get_settings().egress

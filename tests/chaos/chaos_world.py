@@ -35,6 +35,7 @@ POISON = 50
 """Every so many messages one that its flow refuses: it is to stand in triage."""
 
 SETTINGS = {
+    "BRIDGE_EGRESS_ALLOW": "127.0.0.1",
     "BRIDGE_LEASE_S": "6",
     "BRIDGE_SWEEP_INTERVAL_S": "1",
     "BRIDGE_MAX_ATTEMPTS": "30",

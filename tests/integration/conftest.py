@@ -58,7 +58,7 @@ def postgres(state_dir: Path) -> Iterator[EmbeddedPostgres]:
 def settings(state_dir: Path, postgres: EmbeddedPostgres) -> Iterator[Settings]:
     """The settings of this process and its children, naming the session's server: bootstrapped and migrated."""
     before = {key: value for key, value in os.environ.items() if key.startswith("BRIDGE_")}
-    for key in before:
+    for key in before.keys() - {"BRIDGE_EGRESS_ALLOW"}:
         del os.environ[key]
     os.environ["BRIDGE_STATE_DIR"] = str(state_dir)
     os.environ["BRIDGE_DATABASE_PORT"] = str(postgres.port)

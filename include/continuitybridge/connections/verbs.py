@@ -20,8 +20,9 @@ from pydantic.dataclasses import dataclass
 
 from continuitybridge import database
 from continuitybridge.audit import record
-from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.errors import ConfigurationError, EgressRefused, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.nodes.http import address
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 CHANNEL = "bridge_connections"
@@ -101,8 +102,8 @@ def put(
     """Create or replace a connection; running flows use it from their next run, stream workers
     within a moment.
 
-    Raises `ConfigurationError` naming each bad field (never its value: it may be a secret), `NotFound` for an
-    unknown environment.
+    Raises `ConfigurationError` naming each bad field (never its value: it may be a secret), also where the address
+    shows that the platform does not call it; `NotFound` for an unknown environment.
     """
     if not isinstance(definition, HttpConnection):
         try:
@@ -121,6 +122,7 @@ def put(
             field="name",
             value=name,
         )
+    _check_address(str(definition.base_url))
     keyring = keyring or Keyring.open()
     auth = {
         key: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -167,6 +169,16 @@ def put(
             keys=keyring,
         )
     return _one(organization_id, environment, name)
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        address.parse(base_url)
+        address.check(base_url)
+    except ValueError as error:
+        raise ConfigurationError(f"base_url: {error}", field="base_url") from None
+    except EgressRefused as error:
+        raise ConfigurationError(f"base_url: {error.detail}", field="base_url") from None
 
 
 def remove(organization_id: UUID, environment: str, name: str) -> None:

@@ -23,6 +23,7 @@ from dataclasses import astuple
 from time import monotonic_ns
 from typing import Any, NoReturn
 
+from continuitybridge import egress
 from continuitybridge.engine import frames, replies
 from continuitybridge.engine.calls import Calls
 from continuitybridge.engine.chain import Chain
@@ -250,9 +251,10 @@ class _NodeProcess:
     def build(self) -> None:
         """Build the plan that comes first. A refusal is told, and ends the process."""
         try:
-            _, (text, stage, emulate, limits) = self._channel.read()
+            _, (text, stage, emulate, limits, may_call) = self._channel.read()
         except _HungUp:
             os._exit(0)
+        egress.install(egress.Policy.from_data(may_call))
         slots = self._progress.slots
 
         def building(index: int) -> None:

@@ -29,6 +29,7 @@ from continuitybridge.errors import (
 )
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.settings import egress_policy
 
 WINDOW_MESSAGES = 256
 WINDOW_BYTES = 2 * 1024 * 1024
@@ -105,7 +106,8 @@ class Session:
         data = b""
         if process.fresh:
             process.fresh = False
-            plan = (self.plan.to_json(), self._stage, self._emulate, astuple(self.limits))
+            may_call = egress_policy().to_data()
+            plan = (self.plan.to_json(), self._stage, self._emulate, astuple(self.limits), may_call)
             data = frames.frame(frames.PLAN, plan)
         destinations = None
         if self._destinations is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import semver
 
-from continuitybridge.errors import ConfigurationError
+from continuitybridge.errors import ConfigurationError, EgressRefused
 from continuitybridge.flows import catalog, foreign, graph
 from continuitybridge.flows.load import LoadedFlow
 from continuitybridge.flows.model import END, ERROR, MODES, OUT, Flow, Step
@@ -22,6 +22,7 @@ from continuitybridge.flows.reading import NodePlace
 from continuitybridge.flows.source import Path
 from continuitybridge.nodes import registry
 from continuitybridge.nodes.base import BuildContext
+from continuitybridge.nodes.http import address
 from continuitybridge.nodes.language.jq_program import JqProgram
 
 CAPTURES = ("errors", "sampled", "all")
@@ -305,7 +306,9 @@ class _Lint:
         sources, before = self.leading.get(step.id, (None, None))
         context = BuildContext(self.flow.name, step.id, self.flow.files, routes, sources, before)
         try:
-            registry.build(step.type, step.config, context)
+            node = registry.build(step.type, step.config, context)
+            for field, url in node.addresses():
+                self.egress(place, field, url)
         except ConfigurationError as error:
             missing = {
                 ".".join(map(str, path))
@@ -316,6 +319,13 @@ class _Lint:
                 field = str(problem.get("field") or "")
                 if not any(name == field or name.startswith(f"{field}.") for name in missing):
                     self.configuration_problem(step, place, field, problem)
+
+    def egress(self, place: NodePlace, field: str, url: str) -> None:
+        """An address that is written down is one that the platform calls."""
+        try:
+            address.check(url)
+        except EgressRefused as refused:
+            self.tell(self.config_path(place, field), refused.detail, url, valid="an address of the internet")
 
     def configuration_problem(self, step: Step, place: NodePlace, field: str, problem: Mapping[str, Any]) -> None:
         message = str(problem.get("message", "is not valid"))

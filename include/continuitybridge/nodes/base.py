@@ -173,6 +173,10 @@ class _Node(ABC, Generic[ConfigT]):
     def build(self, context: BuildContext) -> None:
         """Compile programs, schemas and paths. Raises `ConfigurationError(detail, field=...)`."""
 
+    def addresses(self) -> Iterable[tuple[str, str]]:
+        """Field and URL of what the configuration says is called. Lint refuses those that never are."""
+        return ()
+
     @classmethod
     def ports_of(cls, config: ConfigT) -> tuple[str, ...]:
         """The ports this configuration offers; `error` exists on every node and is not listed."""

@@ -8,6 +8,7 @@ that running it again only sends more orders.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from standardwebhooks import Webhook
 
 from continuitybridge import connections, deployments, organizations
 from continuitybridge.airflow.roles import MEMBER_ROLE
+from continuitybridge.database.bootstrap import write_env
 from continuitybridge.errors import Conflict, NotFound, Unavailable
 from continuitybridge.flows.load import load_flow
 from continuitybridge.inbox import status as messages
@@ -97,6 +99,7 @@ def run(progress: Progress) -> list[Delivery]:
     progress.say("ContinuityBridge")
     for organization in ORGANIZATIONS:
         warehouse.api_key(settings, organization.slug)
+    _allow_warehouse(settings)
     started = platform.up(progress, accounts=_accounts(settings), demo=True)
     settings = started.settings
     with progress.step("organizations, connections, flows"):
@@ -180,6 +183,20 @@ def _connect(settings: Settings, organization: Organization) -> None:
     key = warehouse.api_key(settings, organization.slug)
     definition = {"base_url": base_url, "auth": {"type": "api_key", "header": "X-API-Key", "value": key}}
     connections.put(organization.organization_id, ENVIRONMENT, "warehouse", definition, OPERATOR)
+
+
+def _allow_warehouse(settings: Settings) -> None:
+    """Flows may call the warehouse, and nothing else on this machine. Said where the platform's settings are kept,
+    for the processes that start later too; beside what the environment says, which wins."""
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    rule = f"{address}:{settings.warehouse_port}"
+    if rule in (each.strip() for each in settings.egress_allow.split(",")):
+        return
+    allowed = ",".join(filter(None, (settings.egress_allow, rule)))
+    if "BRIDGE_EGRESS_ALLOW" in os.environ:
+        os.environ["BRIDGE_EGRESS_ALLOW"] = allowed
+    else:
+        write_env(settings.state_dir / "bridge.env", {"BRIDGE_EGRESS_ALLOW": allowed})
 
 
 def _demo_keys(settings: Settings) -> Path:

@@ -73,6 +73,25 @@ def test_setting_it_anew_replaces_it_with_the_next_revision(organization: Organi
     assert connections.resolve(organization.organization_id, "dev", "wms", keyring).auth == {"type": "none"}
 
 
+@pytest.mark.parametrize(
+    ("base_url", "reason"),
+    [
+        ("http://10.0.0.5/api", "BRIDGE_EGRESS_ALLOW"),
+        ("https://0xA9FEA9FE/latest", "BRIDGE_EGRESS_ALLOW"),
+        ("http://[::ffff:192.168.0.1]:8080", "BRIDGE_EGRESS_ALLOW"),
+        ("https://anna:canary@wms.example/", "user name"),
+    ],
+)
+def test_an_address_that_is_never_called_is_refused_when_it_is_set(
+    organization: Organization, base_url: str, reason: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as refused:
+        connections.put(organization.organization_id, "dev", "wms", {"base_url": base_url}, "anna")
+    assert refused.value.facts == {"field": "base_url"}
+    assert "canary" not in refused.value.detail
+    assert connections.list_connections(organization.organization_id) == []
+
+
 def test_every_problem_of_a_definition_is_named_and_no_value_quoted(organization: Organization) -> None:
     secret = secrets.token_urlsafe()
     with pytest.raises(ConfigurationError) as refused:

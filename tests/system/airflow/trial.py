@@ -100,7 +100,7 @@ class Trial:
         ports = {
             f"BRIDGE_{n}_PORT": str(free_port()) for n in ("HTTP", "DATABASE", "REDIS", "WAREHOUSE", "INTAKE")
         }
-        trial = cls(directory / "state", {**ports, **settings})
+        trial = cls(directory / "state", {**ports, "BRIDGE_EGRESS_ALLOW": "127.0.0.1", **settings})
         try:
             trial.bridge("up")
             yield trial

@@ -37,6 +37,12 @@ def test_the_warehouse_has_each_order_under_the_key_of_its_message(demo: tuple[P
         assert all(line["quantity"] > 0 and line["unit"] for line in order["lines"])
 
 
+def test_flows_may_call_the_warehouse_and_nothing_else_of_this_machine(demo: tuple[Platform, str]) -> None:
+    platform, _ = demo
+    rules = [line for line in (platform.state_dir / "bridge.env").read_text().splitlines() if "EGRESS" in line]
+    assert rules == [f"BRIDGE_EGRESS_ALLOW={platform.url('WAREHOUSE').removeprefix('http://')}"]
+
+
 def test_an_order_is_found_by_its_number(demo: tuple[Platform, str]) -> None:
     platform, printed = demo
     messages = re.findall(r"  message    (\S+)", printed)

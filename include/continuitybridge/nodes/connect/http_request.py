@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -176,6 +176,10 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     **The answer.** `vars.<node id>` holds `status`, `attempts` and `headers`, as in
     `$vars.deliver.status == 202`; `response` can bring its body into the message.
 
+    **Not everywhere.** Private, local and reserved addresses are not called unless a superadmin allows them
+    (`BRIDGE_EGRESS_ALLOW`), the platform itself never. Where an address in `url` shows it, lint says so; where a
+    name leads there, the message fails with `egress-refused`, which stands.
+
     Redirects are not followed unless allowed, and then on the same host only. Cookies are not kept. Emulated, the
     request is built, nothing is sent, and `sample` is the answer.
     """
@@ -243,6 +247,9 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
 
     def timeout_s(self) -> float:
         return self.config.timeout_s + _MARGIN_S
+
+    def addresses(self) -> Iterable[tuple[str, str]]:
+        return () if self.config.url is None else (("url", self.config.url),)
 
     def calls(self) -> tuple[str | None, str]:
         return self.config.connection, self.config.url or ""

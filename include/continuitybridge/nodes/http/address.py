@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urljoin
 
 import idna
+
+from continuitybridge.settings import egress_policy
 
 PORTS = {"http": 80, "https": 443}
 
@@ -48,6 +51,14 @@ def parse(url: str) -> Address:
     if match is None:
         raise ValueError("the address has no scheme and host")
     return Address(_origin(match["origin"]), _target(match["rest"]))
+
+
+def check(url: str) -> None:
+    """Raise `EgressRefused` for an address whose host shows that it may not be called. What `parse` cannot read
+    passes: who builds the request says so better."""
+    with suppress(ValueError):
+        origin = parse(url).origin
+        egress_policy().check(origin.host, origin.port)
 
 
 def redirected(address: Address, location: str) -> Address | None:

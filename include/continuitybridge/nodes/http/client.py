@@ -7,6 +7,7 @@ import base64
 import os
 import ssl
 from collections import deque
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -14,14 +15,14 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 
 import certifi
 
+from continuitybridge.egress.connecting import judged, open_socket
 from continuitybridge.nodes.http.address import Address, Origin
 from continuitybridge.nodes.http.wire import Connection, ExchangeFailed, RawAnswer, Reading
+from continuitybridge.settings import egress_policy
 
 KEPT_S = 60.0
 """So long a connection that nobody uses is kept."""
 KEPT_PER_ORIGIN = 64
-_NEXT_ADDRESS_AFTER_S = 0.25
-"""When a host has several addresses and one does not answer (RFC 8305)."""
 _MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -37,6 +38,7 @@ class Client:
 
     Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` when it is made. It keeps no
     cookies and follows no redirects. Not bounded here: who uses it bounds how many requests are under way.
+    Where it may connect to, the process's egress policy says, each time that it connects.
     """
 
     def __init__(self, *, verify: bool) -> None:
@@ -58,7 +60,7 @@ class Client:
 
         A connection that the destination closed while it was idle is replaced, and the request sent again: it
         had no answer, and its repetition bears the same idempotency key. Raises `ExchangeFailed`, `OSError`
-        (also for TLS) when there is no connection.
+        (also for TLS) when there is no connection, `EgressRefused` when there may be none.
         """
         origin, target = address
         proxy = self._proxy_of(origin)
@@ -136,11 +138,16 @@ class Client:
 
     async def _connect(self, origin: Origin, proxy: Proxy | None) -> Connection:
         secure = tls_context(self._verify) if origin.scheme == "https" else None
+        policy = egress_policy()
         if proxy is None:
+            connected = await open_socket(policy, origin.host, origin.port)
             _, connection = await self._loop.create_connection(
-                Connection, origin.host, origin.port, ssl=secure, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S
+                Connection, sock=connected, ssl=secure, server_hostname=origin.host if secure else None
             )
             return connection
+        # The proxy resolves the name once more; where nobody here knows it, the proxy alone decides.
+        with suppress(OSError):
+            await judged(policy, origin.host, origin.port)
         to_proxy = tls_context(self._verify) if proxy.origin.scheme == "https" else None
         if secure is None:
             _, connection = await self._loop.create_connection(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -292,6 +292,9 @@ class WebhookTrigger(TriggerNode[WebhookTriggerConfig]):
     def build(self, context: BuildContext) -> None:
         self.replies = self.config.reply == "result"
         self._maker = ReplyMaker(self.config.result or ResultConfig()) if self.replies else None
+
+    def addresses(self) -> Iterable[tuple[str, str]]:
+        return ((f"verification.{field}", url) for field, url in self.config.verification.addresses())
 
     def reply_counts(self, node_id: str) -> bool:
         return self._maker is not None and self._maker.counts(node_id)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from continuitybridge.errors import Unavailable
@@ -23,6 +24,7 @@ FETCH_TIMEOUT_S = 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 64
 MAX_SETS = 1_000
+_HEADERS = "user-agent: ContinuityBridge\r\naccept: application/json\r\naccept-encoding: identity\r\n"
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            self._keys = await asyncio.to_thread(_get, self.url)
+            self._keys = await _get(self.url)
             self._fetched_at = time.monotonic()
         except Exception as error:
             log.warning("jwks: %s cannot be fetched: %s", self.url, error)
@@ -74,26 +76,27 @@ class KeySet:
             self._fetching = None
 
 
-def _get(url: str) -> list[Mapping[str, Any]]:
-    """The usable keys at an address: no redirects, no more than `MAX_BYTES`. Raises whatever goes wrong."""
-    import httpx
+async def _get(url: str) -> list[Mapping[str, Any]]:
+    """The usable keys at an address that may be called: no redirects, no more than `MAX_BYTES`. Raises whatever
+    goes wrong."""
     import orjson
 
-    content = b""
-    plain = {"accept": "application/json", "accept-encoding": "identity"}
-    with (
-        httpx.Client(timeout=FETCH_TIMEOUT_S, follow_redirects=False) as client,
-        client.stream("GET", url, headers=plain) as response,
-    ):
-        response.raise_for_status()
-        if response.status_code != httpx.codes.OK:
-            raise ValueError(f"status {response.status_code}")
-        deadline = time.monotonic() + FETCH_TIMEOUT_S
-        for piece in response.iter_raw():
-            content += piece
-            if len(content) > MAX_BYTES or time.monotonic() > deadline:
-                raise ValueError(f"more than {MAX_BYTES} bytes, or too slow")
-    keys = orjson.loads(content)["keys"]
+    from continuitybridge.nodes.http.address import parse
+    from continuitybridge.nodes.http.client import Client
+
+    client = Client(verify=True)
+    try:
+        async with asyncio.timeout(FETCH_TIMEOUT_S):
+            answer = await client.send(
+                "GET", parse(url), _HEADERS, None, lambda status, headers: (MAX_BYTES, True)
+            )
+    finally:
+        await client.aclose()
+    if answer.status != HTTPStatus.OK:
+        raise ValueError(f"status {answer.status}")
+    if answer.cut:
+        raise ValueError(f"more than {MAX_BYTES} bytes")
+    keys = orjson.loads(answer.content)["keys"]
     # Public keys only: one of type oct would turn what everybody can read into a secret.
     return [
         key

@@ -6,7 +6,7 @@ from there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -69,6 +69,10 @@ class VerificationSettings(NodeConfig):
     """Base of every way's settings. Each has `type`, the way's name."""
 
     type: str
+
+    def addresses(self) -> Iterable[tuple[str, str]]:
+        """Field and URL of what the way calls, as `nodes.base` says."""
+        return ()
 
 
 SettingsT = TypeVar("SettingsT", bound=VerificationSettings)

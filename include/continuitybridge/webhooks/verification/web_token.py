@@ -71,6 +71,9 @@ class JwtSettings(VerificationSettings):
         json_schema_extra=hints(advanced=True),
     )
 
+    def addresses(self) -> Iterable[tuple[str, str]]:
+        return () if self.jwks_url is None else (("jwks_url", self.jwks_url),)
+
     @property
     def effective_algorithms(self) -> tuple[str, ...]:
         return tuple(self.algorithms) or (("RS256", "ES256") if self.jwks_url else ("HS256",))
