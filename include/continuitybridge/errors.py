@@ -189,6 +189,13 @@ class NotAllowed(BridgeError):
     title = "The caller may not do this"
 
 
+class OrganizationSuspended(NotAllowed):
+    """The organization is suspended: it is read only, and nothing of it runs."""
+
+    code = "organization-suspended"
+    title = "The organization is suspended"
+
+
 class MethodNotAllowed(BridgeError):
     """The address does not take this HTTP method; facts: `allow`, the methods that it takes."""
 

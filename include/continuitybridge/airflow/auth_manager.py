@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -29,7 +28,8 @@ from sqlalchemy.orm import Session
 from continuitybridge import organizations
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.api_keys import current_holder
-from continuitybridge.organizations import Role
+from continuitybridge.organizations import Membership
+from continuitybridge.organizations.matrix import Action, may
 
 CACHE_S = 1.0
 
@@ -50,11 +50,12 @@ class Level(IntEnum):
     """Trigger, clear, mark and pause too."""
 
 
-_LEVEL_OF: Mapping[Role, Level] = {
-    Role.CUSTOMER_USER: Level.READ,
-    Role.CUSTOMER_ADMIN: Level.WRITE,
-    Role.CONSULTANT: Level.WRITE,
-}
+def _level(membership: Membership) -> Level | None:
+    """What the matrix gives a member; in a suspended organization nothing is changed."""
+    if not may(membership.role, Action.DAG_READ):
+        return None
+    runs = may(membership.role, Action.DAG_RUN) and membership.status == "active"
+    return Level.WRITE if runs else Level.READ
 
 
 class OrganizationAuthManager(FabAuthManager):
@@ -209,7 +210,9 @@ def levels_of(name: str, superadmin: bool = False) -> dict[str, Level]:
     holder = current_holder()
     if holder is None:
         return _memberships(name)
-    level = Level.WRITE if superadmin else _memberships(name).get(holder.organization)
+    level = _memberships(name).get(holder.organization)
+    if level is None and superadmin:
+        level = Level.WRITE
     if level is None:
         return {}
     return {holder.organization: level if holder.scope == "write" else Level.READ}
@@ -219,7 +222,8 @@ def _memberships(name: str) -> dict[str, Level]:
     cached = _cache.get(name)
     if cached is not None and time.monotonic() - cached[0] < CACHE_S:
         return cached[1]
-    levels = {each.slug: _LEVEL_OF[each.role] for each in organizations.memberships(name)}
+    found = ((each.slug, _level(each)) for each in organizations.memberships(name))
+    levels = {slug: level for slug, level in found if level is not None}
     if len(_cache) > 10_000:
         _cache.clear()
     _cache[name] = (time.monotonic(), levels)

@@ -24,6 +24,8 @@ from continuitybridge.inbox.hold_routes import router as flow_holds
 from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
 from continuitybridge.inbox.waits.routes import router as approvals
+from continuitybridge.organizations.access import action_of
+from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
@@ -79,10 +81,11 @@ def create_app(
     for router in routers:
         app.include_router(router)
 
-    @app.get("/openapi.json", summary="This document", tags=["about"])
+    @app.get("/openapi.json", summary="This document", tags=["about"], openapi_extra=needs(Action.REFERENCE_READ))
     def document() -> dict[str, Any]:
         return openapi.document(app, settings, PREFIX)
 
+    _every_route_has_its_action(app)
     app.add_exception_handler(BridgeError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -102,6 +105,14 @@ def mounts(
         ("ContinuityBridge intake, old address", "/api/webhook", intake),
         ("ContinuityBridge", PREFIX, create_app(authenticate=authenticate, intake=intake, settings=settings)),
     )
+
+
+def _every_route_has_its_action(app: FastAPI) -> None:
+    """Raises `ConfigurationError` for a route that neither is public nor says what it does."""
+    for route in app.routes:
+        path = getattr(route, "path", None)
+        if path not in gate.PUBLIC and action_of(route) is None:
+            raise ConfigurationError(f"the route {path} names no action: see matrix.needs")
 
 
 async def _problem(_: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from continuitybridge import api_keys
 from continuitybridge.api_keys import verbs
 from continuitybridge.errors import NotAllowed
 from continuitybridge.organizations.access import Caller, CallerDep, Place
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/api-keys", tags=["api keys"])
 
@@ -51,13 +52,15 @@ class KeyMade(ApiKey):
     key: str
 
 
-@router.get("", summary="API keys of an organization")
+@router.get("", summary="API keys of an organization", openapi_extra=needs(Action.API_KEY_MANAGE))
 def list_api_keys(caller: CallerDep, organization: Organization = None) -> list[ApiKey]:
     found = api_keys.list_keys(_place(caller, organization).organization_id)
     return [ApiKey.model_validate(each, from_attributes=True) for each in found]
 
 
-@router.post("", summary="Make an API key that acts as you", status_code=201)
+@router.post(
+    "", summary="Make an API key that acts as you", status_code=201, openapi_extra=needs(Action.API_KEY_MANAGE)
+)
 def create_api_key(caller: CallerDep, wanted: KeyWanted, organization: Organization = None) -> KeyMade:
     place = _place(caller, organization)
     made = api_keys.create(
@@ -72,7 +75,7 @@ def create_api_key(caller: CallerDep, wanted: KeyWanted, organization: Organizat
     return KeyMade(key=made.key, **shown.model_dump())
 
 
-@router.delete("/{key}", summary="Revoke an API key")
+@router.delete("/{key}", summary="Revoke an API key", openapi_extra=needs(Action.API_KEY_MANAGE))
 def revoke_api_key(caller: CallerDep, key: UUID, organization: Organization = None) -> ApiKey:
     place = _place(caller, organization)
     revoked = api_keys.revoke(place.organization_id, key, by=caller.user_name)
@@ -82,4 +85,4 @@ def revoke_api_key(caller: CallerDep, key: UUID, organization: Organization = No
 def _place(caller: Caller, organization: str | None) -> Place:
     if caller.by_api_key:
         raise NotAllowed("API keys are managed by people: sign in as a user")
-    return caller.writable(caller.chosen(organization).slug)
+    return caller.chosen(organization)

@@ -119,7 +119,7 @@ def revoke(organization_id: UUID, key_id: UUID, *, by: str) -> ApiKey:
 
 def verify(key: str) -> Holder:
     """Whose key it is. Raises `NotAuthenticated` alike for one that never was, is expired or revoked, or whose
-    organization is not active; `Unavailable`."""
+    organization is being deleted; `Unavailable`."""
     digest = _hash(key)
     known = _cache.get(digest)
     if known is not None and time.monotonic() - known[0] < CACHE_S:
@@ -128,7 +128,7 @@ def verify(key: str) -> Holder:
         row = connection.execute(
             "SELECT k.key_id, k.organization_id, o.slug, k.user_name, k.scope FROM bridge.api_keys k"
             " JOIN bridge.organizations o USING (organization_id)"
-            " WHERE k.hash = %s AND k.revoked_at IS NULL AND k.expires_at > now() AND o.status = 'active'",
+            " WHERE k.hash = %s AND k.revoked_at IS NULL AND k.expires_at > now() AND o.status <> 'deleting'",
             (digest,),
         ).fetchone()
         if row is None:

@@ -13,12 +13,15 @@ from pydantic import BaseModel
 from continuitybridge import audit, database
 from continuitybridge.audit import chain, checkpoints, exporting, reading
 from continuitybridge.organizations.access import Caller, CallerDep, Place
+from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 
 Organization = Annotated[str | None, Query(max_length=64, description="Slug; needed unless one has exactly one")]
-Action = Annotated[str | None, Query(max_length=100, description="`connection.changed`, or all of `connection`")]
+ActionQuery = Annotated[
+    str | None, Query(max_length=100, description="`connection.changed`, or all of `connection`")
+]
 Target = Annotated[str | None, Query(max_length=300, description="What it was done to")]
 Environment = Annotated[str | None, Query(max_length=16, description="dev, test, staging or prod")]
 ActorName = Annotated[str | None, Query(max_length=200, description="Name of the user who acted")]
@@ -63,11 +66,11 @@ class AuditVerified(BaseModel):
     problem: str | None
 
 
-@router.get("", summary="Who did what in an organization")
+@router.get("", summary="Who did what in an organization", openapi_extra=needs(Action.AUDIT_READ))
 def search_audit(
     caller: CallerDep,
     organization: Organization = None,
-    action: Action = None,
+    action: ActionQuery = None,
     target: Target = None,
     environment: Environment = None,
     actor: ActorName = None,
@@ -83,12 +86,17 @@ def search_audit(
     return AuditPage(events=events, before=found[-1].seq if len(found) == limit else None)
 
 
-@router.get("/export", summary="The trail as a file", response_class=StreamingResponse)
+@router.get(
+    "/export",
+    summary="The trail as a file",
+    response_class=StreamingResponse,
+    openapi_extra=needs(Action.AUDIT_READ),
+)
 def export_audit(
     caller: CallerDep,
     organization: Organization = None,
     format: Annotated[Literal["csv", "jsonl"], Query(description="CSV (RFC 4180) or JSON lines")] = "csv",
-    action: Action = None,
+    action: ActionQuery = None,
     target: Target = None,
     environment: Environment = None,
     actor: ActorName = None,
@@ -107,7 +115,7 @@ def export_audit(
     )
 
 
-@router.get("/verification", summary="Does the trail hold?")
+@router.get("/verification", summary="Does the trail hold?", openapi_extra=needs(Action.AUDIT_READ))
 def verify_audit(caller: CallerDep, organization: Organization = None) -> AuditVerified:
     place = _place(caller, organization)
     marks = checkpoints.read().marks.get(place.organization_id, ())
@@ -122,4 +130,4 @@ def verify_audit(caller: CallerDep, organization: Organization = None) -> AuditV
 
 
 def _place(caller: Caller, organization: str | None) -> Place:
-    return caller.writable(caller.chosen(organization).slug)
+    return caller.chosen(organization)

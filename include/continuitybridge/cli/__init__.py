@@ -121,6 +121,7 @@ flow = LazyGroup(
         "node": f"{_HERE}.node",
         "inbox": f"{_HERE}.inbox",
         "replay": f"{_HERE}.replay",
+        "role": f"{_HERE}.role",
         "approvals": f"{_HERE}.approvals",
         "api-key": f"{_HERE}.api_key",
         "audit": f"{_HERE}.audit",

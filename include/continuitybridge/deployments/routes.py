@@ -13,6 +13,7 @@ from continuitybridge.deployments import verbs
 from continuitybridge.errors import NotFound
 from continuitybridge.flows.load import load_flow
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/flows", tags=["flows"])
 
@@ -104,7 +105,7 @@ class Difference(BaseModel):
     diff: str
 
 
-@router.get("", summary="Deployed flows of an organization")
+@router.get("", summary="Deployed flows of an organization", openapi_extra=needs(Action.FLOW_READ))
 def list_flows(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -114,7 +115,11 @@ def list_flows(
     return [_shown(place.slug, each) for each in verbs.list_deployments(place.organization_id, environment)]
 
 
-@router.get("/{organization}/{environment}/{flow}", summary="A deployed flow and its history")
+@router.get(
+    "/{organization}/{environment}/{flow}",
+    summary="A deployed flow and its history",
+    openapi_extra=needs(Action.FLOW_READ),
+)
 def show_flow(caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName) -> FlowDetail:
     place = caller.organization(organization)
     deployment = _deployed(place.organization_id, environment, flow)
@@ -127,7 +132,11 @@ def show_flow(caller: CallerDep, organization: Slug, environment: Environment, f
     )
 
 
-@router.get("/{organization}/{environment}/{flow}/versions", summary="A flow's versions, newest first")
+@router.get(
+    "/{organization}/{environment}/{flow}/versions",
+    summary="A flow's versions, newest first",
+    openapi_extra=needs(Action.FLOW_READ),
+)
 def list_versions(
     caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName
 ) -> list[Version]:
@@ -146,7 +155,11 @@ def list_versions(
     ]
 
 
-@router.get("/{organization}/{environment}/{flow}/versions/{version}", summary="A version's source")
+@router.get(
+    "/{organization}/{environment}/{flow}/versions/{version}",
+    summary="A version's source",
+    openapi_extra=needs(Action.FLOW_READ),
+)
 def show_version(
     caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName, version: str
 ) -> VersionSource:
@@ -156,7 +169,11 @@ def show_version(
     return VersionSource(version=version, source=source, files=files)
 
 
-@router.get("/{organization}/{environment}/{flow}/diff", summary="What changed between two versions")
+@router.get(
+    "/{organization}/{environment}/{flow}/diff",
+    summary="What changed between two versions",
+    openapi_extra=needs(Action.FLOW_READ),
+)
 def show_diff(
     caller: CallerDep,
     organization: Slug,
@@ -170,11 +187,16 @@ def show_diff(
     return Difference(old=old, new=new, diff=verbs.diff(place.organization_id, flow, old, new))
 
 
-@router.post("/{organization}/{environment}", summary="Deploy a flow version", status_code=201)
+@router.post(
+    "/{organization}/{environment}",
+    summary="Deploy a flow version",
+    status_code=201,
+    openapi_extra=needs(Action.FLOW_DEPLOY),
+)
 def deploy(
     caller: CallerDep, organization: Slug, environment: Environment, request: DeployRequest, response: Response
 ) -> Deployed:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     loaded = load_flow(request.source, files=request.files)
     done = verbs.deploy(place.organization_id, environment, loaded, caller.user_name)
     if not done.changed:
@@ -182,7 +204,11 @@ def deploy(
     return _done(organization, done)
 
 
-@router.post("/{organization}/{environment}/{flow}/rollback", summary="Run an earlier version again")
+@router.post(
+    "/{organization}/{environment}/{flow}/rollback",
+    summary="Run an earlier version again",
+    openapi_extra=needs(Action.FLOW_DEPLOY),
+)
 def rollback(
     caller: CallerDep,
     organization: Slug,
@@ -190,28 +216,40 @@ def rollback(
     flow: FlowName,
     request: RollbackRequest | None = None,
 ) -> Deployed:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     to = request.to if request else None
     return _done(organization, verbs.rollback(place.organization_id, environment, flow, caller.user_name, to=to))
 
 
-@router.post("/{organization}/{environment}/{flow}/disable", summary="Stop a flow; accepted messages wait")
+@router.post(
+    "/{organization}/{environment}/{flow}/disable",
+    summary="Stop a flow; accepted messages wait",
+    openapi_extra=needs(Action.FLOW_DEPLOY),
+)
 def disable(caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName) -> Deployed:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     done = verbs.set_status(place.organization_id, environment, flow, "disable", caller.user_name)
     return _done(organization, done)
 
 
-@router.post("/{organization}/{environment}/{flow}/enable", summary="Let a disabled flow run again")
+@router.post(
+    "/{organization}/{environment}/{flow}/enable",
+    summary="Let a disabled flow run again",
+    openapi_extra=needs(Action.FLOW_DEPLOY),
+)
 def enable(caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName) -> Deployed:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     done = verbs.set_status(place.organization_id, environment, flow, "enable", caller.user_name)
     return _done(organization, done)
 
 
-@router.delete("/{organization}/{environment}/{flow}", summary="Take a flow out; its versions stay")
+@router.delete(
+    "/{organization}/{environment}/{flow}",
+    summary="Take a flow out; its versions stay",
+    openapi_extra=needs(Action.FLOW_DEPLOY),
+)
 def remove(caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName) -> Deployed:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     done = verbs.set_status(place.organization_id, environment, flow, "remove", caller.user_name)
     return _done(organization, done)
 

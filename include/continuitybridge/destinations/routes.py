@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from continuitybridge.destinations import verbs
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/destinations", tags=["destinations"])
 
@@ -73,7 +74,7 @@ class CancelledParts(BaseModel):
     cancelled: int
 
 
-@router.get("", summary="Destinations of an organization")
+@router.get("", summary="Destinations of an organization", openapi_extra=needs(Action.DESTINATION_READ))
 def list_destinations(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -83,22 +84,34 @@ def list_destinations(
     return [_shown(place.slug, each) for each in verbs.list_destinations(place.organization_id, environment)]
 
 
-@router.get("/{organization}/{environment}/{name}", summary="What holds for a destination")
+@router.get(
+    "/{organization}/{environment}/{name}",
+    summary="What holds for a destination",
+    openapi_extra=needs(Action.DESTINATION_READ),
+)
 def show_destination(caller: CallerDep, organization: Slug, environment: Environment, name: Name) -> Destination:
     place = caller.organization(organization)
     return _shown(organization, verbs.show(place.organization_id, environment, name))
 
 
-@router.put("/{organization}/{environment}/{name}", summary="Calls at once and circuit of a destination")
+@router.put(
+    "/{organization}/{environment}/{name}",
+    summary="Calls at once and circuit of a destination",
+    openapi_extra=needs(Action.DESTINATION_CHANGE),
+)
 def configure_destination(
     caller: CallerDep, organization: Slug, environment: Environment, name: Name, request: DestinationNumbers
 ) -> Destination:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     changes = request.model_dump(include=request.model_fields_set)
     return _shown(organization, verbs.configure(place.organization_id, environment, name, changes))
 
 
-@router.post("/{organization}/{environment}/{name}/pause", summary="Send nothing there; messages wait")
+@router.post(
+    "/{organization}/{environment}/{name}/pause",
+    summary="Send nothing there; messages wait",
+    openapi_extra=needs(Action.DESTINATION_CHANGE),
+)
 def pause_destination(
     caller: CallerDep,
     organization: Slug,
@@ -106,13 +119,17 @@ def pause_destination(
     name: Name,
     request: DestinationReason | None = None,
 ) -> Destination:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     reason = request.reason if request else ""
     done = verbs.pause(place.organization_id, environment, name, by=caller.user_name, reason=reason)
     return _shown(organization, done)
 
 
-@router.post("/{organization}/{environment}/{name}/drain", summary="Deliver what is there, take nothing new")
+@router.post(
+    "/{organization}/{environment}/{name}/drain",
+    summary="Deliver what is there, take nothing new",
+    openapi_extra=needs(Action.DESTINATION_CHANGE),
+)
 def drain_destination(
     caller: CallerDep,
     organization: Slug,
@@ -120,19 +137,27 @@ def drain_destination(
     name: Name,
     request: DestinationReason | None = None,
 ) -> Destination:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     reason = request.reason if request else ""
     done = verbs.drain(place.organization_id, environment, name, by=caller.user_name, reason=reason)
     return _shown(organization, done)
 
 
-@router.post("/{organization}/{environment}/{name}/resume", summary="Go on, with the circuit closed")
+@router.post(
+    "/{organization}/{environment}/{name}/resume",
+    summary="Go on, with the circuit closed",
+    openapi_extra=needs(Action.DESTINATION_CHANGE),
+)
 def resume_destination(caller: CallerDep, organization: Slug, environment: Environment, name: Name) -> Destination:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     return _shown(organization, verbs.resume(place.organization_id, environment, name, by=caller.user_name))
 
 
-@router.post("/{organization}/{environment}/{name}/cancel", summary="Settle as skipped what waits for it")
+@router.post(
+    "/{organization}/{environment}/{name}/cancel",
+    summary="Settle as skipped what waits for it",
+    openapi_extra=needs(Action.DESTINATION_CHANGE),
+)
 def cancel_destination(
     caller: CallerDep,
     organization: Slug,
@@ -140,7 +165,7 @@ def cancel_destination(
     name: Name,
     request: DestinationReason | None = None,
 ) -> CancelledParts:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     reason = request.reason if request else ""
     done = verbs.cancel(place.organization_id, environment, name, by=caller.user_name, reason=reason)
     return CancelledParts(cancelled=done)

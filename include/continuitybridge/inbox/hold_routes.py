@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from continuitybridge.inbox import holds
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(tags=["flows"])
 
@@ -49,7 +50,7 @@ class CancelledMessages(BaseModel):
     left: bool
 
 
-@router.get("/holds", summary="Flows that are paused or draining")
+@router.get("/holds", summary="Flows that are paused or draining", openapi_extra=needs(Action.FLOW_READ))
 def list_holds(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -59,7 +60,11 @@ def list_holds(
     return [_shown(place.slug, each) for each in holds.list_holds(place.organization_id, environment)]
 
 
-@router.post("/flows/{organization}/{environment}/{flow}/pause", summary="Run nothing of a flow; go on accepting")
+@router.post(
+    "/flows/{organization}/{environment}/{flow}/pause",
+    summary="Run nothing of a flow; go on accepting",
+    openapi_extra=needs(Action.FLOW_HOLD),
+)
 def pause_flow(
     caller: CallerDep,
     organization: Slug,
@@ -70,7 +75,11 @@ def pause_flow(
     return _hold(caller, organization, environment, flow, "pause", request)
 
 
-@router.post("/flows/{organization}/{environment}/{flow}/drain", summary="Take nothing new, finish what is there")
+@router.post(
+    "/flows/{organization}/{environment}/{flow}/drain",
+    summary="Take nothing new, finish what is there",
+    openapi_extra=needs(Action.FLOW_HOLD),
+)
 def drain_flow(
     caller: CallerDep,
     organization: Slug,
@@ -81,13 +90,21 @@ def drain_flow(
     return _hold(caller, organization, environment, flow, "drain", request)
 
 
-@router.post("/flows/{organization}/{environment}/{flow}/resume", summary="End a pause or drain")
+@router.post(
+    "/flows/{organization}/{environment}/{flow}/resume",
+    summary="End a pause or drain",
+    openapi_extra=needs(Action.FLOW_HOLD),
+)
 def resume_flow(caller: CallerDep, organization: Slug, environment: Environment, flow: FlowName) -> list[Hold]:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     return [_shown(organization, each) for each in holds.resume(place.organization_id, environment, flow)]
 
 
-@router.post("/flows/{organization}/{environment}/{flow}/cancel", summary="Settle as skipped what is unsettled")
+@router.post(
+    "/flows/{organization}/{environment}/{flow}/cancel",
+    summary="Settle as skipped what is unsettled",
+    openapi_extra=needs(Action.FLOW_HOLD),
+)
 def cancel_flow(
     caller: CallerDep,
     organization: Slug,
@@ -95,7 +112,7 @@ def cancel_flow(
     flow: FlowName,
     request: HoldReason | None = None,
 ) -> CancelledMessages:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     reason = request.reason if request else ""
     done = holds.cancel(place.organization_id, environment, flow, by=caller.user_name, reason=reason)
     return CancelledMessages(cancelled=done.messages, left=done.left)
@@ -104,7 +121,7 @@ def cancel_flow(
 def _hold(
     caller: CallerDep, organization: str, environment: str, flow: str, kind: holds.Kind, request: HoldReason | None
 ) -> list[Hold]:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     reason = request.reason if request else ""
     done = holds.hold(place.organization_id, environment, flow, kind, by=caller.user_name, reason=reason)
     return [_shown(organization, each) for each in done]

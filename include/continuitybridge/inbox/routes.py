@@ -14,6 +14,7 @@ from continuitybridge.errors import BridgeError, ConfigurationError, NotAuthenti
 from continuitybridge.inbox import listing, replay, status, tracking
 from continuitybridge.inbox.replies.stored import stored
 from continuitybridge.organizations.access import Caller, CallerDep, Place, current_caller
+from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/messages", tags=["messages"])
@@ -150,7 +151,7 @@ class Replayed(BaseModel):
     generation: int
 
 
-@router.get("", summary="Messages of an organization")
+@router.get("", summary="Messages of an organization", openapi_extra=needs(Action.MESSAGE_READ))
 def list_messages(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -202,7 +203,7 @@ def list_messages(
     )
 
 
-@router.get("/{id}", summary="Where a message is")
+@router.get("/{id}", summary="Where a message is", openapi_extra=needs(Action.MESSAGE_READ))
 def show_message(
     request: Request,
     id: MessageId,
@@ -312,7 +313,12 @@ def _result(organization_id: UUID, message_id: str, keys: Keyring) -> Result | N
     )
 
 
-@router.post("/{id}/replay", summary="Run a dead letter or a settled message again", status_code=202)
+@router.post(
+    "/{id}/replay",
+    summary="Run a dead letter or a settled message again",
+    status_code=202,
+    openapi_extra=needs(Action.MESSAGE_REPLAY),
+)
 def replay_message(
     caller: CallerDep,
     id: MessageId,
@@ -321,7 +327,6 @@ def replay_message(
 ) -> Replayed:
     request = request or ReplayRequest()
     place, _ = _find(caller, id, organization)
-    caller.writable(place.slug)
     [done] = replay.replay(
         place.organization_id, [id], by=caller.user_name, start=request.start, version=request.version
     )
@@ -336,9 +341,11 @@ def _find(caller: Caller, message_id: str, organization: str | None) -> tuple[Pl
     places = [caller.organization(organization)] if organization is not None else caller.organizations()
     for place in places:
         try:
-            return place, status.status(place.organization_id, message_id)
+            found = status.status(place.organization_id, message_id)
         except NotFound:
             continue
+        caller.check(place)
+        return place, found
     raise NotFound(f"no message {message_id}", field="id", value=message_id)
 
 

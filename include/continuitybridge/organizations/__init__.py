@@ -1,10 +1,10 @@
 """Organizations (tenants), their environments and memberships."""
 
+from continuitybridge.organizations.roles import Role
 from continuitybridge.organizations.verbs import (
     ENVIRONMENTS,
     Membership,
     Organization,
-    Role,
     add_member,
     by_slug,
     create,

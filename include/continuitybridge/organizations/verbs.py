@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from uuid import UUID
 
 import psycopg
@@ -19,23 +18,11 @@ from uuid6 import uuid7
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.organizations.roles import Role
 from continuitybridge.vault.keyring import Keyring
 
 ENVIRONMENTS = ("dev", "test", "staging", "prod")
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,39}")
-
-
-class Role(StrEnum):
-    """What a member may do in an organization. The superadmin is a role of the platform, not a membership."""
-
-    CONSULTANT = "consultant"
-    CUSTOMER_ADMIN = "customer_admin"
-    CUSTOMER_USER = "customer_user"
-
-    @property
-    def may_write(self) -> bool:
-        """Deploy, replay, trigger; a customer user only reads."""
-        return self is not Role.CUSTOMER_USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +37,13 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """That a user belongs to an organization, and as what."""
+    """That a user belongs to an organization, and as what. `status` is the organization's."""
 
     organization_id: UUID
     slug: str
     user_name: str
     role: Role
+    status: str = "active"
 
 
 def create(
@@ -153,25 +141,25 @@ def remove_member(organization_id: UUID, user_name: str) -> None:
 
 
 def memberships(user_name: str) -> list[Membership]:
-    """The active organizations a user belongs to, by slug. Runs as the application role: the database shows a
-    user's own memberships and no other."""
+    """The organizations a user belongs to, by slug; none that is being deleted. Runs as the application role: the
+    database shows a user's own memberships and no other."""
     with database.tenant(None, user_name=user_name) as connection:
         rows = connection.execute(
-            "SELECT m.organization_id, o.slug, m.user_name, m.role FROM bridge.memberships m "
+            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
             "JOIN bridge.organizations o USING (organization_id) "
-            "WHERE m.user_name = %s AND o.status = 'active' ORDER BY o.slug",
+            "WHERE m.user_name = %s AND o.status <> 'deleting' ORDER BY o.slug",
             (user_name,),
         ).fetchall()
-    return [Membership(row[0], row[1], row[2], Role(row[3])) for row in rows]
+    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]
 
 
 def members(organization_id: UUID) -> list[Membership]:
     """Who belongs to an organization, by name."""
     with database.platform() as connection:
         rows = connection.execute(
-            "SELECT m.organization_id, o.slug, m.user_name, m.role FROM bridge.memberships m "
+            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
             "JOIN bridge.organizations o USING (organization_id) WHERE m.organization_id = %s "
             "ORDER BY m.user_name",
             (organization_id,),
         ).fetchall()
-    return [Membership(row[0], row[1], row[2], Role(row[3])) for row in rows]
+    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]

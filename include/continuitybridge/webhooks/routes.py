@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.settings import get_settings
 from continuitybridge.webhooks import endpoints
 
@@ -63,7 +64,7 @@ class NewSecret(BaseModel):
     warning: str | None
 
 
-@router.get("", summary="Webhook endpoints of an organization")
+@router.get("", summary="Webhook endpoints of an organization", openapi_extra=needs(Action.ENDPOINT_READ))
 def list_endpoints(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -73,7 +74,9 @@ def list_endpoints(
     return [_shown(place.slug, each) for each in endpoints.list_endpoints(place.organization_id, environment)]
 
 
-@router.get("/{organization}/{environment}/{slug}", summary="A webhook endpoint")
+@router.get(
+    "/{organization}/{environment}/{slug}", summary="A webhook endpoint", openapi_extra=needs(Action.ENDPOINT_READ)
+)
 def show_endpoint(
     caller: CallerDep, organization: Organization, environment: Environment, slug: Slug
 ) -> WebhookEndpoint:
@@ -81,7 +84,11 @@ def show_endpoint(
     return _shown(organization, endpoints.get(place.organization_id, environment, slug))
 
 
-@router.post("/{organization}/{environment}/{slug}/rotate-secret", summary="Give an endpoint a new secret")
+@router.post(
+    "/{organization}/{environment}/{slug}/rotate-secret",
+    summary="Give an endpoint a new secret",
+    openapi_extra=needs(Action.ENDPOINT_CHANGE),
+)
 def rotate_secret(
     caller: CallerDep,
     organization: Organization,
@@ -89,7 +96,7 @@ def rotate_secret(
     slug: Slug,
     request: RotateRequest | None = None,
 ) -> NewSecret:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     request = request or RotateRequest()
     given = request.secret.get_secret_value() if request.secret else None
     new = endpoints.rotate_secret(
@@ -98,17 +105,25 @@ def rotate_secret(
     return NewSecret(secret=new.secret if given is None else None, warning=new.warning)
 
 
-@router.post("/{organization}/{environment}/{slug}/disable", summary="Make an endpoint answer 410")
+@router.post(
+    "/{organization}/{environment}/{slug}/disable",
+    summary="Make an endpoint answer 410",
+    openapi_extra=needs(Action.ENDPOINT_CHANGE),
+)
 def disable(
     caller: CallerDep, organization: Organization, environment: Environment, slug: Slug
 ) -> WebhookEndpoint:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     return _shown(organization, endpoints.set_status(place.organization_id, environment, slug, "disabled"))
 
 
-@router.post("/{organization}/{environment}/{slug}/enable", summary="Let an endpoint take messages again")
+@router.post(
+    "/{organization}/{environment}/{slug}/enable",
+    summary="Let an endpoint take messages again",
+    openapi_extra=needs(Action.ENDPOINT_CHANGE),
+)
 def enable(caller: CallerDep, organization: Organization, environment: Environment, slug: Slug) -> WebhookEndpoint:
-    place = caller.writable(organization)
+    place = caller.organization(organization)
     return _shown(organization, endpoints.set_status(place.organization_id, environment, slug, "active"))
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from continuitybridge import database
 from continuitybridge.errors import Unavailable
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -32,7 +33,12 @@ async def live() -> Live:
     return Live()
 
 
-@router.get("/ready", summary="Readiness", responses={503: {"model": Ready, "description": "Something fails."}})
+@router.get(
+    "/ready",
+    summary="Readiness",
+    responses={503: {"model": Ready, "description": "Something fails."}},
+    openapi_extra=needs(Action.HEALTH_READ),
+)
 def ready(_: CallerDep, request: Request, response: Response) -> Ready:
     checks: dict[str, Literal["ok", "failing"]] = {"database": "ok" if _database() else "failing"}
     intake = request.app.state.intake

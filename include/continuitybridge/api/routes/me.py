@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(tags=["me"])
 
@@ -25,7 +26,9 @@ class Me(BaseModel):
     organizations: list[MyOrganization]
 
 
-@router.get("/me", summary="The signed-in user and the organizations he sees")
+@router.get(
+    "/me", summary="The signed-in user and the organizations he sees", openapi_extra=needs(Action.SELF_READ)
+)
 def me(caller: CallerDep) -> Me:
     places = [MyOrganization(slug=place.slug, role=place.role) for place in caller.organizations()]
     return Me(user_name=caller.user_name, superadmin=caller.superadmin, organizations=places)

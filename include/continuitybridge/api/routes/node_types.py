@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from continuitybridge.nodes import describe, registry
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/node-types", tags=["node types"])
 
@@ -40,7 +41,7 @@ class NodeTypeDetail(NodeType):
     examples: list[NodeExample]
 
 
-@router.get("", summary="All node types")
+@router.get("", summary="All node types", openapi_extra=needs(Action.REFERENCE_READ))
 def list_types(_: CallerDep) -> list[NodeType]:
     return [
         NodeType(type=name, category=node.category, label=node.label, summary=node.summary)
@@ -48,7 +49,7 @@ def list_types(_: CallerDep) -> list[NodeType]:
     ]
 
 
-@router.get("/{type}", summary="A node type")
+@router.get("/{type}", summary="A node type", openapi_extra=needs(Action.REFERENCE_READ))
 def show_type(_: CallerDep, type: str) -> NodeTypeDetail:
     node = registry.get(type)
     return NodeTypeDetail(
@@ -67,7 +68,11 @@ def show_type(_: CallerDep, type: str) -> NodeTypeDetail:
     )
 
 
-@router.get("/{type}/schema", summary="The JSON Schema (2020-12) of a node type's configuration")
+@router.get(
+    "/{type}/schema",
+    summary="The JSON Schema (2020-12) of a node type's configuration",
+    openapi_extra=needs(Action.REFERENCE_READ),
+)
 def show_schema(_: CallerDep, type: str) -> dict[str, Any]:
     return describe.schema(registry.get(type))
 

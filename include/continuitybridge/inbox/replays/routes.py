@@ -16,6 +16,7 @@ from continuitybridge.inbox.replays.preview import preview
 from continuitybridge.inbox.replays.query import MAX_IDS
 from continuitybridge.inbox.replays.query import Query as MessageQuery
 from continuitybridge.organizations.access import Caller, CallerDep, Place
+from continuitybridge.organizations.matrix import Action, needs
 
 router = APIRouter(prefix="/replays", tags=["replays"])
 
@@ -144,11 +145,13 @@ class ReplayJob(BaseModel):
     ended_by: str | None
 
 
-@router.post("/preview", summary="What a replay would do; changes nothing")
+@router.post(
+    "/preview", summary="What a replay would do; changes nothing", openapi_extra=needs(Action.MESSAGE_REPLAY)
+)
 def preview_replay(
     caller: CallerDep, request: PreviewRequest, organization: OrganizationQuery = None
 ) -> ReplayPreview:
-    place = caller.writable(caller.chosen(organization).slug)
+    place = caller.chosen(organization)
     found = preview(place.organization_id, request.query.read(), start=request.start, version=request.version)
     return ReplayPreview(
         matched=found.matched,
@@ -182,9 +185,11 @@ def preview_replay(
     )
 
 
-@router.post("", summary="Replay many messages, at a rate", status_code=202)
+@router.post(
+    "", summary="Replay many messages, at a rate", status_code=202, openapi_extra=needs(Action.MESSAGE_REPLAY)
+)
 def start_replay(caller: CallerDep, request: StartRequest, organization: OrganizationQuery = None) -> ReplayJob:
-    place = caller.writable(caller.chosen(organization).slug)
+    place = caller.chosen(organization)
     job = jobs.start(
         place.organization_id,
         request.query.read(),
@@ -196,7 +201,7 @@ def start_replay(caller: CallerDep, request: StartRequest, organization: Organiz
     return _shown(place, job)
 
 
-@router.get("", summary="Replays, newest first")
+@router.get("", summary="Replays, newest first", openapi_extra=needs(Action.MESSAGE_READ))
 def list_replays(
     caller: CallerDep,
     organization: OrganizationQuery = None,
@@ -206,15 +211,14 @@ def list_replays(
     return [_shown(place, job) for job in jobs.list_jobs(place.organization_id, limit=limit)]
 
 
-@router.get("/{job}", summary="How far a replay is")
+@router.get("/{job}", summary="How far a replay is", openapi_extra=needs(Action.MESSAGE_READ))
 def show_replay(caller: CallerDep, job: UUID, organization: OrganizationQuery = None) -> ReplayJob:
     return _shown(*_find(caller, job, organization))
 
 
-@router.post("/{job}/cancel", summary="End a replay before its end")
+@router.post("/{job}/cancel", summary="End a replay before its end", openapi_extra=needs(Action.MESSAGE_REPLAY))
 def cancel_replay(caller: CallerDep, job: UUID, organization: OrganizationQuery = None) -> ReplayJob:
     place, _ = _find(caller, job, organization)
-    caller.writable(place.slug)
     return _shown(place, jobs.cancel(place.organization_id, job, by=caller.user_name))
 
 
@@ -222,9 +226,11 @@ def _find(caller: Caller, job_id: UUID, organization: str | None) -> tuple[Place
     places = [caller.organization(organization)] if organization is not None else caller.organizations()
     for place in places:
         try:
-            return place, jobs.show(place.organization_id, job_id)
+            found = jobs.show(place.organization_id, job_id)
         except NotFound:
             continue
+        caller.check(place)
+        return place, found
     raise NotFound(f"no replay job {job_id}", field="job", value=str(job_id))
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox.waits import people
 from continuitybridge.organizations.access import Caller, CallerDep, Place
+from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
@@ -60,7 +61,7 @@ class Decided(BaseModel):
     decision: Literal["approved", "rejected"]
 
 
-@router.get("", summary="What waits for a decision, the longest first")
+@router.get("", summary="What waits for a decision, the longest first", openapi_extra=needs(Action.APPROVAL_READ))
 def list_approvals(
     caller: CallerDep,
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
@@ -83,18 +84,17 @@ def list_approvals(
     return [_shown(each, caller, place) for each in found]
 
 
-@router.get("/{approval}", summary="One of them")
+@router.get("/{approval}", summary="One of them", openapi_extra=needs(Action.APPROVAL_READ))
 def show_approval(caller: CallerDep, approval: ApprovalId, organization: OrganizationQuery = None) -> Approval:
     place, found = _find(caller, approval, organization)
     return _shown(found, caller, place)
 
 
-@router.post("/{approval}/decision", summary="Approve or reject")
+@router.post("/{approval}/decision", summary="Approve or reject", openapi_extra=needs(Action.APPROVAL_DECIDE))
 def decide(
     caller: CallerDep, approval: ApprovalId, request: Decision, organization: OrganizationQuery = None
 ) -> Decided:
     place, _ = _find(caller, approval, organization)
-    caller.writable(place.slug)
     message_id = people.decide(
         place.organization_id, approval, request.decision, by=caller.user_name, comment=request.comment
     )
@@ -107,9 +107,11 @@ def _find(caller: Caller, approval_id: UUID, organization: str | None) -> tuple[
     keys = Keyring.open()
     for place in [caller.organization(organization)] if organization is not None else caller.organizations():
         try:
-            return place, people.get_approval(place.organization_id, approval_id, keys=keys)
+            found = people.get_approval(place.organization_id, approval_id, keys=keys)
         except NotFound:
             continue
+        caller.check(place)
+        return place, found
     raise NotFound(f"nothing waits for a decision under {approval_id} (any more)", field="approval")
 
 
@@ -129,5 +131,5 @@ def _shown(found: people.Approval, caller: Caller, place: Place) -> Approval:
         accepted_at=found.accepted_at,
         waits_since=found.waits_since,
         until=found.until,
-        may_decide=caller.may_write(place.slug),
+        may_decide=caller.allows(place, Action.APPROVAL_DECIDE),
     )

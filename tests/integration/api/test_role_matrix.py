@@ -1,0 +1,225 @@
+"""Role x route x organization, cell by cell: the requests are made from the OpenAPI document, so that a route
+without a row here fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
+
+from continuitybridge import api, api_keys
+from continuitybridge.api.app import _every_route_has_its_action
+from continuitybridge.cli import bridge
+from continuitybridge.errors import ConfigurationError
+from continuitybridge.organizations import matrix
+
+from .conftest import Deployed, SignIn, User
+from .test_access import BODIES, PUBLIC, UNKNOWN, api_key, filled, operations, replay_job
+
+ALL, WRITERS, ADMIN = "SA CON CA CU", "SA CON CA", "SA"
+ROLES = {"SA": "superadmin", "CON": "consultant", "CA": "customer_admin", "CU": "customer_user"}
+
+EXPECTED = {
+    "reference.read": ALL,
+    "self.read": ALL,
+    "health.read": ALL,
+    "flow.read": ALL,
+    "flow.deploy": WRITERS,
+    "flow.hold": WRITERS,
+    "dag.read": ALL,
+    "dag.run": WRITERS,
+    "message.read": ALL,
+    "message.replay": WRITERS,
+    "approval.read": ALL,
+    "approval.decide": WRITERS,
+    "endpoint.read": ALL,
+    "endpoint.change": WRITERS,
+    "destination.read": ALL,
+    "destination.change": WRITERS,
+    "api_key.manage": WRITERS,
+    "audit.read": WRITERS,
+    "airflow.manage": ADMIN,
+}
+"""The matrix once more, in other words: who changes a right has to say it twice."""
+
+OPERATIONS = {
+    "flow.deploy": {"flows_deploy", "flows_rollback", "flows_disable", "flows_enable", "flows_remove"},
+    "flow.hold": {f"flows_{verb}_flow" for verb in ("pause", "drain", "resume", "cancel")},
+    "message.replay": {
+        *("messages_replay_message", "replays_preview_replay", "replays_start_replay", "replays_cancel_replay"),
+    },
+    "approval.decide": {"approvals_decide"},
+    "endpoint.change": {"endpoints_rotate_secret", "endpoints_disable", "endpoints_enable"},
+    "destination.change": {
+        f"destinations_{verb}_destination" for verb in ("configure", "pause", "drain", "resume", "cancel")
+    },
+    "api_key.manage": {f"api_keys_{verb}" for verb in ("list_api_keys", "create_api_key", "revoke_api_key")},
+    "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
+}
+"""Which operations change something or show what is not for all; all others are what everybody may read."""
+
+
+@pytest.fixture
+def document(sign_in: SignIn) -> dict[str, Any]:
+    found: dict[str, Any] = sign_in().get("/bridge/openapi.json").json()
+    return found
+
+
+def cells(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Those that read come first, and those that delete last: what is asked for is there as long as can be."""
+    order = {"get": 0, "delete": 2}
+    for method, path, operation in sorted(operations(document), key=lambda each: (order.get(each[0], 1), each[1])):
+        if (method, path) not in PUBLIC:
+            yield method, path, operation, operation[matrix.EXTENSION]
+
+
+def things(owned: Deployed, stranger: httpx.Client) -> dict[str, str]:
+    """What there is in an organization, by the names that addresses use."""
+    message_id = owned.send(stranger)
+    return {
+        "organization": owned.organization.slug,
+        "environment": "dev",
+        "flow": "orders",
+        "slug": "orders",
+        "id": message_id,
+        "job": replay_job(owned, message_id),
+        "approval": UNKNOWN,
+        "key": api_key(owned),
+        "version": "1.0.0",
+        "type": "jq",
+        "name": "warehouse",
+        "user": "somebody",
+    }
+
+
+def ask(user: User, method: str, path: str, operation: dict[str, Any], values: dict[str, str]) -> httpx.Response:
+    names = {parameter["name"] for parameter in operation.get("parameters", ())}
+    query = {}
+    if "organization" in names and "{organization}" not in path:
+        query["organization"] = values["organization"]
+    if path.endswith("/diff"):
+        query |= {"old": "1.0.0", "new": "1.0.0"}
+    call = {"json": BODIES.get(operation["operationId"], {})} if "requestBody" in operation else {}
+    return user.client.request(method, filled(path, values), params=query, **call)
+
+
+def test_the_matrix_is_what_it_is_meant_to_be() -> None:
+    assert {action.value for action in matrix.MATRIX} == EXPECTED.keys()
+    assert set(matrix.Action) == matrix.MATRIX.keys()
+    for action, rule in matrix.MATRIX.items():
+        assert rule.roles == {ROLES[each] for each in EXPECTED[action.value].split()}, action
+
+
+def test_every_operation_is_the_action_that_it_is_meant_to_be(document: dict[str, Any]) -> None:
+    found: dict[str, set[str]] = {}
+    for method, _, operation, action in cells(document):
+        if method != "get":
+            # What changes something is nobody's by default.
+            assert action in OPERATIONS, operation["operationId"]
+        found.setdefault(action, set()).add(operation["operationId"])
+    for action, wanted in OPERATIONS.items():
+        assert found[action] == wanted, action
+    assert all(EXPECTED[action] == ALL for action in found.keys() - OPERATIONS.keys())
+
+
+@pytest.mark.parametrize("role", ["CU", "CA", "CON", "SA"])
+def test_each_role_may_what_the_matrix_says_in_its_organization_and_finds_no_other(
+    document: dict[str, Any],
+    sign_in: SignIn,
+    deployed: Callable[[], Deployed],
+    stranger: httpx.Client,
+    role: str,
+) -> None:
+    mine, theirs = deployed(), deployed()
+    user = sign_in(superadmin=True) if role == "SA" else sign_in({mine.organization: ROLES[role]})
+    own, foreign = things(mine, stranger), things(theirs, stranger)
+    tried = {"allowed": 0, "refused": 0, "foreign": 0}
+    for method, path, operation, action in cells(document):
+        cell = (role, method, path)
+        if role in EXPECTED[action].split():
+            answer = ask(user, method, path, operation, own)
+            assert answer.status_code not in (401, 403), (cell, answer.text)
+            assert answer.status_code < 500, (cell, answer.text)
+            if method == "get" and "{approval}" not in path:
+                assert answer.status_code == 200, (cell, answer.text)
+            tried["allowed"] += 1
+        else:
+            answer = ask(user, method, path, operation, own)
+            if "{approval}" in path and answer.status_code == 404:
+                continue  # one that waits: see test_approvals
+            assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed"), (cell, answer.text)
+            tried["refused"] += 1
+        names = {parameter["name"] for parameter in operation.get("parameters", ())}
+        if role == "SA" or matrix.MATRIX[matrix.Action(action)].scope is not matrix.Scope.ORGANIZATION:
+            continue
+        if names & {"organization", "id", "job", "approval", "key"}:
+            answer = ask(user, method, path, operation, foreign)
+            assert answer.status_code == 404, (cell, answer.text)
+            tried["foreign"] += 1
+    assert tried["allowed"] > 15
+    assert tried["refused"] > 10 or role != "CU"
+    assert tried["foreign"] > 25 or role == "SA"
+
+
+def test_a_member_elsewhere_finds_things_by_their_id_nowhere(
+    sign_in: SignIn, deployed: Callable[[], Deployed], stranger: httpx.Client
+) -> None:
+    mine, theirs = deployed(), deployed()
+    there = things(theirs, stranger)
+    user = sign_in({mine.organization: "consultant"})
+    for method, path in (
+        ("GET", f"/bridge/messages/{there['id']}"),
+        ("POST", f"/bridge/messages/{there['id']}/replay"),
+        ("GET", f"/bridge/replays/{there['job']}"),
+        ("POST", f"/bridge/replays/{there['job']}/cancel"),
+        ("DELETE", f"/bridge/api-keys/{there['key']}"),
+    ):
+        assert user.client.request(method, path).status_code == 404, path
+
+
+def test_a_key_that_reads_may_what_a_customer_user_may(
+    document: dict[str, Any],
+    server: Any,
+    sign_in: SignIn,
+    deployed: Callable[[], Deployed],
+    stranger: httpx.Client,
+) -> None:
+    mine = deployed()
+    user = sign_in({mine.organization: "customer_admin"})
+    made = api_keys.create(
+        mine.organization.organization_id, "reader", user_name=user.name, scope="read", by=user.name
+    )
+    token = user.client.headers["authorization"].partition(" ")[2]
+    server.users[token] = api.SignedIn(user.name, api_key=api_keys.verify(made.key))
+    own = things(mine, stranger)
+    for method, path, operation, action in cells(document):
+        answer = ask(user, method, path, operation, own)
+        if "{approval}" in path or path.startswith("/bridge/api-keys"):
+            assert answer.status_code in (403, 404)
+        elif "CU" in EXPECTED[action].split():
+            assert answer.status_code == 200, (method, path, answer.text)
+        else:
+            assert answer.status_code == 403, (method, path, answer.text)
+
+
+def test_a_route_without_an_action_stops_the_start() -> None:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.get("/forgotten")
+    def forgotten() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="/forgotten"):
+        _every_route_has_its_action(app)
+
+
+def test_the_reference_page_is_what_the_matrix_says() -> None:
+    page = Path(__file__).parents[3] / "docs" / "roles.md"
+    done = CliRunner().invoke(bridge, ["role", "list", "--markdown"])
+    assert done.output == page.read_text(), "run: make docs"
+    assert len(re.findall(r"^\| `", done.output, re.MULTILINE)) == len(matrix.Action)
