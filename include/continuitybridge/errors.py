@@ -161,6 +161,13 @@ class ConfigurationError(BridgeError):
     title = "The configuration is not valid"
 
 
+class Blocked(BridgeError):
+    """The address is blocked for a while, or until somebody lifts it; facts: `retry_after_s` where it ends."""
+
+    code = "blocked"
+    title = "Requests from this address are refused for now"
+
+
 class NotFound(BridgeError):
     """The thing does not exist, or is not the caller's: the two cannot be told apart."""
 

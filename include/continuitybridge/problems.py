@@ -16,6 +16,7 @@ from uuid import uuid4
 import orjson
 
 from continuitybridge.errors import (
+    Blocked,
     BridgeError,
     ConfigurationError,
     Conflict,
@@ -43,6 +44,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: Mapping[type[BridgeError], int] = {
     NotAuthenticated: 401,
     NotAllowed: 403,
+    Blocked: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
     RequestTimeout: 408,
@@ -141,7 +143,7 @@ def of(error: BaseException) -> Problem:
         headers["WWW-Authenticate"] = error.facts.get("scheme", "Bearer")
     elif status == 405:
         headers["Allow"] = ", ".join(error.facts.get("allow", ()))
-    elif status in (429, 503):
+    elif status in (429, 503) or "retry_after_s" in error.facts:
         headers["Retry-After"] = str(math.ceil(error.facts.get("retry_after_s", DEFAULT_RETRY_AFTER_S)))
     return Problem(status, content, headers)
 

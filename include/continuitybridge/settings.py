@@ -288,6 +288,13 @@ class Settings(BaseSettings):
         description="Most requests of one address in a window that bear no credential, signing in among them; "
         "webhooks and static files aside.",
     )
+    waf_rate_limit_block_duration_ms: int = _known(
+        "WAF_RATE_LIMIT_BLOCK_DURATION_MS",
+        300_000,
+        ge=1_000,
+        description="How long, in milliseconds, an address is blocked that looked for holes three times, or went "
+        "on far beyond its limit; each further block is six times longer, a week at most.",
+    )
     waf_whitelist: str = _known(
         "WAF_WHITELIST",
         "",

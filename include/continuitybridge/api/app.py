@@ -20,6 +20,7 @@ from continuitybridge.audit.routes import router as audit
 from continuitybridge.deployments.routes import router as flows
 from continuitybridge.destinations.routes import router as destinations
 from continuitybridge.errors import BridgeError, ConfigurationError, MethodNotAllowed, NotFound
+from continuitybridge.guard.routes import router as guard
 from continuitybridge.inbox.hold_routes import router as flow_holds
 from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
@@ -75,6 +76,7 @@ def create_app(
         endpoints,
         audit,
         api_keys,
+        guard,
         node_types.router,
         health.router,
     )

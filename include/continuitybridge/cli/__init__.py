@@ -123,6 +123,7 @@ flow = LazyGroup(
         "replay": f"{_HERE}.replay",
         "role": f"{_HERE}.role",
         "approvals": f"{_HERE}.approvals",
+        "guard": f"{_HERE}.guard",
         "api-key": f"{_HERE}.api_key",
         "audit": f"{_HERE}.audit",
         "vault": f"{_HERE}.vault",

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from continuitybridge.errors import TooManyRequests
 from continuitybridge.guard import limiter
+from continuitybridge.guard.known import known
 from continuitybridge.guard.limiter import Claim
 from continuitybridge.settings import Settings, get_settings
 
@@ -54,6 +55,7 @@ async def admit_caller(
     else:
         wanted = [Claim("api-key", limit, str(api_key)) for limit in limits_of(settings.limit_per_api_key)]
     if organization is not None:
-        limits = limits_of(settings.limit_per_organization)
+        own = known.policy(organization).api_limit
+        limits = limits_of(settings.limit_per_organization if own is None else own)
         wanted += [Claim("organization", limit, organization) for limit in limits]
     await admit(scope, wanted)

@@ -11,17 +11,20 @@ behind a proxy that nobody declared, everybody would bear its address.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from continuitybridge import problems
-from continuitybridge.errors import BridgeError, HeadTooLarge, NotAllowed, NotFound, TooManyRequests
+from continuitybridge.errors import Blocked, BridgeError, HeadTooLarge, NotAllowed, NotFound, TooManyRequests
 from continuitybridge.guard import limiter, network, scanners
 from continuitybridge.guard.admission import STANDINGS
 from continuitybridge.guard.bodies import BoundedBody, too_large
+from continuitybridge.guard.known import Policy, known
 from continuitybridge.guard.limiter import Claim, Limiter, Standing
-from continuitybridge.guard.places import Place, place_of
+from continuitybridge.guard.offences import Offences
+from continuitybridge.guard.places import Place, organization_of, place_of
 from continuitybridge.settings import Settings, get_settings
 
 Scope = MutableMapping[str, Any]
@@ -68,8 +71,9 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            place = place_of(scope["path"].removeprefix(scope.get("root_path", "")))
-            await guard.admit(scope, place, standings)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            place = place_of(path)
+            await guard.admit(scope, path, place, standings)
             if place is Place.WEBHOOKS:
                 # Intake bounds bodies by its endpoints' own settings.
                 await self.app(scope, receive, answering)
@@ -131,12 +135,14 @@ class Guard:
             *settings.waf_whitelisted_networks,
         )
         self._told: dict[tuple[str, str], float] = {}
+        self._offences = Offences(settings.waf_rate_limit_block_duration_ms / 1000)
+        known.start()
         self._webhook_limits = limiter.parsed(settings.limit_webhooks_per_address)
         self._limits = limiter.parsed(settings.limit_per_address)
         self._stranger_limits = settings.waf_rate_limits
         self._limiter: Limiter | None = None
 
-    async def admit(self, scope: Scope, place: Place, standings: list[Standing]) -> None:
+    async def admit(self, scope: Scope, path: str, place: Place, standings: list[Standing]) -> None:
         """Return, or raise what is answered instead."""
         agent, forwarded, is_known = self._head(scope)
         if place is Place.HEALTH or not self._settings.waf_enabled:
@@ -146,13 +152,20 @@ class Guard:
             found = network.sender(found, {b"x-forwarded-for": forwarded}, self._proxies)
         if found is None or network.within(found, self._spared):
             return
+        organization = organization_of(path, self._settings.legacy_organization) if place is Place.WEBHOOKS else ""
+        policy = known.policy(organization)
+        if policy.mode == "off" or (policy.allowed and network.within(found, policy.allowed)):
+            return
         address = network.account(found)
         try:
-            self._judge(scope, place, agent, address)
+            self._look_up(address, organization)
+            self._judge(scope, place, agent, policy)
             await self._count(place, address, is_known, standings)
-        except (NotFound, NotAllowed, TooManyRequests) as error:
-            self._tell(address, error)
-            if not self._settings.waf_detect_only:
+        except (Blocked, NotFound, NotAllowed, TooManyRequests) as error:
+            detects = self._settings.waf_detect_only if policy.mode is None else policy.mode == "detect"
+            self._tell(address, error, detects=detects)
+            if not detects:
+                self._offences.note(address, error)
                 raise
             standings.clear()
 
@@ -197,14 +210,22 @@ class Guard:
             )
         return agent, forwarded, is_known
 
-    def _judge(self, scope: Scope, place: Place, agent: bytes, address: str) -> None:
+    @staticmethod
+    def _look_up(address: str, organization: str) -> None:
+        until = known.blocked_until(address, organization)
+        if until is None:
+            return
+        facts: dict[str, Any] = {} if until == math.inf else {"retry_after_s": max(1.0, until - time.time())}
+        raise Blocked("requests from this address are refused for now", rule="block", **facts)
+
+    def _judge(self, scope: Scope, place: Place, agent: bytes, policy: Policy) -> None:
         settings = self._settings
         if settings.waf_block_suspicious and place in _SEARCHED:
             if scanners.looks_for_holes(scope["path"]):
                 raise NotFound("no such address", rule="path")
             if scanners.carries_attack(scope["query_string"]):
                 raise NotFound("no such address", rule="query")
-        if settings.waf_block_bots:
+        if settings.waf_block_bots if policy.block_bots is None else policy.block_bots:
             kind = scanners.kind_of(agent)
             if kind == "scanner" or (kind == "crawler" and place in _JUDGED):
                 raise NotAllowed("this client is not served here", rule=kind)
@@ -230,7 +251,7 @@ class Guard:
         if place is not Place.WEBHOOKS:
             standings.extend(found)
 
-    def _tell(self, address: str, error: BridgeError) -> None:
+    def _tell(self, address: str, error: BridgeError, *, detects: bool) -> None:
         rule = str(error.facts.get("rule", "rate"))
         now = time.monotonic()
         if now - self._told.get((address, rule), -TELL_EVERY_S) < TELL_EVERY_S:
@@ -238,5 +259,5 @@ class Guard:
         if len(self._told) > 10_000:
             self._told.clear()
         self._told[address, rule] = now
-        verb = "would be refused" if self._settings.waf_detect_only else "is refused"
+        verb = "would be refused" if detects else "is refused"
         log.warning("guard: %s %s by the rule %r", address, verb, rule)

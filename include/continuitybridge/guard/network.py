@@ -53,6 +53,11 @@ def _address(text: str) -> Address | None:
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
+def read(text: str) -> Address | None:
+    """An address as text; None for what is none."""
+    return _address(text)
+
+
 def account(address: Address) -> str:
     """On whose account an address goes: itself; of IPv6 its network of 64 bits, of which one sender has all."""
     if isinstance(address, IPv6Address):

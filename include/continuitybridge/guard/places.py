@@ -20,8 +20,9 @@ class Place(Enum):
 
 
 _HEALTH = frozenset({"/bridge/health/live", "/api/health", "/api/v2/monitor/health"})
+_HOOKS = "/bridge/hooks/"
 _BEGINNINGS = (
-    ("/bridge/hooks/", Place.WEBHOOKS),
+    (_HOOKS, Place.WEBHOOKS),
     ("/api/webhook/", Place.WEBHOOKS),
     ("/execution/", Place.TASKS),
     ("/static/", Place.STATIC),
@@ -31,6 +32,13 @@ _BEGINNINGS = (
     ("/api/v2/", Place.API),
     ("/ui/", Place.API),
 )
+
+
+def organization_of(path: str, legacy: str | None) -> str:
+    """The slug in a webhook's address; `legacy` owns the old ones. "" for none."""
+    if path.startswith(_HOOKS):
+        return path[len(_HOOKS) :].partition("/")[0]
+    return legacy or ""
 
 
 def place_of(path: str) -> Place:

@@ -56,6 +56,10 @@ class Action(StrEnum):
     DESTINATION_CHANGE = "destination.change"
     API_KEY_MANAGE = "api_key.manage"
     AUDIT_READ = "audit.read"
+    GUARD_READ = "guard.read"
+    GUARD_CHANGE = "guard.change"
+    GUARD_LIMIT = "guard.limit"
+    GUARD_PLATFORM = "guard.platform"
     AIRFLOW_MANAGE = "airflow.manage"
     HEALTH_READ = "health.read"
 
@@ -96,6 +100,12 @@ MATRIX: Mapping[Action, Rule] = {
     ),
     Action.API_KEY_MANAGE: Rule("List, make and revoke API keys", _WRITERS, changes=True),
     Action.AUDIT_READ: Rule("Search, export and verify the audit trail", _WRITERS),
+    Action.GUARD_READ: Rule("See blocked addresses and the guard's settings at one's webhooks", _WRITERS),
+    Action.GUARD_CHANGE: Rule("Block addresses and set the guard at one's webhooks", _WRITERS, changes=True),
+    Action.GUARD_LIMIT: Rule("Give an organization rate limits of its own", _SUPERADMIN, changes=True),
+    Action.GUARD_PLATFORM: Rule(
+        "See, block and lift addresses for the whole platform", _SUPERADMIN, Scope.PLATFORM, True
+    ),
     Action.AIRFLOW_MANAGE: Rule(
         "Airflow's connections, variables, pools, assets, configuration, backfills",
         _SUPERADMIN,

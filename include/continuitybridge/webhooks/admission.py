@@ -7,6 +7,7 @@ from typing import Protocol
 
 from continuitybridge.errors import TooManyRequests
 from continuitybridge.guard import admission
+from continuitybridge.guard.known import known
 from continuitybridge.guard.limiter import Claim
 from continuitybridge.webhooks.request import Scope
 from continuitybridge.webhooks.target import Target
@@ -45,8 +46,11 @@ class OrganizationLimits:
     verification, so that nobody but the organization's own senders uses them up."""
 
     def __init__(self, limits: str) -> None:
-        self._limits = admission.limits_of(limits)
+        self._limits = limits
 
     async def admit(self, target: Target, scope: Scope) -> None:
         """Return, or raise `TooManyRequests`."""
-        await admission.admit(scope, [Claim("webhooks", limit, target.organization) for limit in self._limits])
+        organization = target.organization
+        own = known.policy(organization).webhooks_limit
+        limits = admission.limits_of(self._limits if own is None else own)
+        await admission.admit(scope, [Claim("webhooks", limit, organization) for limit in limits])

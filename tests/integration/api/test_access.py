@@ -30,6 +30,12 @@ BODIES = {
     "flows_deploy": {"source": "flow: x"},
     "approvals_decide": {"decision": "approved"},
     "api_keys_create_api_key": {"name": "shop"},
+    "guard_block": {"address": "192.0.2.1"},
+    "guard_lift": {"address": "192.0.2.1"},
+    "guard_block_on_platform": {"address": "192.0.2.2"},
+    "guard_lift_on_platform": {"address": "192.0.2.2"},
+    "guard_set_policy": {},
+    "guard_set_limits": {},
     "replays_preview_replay": {"query": {}},
     "replays_start_replay": {"query": {}},
 }

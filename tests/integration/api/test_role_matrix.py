@@ -44,6 +44,10 @@ EXPECTED = {
     "destination.change": WRITERS,
     "api_key.manage": WRITERS,
     "audit.read": WRITERS,
+    "guard.read": WRITERS,
+    "guard.change": WRITERS,
+    "guard.limit": ADMIN,
+    "guard.platform": ADMIN,
     "airflow.manage": ADMIN,
 }
 """The matrix once more, in other words: who changes a right has to say it twice."""
@@ -60,6 +64,10 @@ OPERATIONS = {
         f"destinations_{verb}_destination" for verb in ("configure", "pause", "drain", "resume", "cancel")
     },
     "api_key.manage": {f"api_keys_{verb}" for verb in ("list_api_keys", "create_api_key", "revoke_api_key")},
+    "guard.read": {"guard_list_blocks", "guard_policy"},
+    "guard.change": {"guard_block", "guard_lift", "guard_set_policy"},
+    "guard.limit": {"guard_set_limits"},
+    "guard.platform": {"guard_list_platform_blocks", "guard_block_on_platform", "guard_lift_on_platform"},
     "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
 }
 """Which operations change something or show what is not for all; all others are what everybody may read."""

@@ -50,6 +50,8 @@ TENANT_TABLES = (
     "audit_chains",
     "audit_events",
     "api_keys",
+    "guard_blocks",
+    "guard_policies",
 )
 
 
@@ -128,6 +130,8 @@ def fill(organization: Organization) -> None:
             "key_id": uuid4(), "hash": uuid4().bytes * 2, "name": "n", "beginning": "cb_", "user_name": "anna",
             "scope": "read", "created_by": "t", "expires_at": "2100-01-01",
         },
+        "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
+        "guard_policies": {"mode": "detect"},
         # That it was made stands in its trail already.
         "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
@@ -283,7 +287,8 @@ def test_the_relay_role_reads_no_connections_memberships_or_keys_and_writes_no_f
 def test_the_platform_role_sees_no_messages_flows_or_connections(two: tuple[Organization, Organization]) -> None:
     with psycopg.connect(role_url("platform"), autocommit=True) as platform:
         assert {each.organization_id for each in two} <= visible(platform, "data_keys")
-        for table in set(TENANT_TABLES) - {"environments", "memberships", "audit_subjects", "api_keys"}:
+        seen = {"environments", "memberships", "audit_subjects", "api_keys", "guard_blocks", "guard_policies"}
+        for table in set(TENANT_TABLES) - seen:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 visible(platform, table)
 

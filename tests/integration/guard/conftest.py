@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ def behind() -> FastAPI:
     return app
 
 
+def an_address() -> str:
+    """An address of one test's own: blocks hold for all that run in this process."""
+    return str(ip_address("198.18.0.0") + random.randrange(1, 2**17 - 1))
+
+
 Client = Callable[..., httpx.AsyncClient]
 
 
@@ -108,10 +114,11 @@ def guarded(settings: Settings) -> Callable[..., Client]:
     """Puts a guard with other settings before an application; gives what makes clients at an address."""
 
     def make(**changed: Any) -> Client:
+        own = an_address()
         app = GuardMiddleware(behind(), settings.model_copy(update=changed))  # type: ignore[arg-type]
 
-        def client(address: str = "203.0.113.7", **headers: str) -> httpx.AsyncClient:
-            transport = httpx.ASGITransport(app, client=(address, 4711))  # type: ignore[arg-type]
+        def client(address: str | None = None, **headers: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app, client=(address or own, 4711))  # type: ignore[arg-type]
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             return httpx.AsyncClient(
                 transport=transport, base_url="http://bridge", headers={"user-agent": "Mozilla/5.0", **named}

@@ -1,0 +1,2 @@
+DROP TABLE bridge.guard_policies;
+DROP TABLE bridge.guard_blocks;

@@ -1,0 +1,18 @@
+"""Blocked addresses, and each organization's settings of the guard."""
+
+from pathlib import Path
+
+from continuitybridge.database.migrations import script
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    script.run(Path(__file__).with_suffix(".sql"))
+
+
+def downgrade() -> None:
+    script.run(Path(__file__).with_suffix(".down.sql"))
