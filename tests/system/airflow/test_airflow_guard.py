@@ -239,3 +239,19 @@ def test_a_member_reaches_what_airflows_pages_need_of_his_own(
             answer = clients[role].get(path, params=query)
             assert answer.is_success, (role, template, answer.status_code, answer.text[:300])
             assert rivals[1].slug not in answer.text, template
+
+
+def test_the_guard_stands_before_airflow_and_users_are_counted_there_too(
+    clients: dict[str, httpx.Client], trial: Trial
+) -> None:
+    for path in ("/api/v2/dags", "/ui/config"):
+        told = clients["customer_user"].get(path).headers
+        assert re.match(r'"user";q=\d+;w=60', told["ratelimit-policy"]), path
+        assert re.match(r'"user";r=\d+;t=\d+', told["ratelimit"]), path
+    with httpx.Client(base_url=trial.url, timeout=60) as stranger:
+        head = stranger.get("/", headers={"x-large": "x" * 40_000})
+        assert (head.status_code, head.json()["code"]) == (431, "head-too-large")
+        deep = b'{"username": ' + b"[" * 1_000 + b"]" * 1_000 + b"}"
+        body = stranger.post("/auth/token", content=deep, headers={"content-type": "application/json"})
+        assert (body.status_code, body.json()["code"]) == (422, "unprocessable-content")
+        assert stranger.get("/", follow_redirects=True).status_code == 200
