@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     )
     redis_embedded: bool = Field(
         default=False,
-        description="Run the embedded Valkey, in which the processes count rate limits together. Without effect when "
-        "BRIDGE_REDIS_URL is set.",
+        description="Run the embedded Valkey, in which the processes count rate limits together. Without effect "
+        "when BRIDGE_REDIS_URL is set.",
     )
     database_app_url: SecretStr | None = Field(
         default=None, description="Connection of the application role (bound by row-level security)."
