@@ -24,6 +24,7 @@ BENCHES: dict[str, str] = {
     "latency": "benchmarks.batch_latency",
     "intake": "benchmarks.intake",
     "guard": "benchmarks.guard",
+    "neighbour": "benchmarks.noisy_neighbour",
     "settled": "benchmarks.settled_ten_million",
     "stream-latency": "benchmarks.stream_latency",
     "stream-throughput": "benchmarks.stream_throughput",
