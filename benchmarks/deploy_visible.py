@@ -62,7 +62,7 @@ def fill(trial: Trial, flows: int) -> list[Organization]:
     for number in range(flows):
         if number % FLOWS_PER_ORGANIZATION == 0:
             slug = f"tenant-{number // FLOWS_PER_ORGANIZATION:03d}"
-            tenants.append(organizations.create(slug, slug, environments=["prod"]))
+            tenants.append(organizations.create(slug, slug, environments=["prod"], tier="enterprise"))
         deploy(tenants[-1], f"flow-{number:04d}", "1.0.0")
     print(f"deployed {flows} flows in {time.monotonic() - start:.1f} s", flush=True)
     wait_until(

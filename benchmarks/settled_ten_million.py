@@ -121,7 +121,7 @@ class World:
             bootstrap(self.server.admin_url, self._state)
             get_settings.cache_clear()
             migrate.upgrade(connections.owner_url())
-            self.owner = organizations.create("bench", "Bench").organization_id
+            self.owner = organizations.create("bench", "Bench", tier="enterprise").organization_id
             for mode in ("stream", "batch"):
                 loaded = load_flow(FLOW.format(name=mode, mode=mode))
                 deployments.deploy(self.owner, "prod", loaded, "bench")

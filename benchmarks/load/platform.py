@@ -52,7 +52,7 @@ class Platform:
 
     def organization(self) -> Organization:
         slug = f"bench-{random.randrange(16**8):08x}"
-        return organizations.create(slug, f"Benchmark {slug}")
+        return organizations.create(slug, f"Benchmark {slug}", tier="enterprise")
 
     def deploy(self, organization: Organization, flow: str, sink_url: str) -> Endpoint:
         """Deploy a flow whose connection `sink` leads there; its first webhook."""

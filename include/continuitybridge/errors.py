@@ -261,6 +261,21 @@ class TooManyRequests(BridgeError):
     verdict = Verdict.TRANSIENT
 
 
+class QuotaExceeded(BridgeError):
+    """The organization has as many of a thing as it may; facts: `resource`, `allowed`, `used`."""
+
+    code = "quota-exceeded"
+    title = "The organization has as many of this as it may"
+
+
+class AllowanceExhausted(TooManyRequests):
+    """The organization has begun as much in this hour or day as it may; facts: `resource`, `allowed`, `used`,
+    `retry_after_s`."""
+
+    code = "allowance-exhausted"
+    title = "The organization's allowance of this hour or day is used up"
+
+
 class StaleLease(BridgeError):
     """The lease's epoch is no longer the message's: another worker holds or has settled it."""
 

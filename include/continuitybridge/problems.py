@@ -29,6 +29,7 @@ from continuitybridge.errors import (
     NotAuthenticated,
     NotFound,
     PayloadTooLarge,
+    QuotaExceeded,
     RequestTimeout,
     Skipped,
     StaleLease,
@@ -45,6 +46,7 @@ STATUS: Mapping[type[BridgeError], int] = {
     NotAuthenticated: 401,
     NotAllowed: 403,
     Blocked: 403,
+    QuotaExceeded: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
     RequestTimeout: 408,
@@ -103,6 +105,8 @@ _SHOWN_FACTS = (
     "limit",
     "allowed",
     "found",
+    "resource",
+    "used",
 )
 DEFAULT_RETRY_AFTER_S = 2
 

@@ -134,7 +134,9 @@ class Chaos:
     def deploy(self, modes: Sequence[str]) -> dict[str, str]:
         """The organization, its connection and a flow of each mode; the flows' keys."""
         place = ("-o", ORGANIZATION, "-e", ENVIRONMENT)
-        self.bridge("organization", "create", ORGANIZATION, "--name", "Chaos", "-e", ENVIRONMENT)
+        self.bridge(
+            "organization", "create", ORGANIZATION, "--name", "Chaos", "-e", ENVIRONMENT, "--tier", "enterprise"
+        )
         self.bridge("connection", "set", "sink", *place, "--base-url", f"http://127.0.0.1:{self.sink_port}")
         keys = {}
         for mode in modes:

@@ -27,6 +27,7 @@ from continuitybridge.inbox.routes import router as messages
 from continuitybridge.inbox.waits.routes import router as approvals
 from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
+from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
@@ -77,6 +78,7 @@ def create_app(
         audit,
         api_keys,
         guard,
+        organizations,
         node_types.router,
         health.router,
     )

@@ -122,6 +122,7 @@ flow = LazyGroup(
         "inbox": f"{_HERE}.inbox",
         "replay": f"{_HERE}.replay",
         "role": f"{_HERE}.role",
+        "quota": f"{_HERE}.quota",
         "approvals": f"{_HERE}.approvals",
         "guard": f"{_HERE}.guard",
         "api-key": f"{_HERE}.api_key",

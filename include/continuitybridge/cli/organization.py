@@ -22,11 +22,14 @@ def group() -> None:
     multiple=True,
     help="An environment to make; may be repeated. Without it: dev, test, staging and prod.",
 )
-def create(slug: str, name: str, environments: tuple[str, ...]) -> None:
+@click.option(
+    "--tier", default="professional", show_default=True, help="What it may have: see `bridge quota tiers`."
+)
+def create(slug: str, name: str, environments: tuple[str, ...], tier: str) -> None:
     """Make the organization SLUG (its name in addresses and DAG ids; it never changes)."""
     from continuitybridge import organizations
 
-    made = organizations.create(slug, name, environments=environments or organizations.ENVIRONMENTS)
+    made = organizations.create(slug, name, environments=environments or organizations.ENVIRONMENTS, tier=tier)
     click.echo(f"organization {made.slug} ({made.organization_id})")
 
 
@@ -41,7 +44,8 @@ def list_(as_json: bool) -> None:
         options.print_json(found)
     else:
         options.print_table(
-            ("slug", "name", "status", "id"), [(o.slug, o.name, o.status, o.organization_id) for o in found]
+            ("slug", "name", "status", "tier", "id"),
+            [(o.slug, o.name, o.status, o.tier, o.organization_id) for o in found],
         )
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from continuitybridge.database import refusals
 from continuitybridge.database.connections import (
     _KEEPALIVE,
     _SET_TENANT,
@@ -113,6 +114,8 @@ async def _transaction(role: Role) -> AsyncIterator[AsyncConnection]:
         raise Unavailable(f"no database connection within {CONNECT_TIMEOUT_S:g} s") from error
     except psycopg.OperationalError as error:
         raise Unavailable("the database did not finish the transaction", sqlstate=error.sqlstate) from error
+    except psycopg.DatabaseError as error:
+        refusals.reraise(error)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 from pydantic import SecretStr
 
+from continuitybridge.database import refusals
 from continuitybridge.errors import ConfigurationError, Unavailable
 from continuitybridge.settings import Settings, get_settings
 
@@ -180,6 +181,8 @@ def _transaction(role: Role, after: After | None = None) -> Iterator[Connection]
         # Lost connections, shutdowns, deadlocks: nothing was committed unless the loss fell on the commit
         # itself, which nobody can tell apart. Doing it again is right for callers with an idempotent verb.
         raise Unavailable("the database did not finish the transaction", sqlstate=error.sqlstate) from error
+    except psycopg.DatabaseError as error:
+        refusals.reraise(error)
 
 
 @contextmanager

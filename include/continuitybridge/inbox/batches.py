@@ -17,7 +17,8 @@ from psycopg.rows import class_row
 from uuid6 import uuid7
 
 from continuitybridge import database
-from continuitybridge.errors import NotFound
+from continuitybridge.errors import AllowanceExhausted, NotFound
+from continuitybridge.inbox import allowance
 from continuitybridge.inbox.accept import Acceptance, Accepted, accept_into
 from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.ordering import BEGUN, EARLIER, PUT_BEHIND
@@ -181,8 +182,8 @@ def dispatch_ready(
     One batch holds messages of one organization, environment, flow and version, at most `max_messages` (default
     `BRIDGE_BATCH_MAX_MESSAGES`). Organizations take turns: none gets its second batch before every other with
     something to do has its first. Left alone are held flows (`holds`) and those in `paused`, disabled or removed
-    deployments, suspended organizations and flows with `max_open_per_flow` batches open: their messages stay
-    accepted.
+    deployments, organizations that are suspended or have used up their runs, and flows with `max_open_per_flow`
+    batches open: their messages stay accepted.
 
     Any number of dispatchers may run at once: no message gets into two batches. A crash before the commit leaves
     everything as it was; after it, `unstarted` gives the batches again.
@@ -213,6 +214,10 @@ def dispatch_ready(
                 "status": "created",
                 "limit": limit,
             }
+            try:
+                allowance.take(connection, organization_id, "runs", 1)
+            except AllowanceExhausted:
+                continue
             if ordered:
                 connection.execute(_PUT_BEHIND, names)
             connection.execute(_INSERT, names)
@@ -230,6 +235,7 @@ def dispatch_ready(
                     "DELETE FROM bridge.batches WHERE organization_id = %s AND batch_id = %s",
                     (organization_id, batch_id),
                 )
+                allowance.give_back(connection, organization_id, "runs", 1)
         return [_get(connection, *key) for key in made]
 
 
@@ -248,10 +254,11 @@ def adopt(
     messages (accepted in the same transaction) when the run's first task comes here for the first time.
 
     Idempotent: a task that is retried, cleared or running twice gets the same batch and no second copy of the
-    messages. Raises `Conflict` when an acceptance's idempotency key was used with another body.
+    messages. Raises `Conflict` when an acceptance's idempotency key was used with another body, and
+    `AllowanceExhausted` for a run (or its messages) beyond what the organization may begin.
     """
     with database.relay() as connection:
-        connection.execute(
+        made = connection.execute(
             _INSERT,
             {
                 "organization_id": organization_id,
@@ -264,6 +271,7 @@ def adopt(
                 "status": "started",
             },
         )
+        allowance.take(connection, organization_id, "runs", made.rowcount)
         batch = _find(connection, dag_id, run_id, lock=True)
         # The row lock makes a second task wait for the first one's commit and see what it accepted.
         if batch.messages == 0 and batch.status == "started" and acceptances:

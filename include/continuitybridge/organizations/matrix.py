@@ -60,6 +60,8 @@ class Action(StrEnum):
     GUARD_CHANGE = "guard.change"
     GUARD_LIMIT = "guard.limit"
     GUARD_PLATFORM = "guard.platform"
+    QUOTA_READ = "quota.read"
+    QUOTA_CHANGE = "quota.change"
     AIRFLOW_MANAGE = "airflow.manage"
     HEALTH_READ = "health.read"
 
@@ -106,6 +108,8 @@ MATRIX: Mapping[Action, Rule] = {
     Action.GUARD_PLATFORM: Rule(
         "See, block and lift addresses for the whole platform", _SUPERADMIN, Scope.PLATFORM, True
     ),
+    Action.QUOTA_READ: Rule("See what the organization may have and has", _ALL),
+    Action.QUOTA_CHANGE: Rule("Change its tier and its limits", _SUPERADMIN, changes=True),
     Action.AIRFLOW_MANAGE: Rule(
         "Airflow's connections, variables, pools, assets, configuration, backfills",
         _SUPERADMIN,

@@ -18,7 +18,9 @@ from uuid6 import uuid7
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.organizations import quotas
 from continuitybridge.organizations.roles import Role
+from continuitybridge.organizations.tiers import DEFAULT_TIER, tier_of
 from continuitybridge.vault.keyring import Keyring
 
 ENVIRONMENTS = ("dev", "test", "staging", "prod")
@@ -33,6 +35,7 @@ class Organization:
     slug: str
     name: str
     status: str
+    tier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,16 @@ class Membership:
 
 
 def create(
-    slug: str, name: str, *, environments: Sequence[str] = ENVIRONMENTS, keyring: Keyring | None = None
+    slug: str,
+    name: str,
+    *,
+    environments: Sequence[str] = ENVIRONMENTS,
+    tier: str = DEFAULT_TIER,
+    keyring: Keyring | None = None,
 ) -> Organization:
-    """Make an organization with its environments and its first data key, in one transaction.
+    """Make an organization with its environments, its quotas and its first data key, in one transaction.
 
-    Raises `ConfigurationError` for a bad slug or environment, `Conflict` when the slug is taken.
+    Raises `ConfigurationError` for a bad slug, environment or tier, `Conflict` when the slug is taken.
     """
     if not _SLUG.fullmatch(slug):
         raise ConfigurationError(
@@ -69,14 +77,16 @@ def create(
             field="environments",
             value=list(environments),
         )
+    wanted = tier_of(tier)
     keyring = keyring or Keyring.open()
     organization_id = uuid7()
     try:
         with database.platform() as connection:
             connection.execute(
-                "INSERT INTO bridge.organizations (organization_id, slug, name) VALUES (%s, %s, %s)",
-                (organization_id, slug, name),
+                "INSERT INTO bridge.organizations (organization_id, slug, name, tier) VALUES (%s, %s, %s, %s)",
+                (organization_id, slug, name, wanted.value),
             )
+            quotas.apply(connection, organization_id, wanted)
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO bridge.environments (organization_id, environment) VALUES (%s, %s)",
@@ -87,7 +97,7 @@ def create(
             record(connection, organization_id, "organization.created", slug, keys=keys)
     except psycopg.errors.UniqueViolation:
         raise Conflict(f"an organization with the slug {slug!r} exists", field="slug", value=slug) from None
-    return Organization(organization_id, slug, name, "active")
+    return Organization(organization_id, slug, name, "active", wanted.value)
 
 
 def by_slug(slug: str) -> Organization:
@@ -95,7 +105,7 @@ def by_slug(slug: str) -> Organization:
     goes through `memberships` first."""
     with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
         cursor.execute(
-            "SELECT organization_id, slug, name, status FROM bridge.organizations WHERE slug = %s", (slug,)
+            "SELECT organization_id, slug, name, status, tier FROM bridge.organizations WHERE slug = %s", (slug,)
         )
         found = cursor.fetchone()
     if found is None:
@@ -106,7 +116,7 @@ def by_slug(slug: str) -> Organization:
 def list_all() -> list[Organization]:
     """Every organization, by slug: for the superadmin and the platform's own callers."""
     with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
-        cursor.execute("SELECT organization_id, slug, name, status FROM bridge.organizations ORDER BY slug")
+        cursor.execute("SELECT organization_id, slug, name, status, tier FROM bridge.organizations ORDER BY slug")
         return cursor.fetchall()
 
 

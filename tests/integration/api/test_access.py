@@ -36,6 +36,8 @@ BODIES = {
     "guard_lift_on_platform": {"address": "192.0.2.2"},
     "guard_set_policy": {},
     "guard_set_limits": {},
+    "organizations_set_tier": {"tier": "enterprise"},
+    "organizations_agree_quota": {"allowed": 1000},
     "replays_preview_replay": {"query": {}},
     "replays_start_replay": {"query": {}},
 }
@@ -80,7 +82,20 @@ def test_every_route_but_intake_and_liveness_refuses_a_stranger(
     document: dict[str, Any], stranger: httpx.Client
 ) -> None:
     values = dict.fromkeys(
-        ["organization", "environment", "flow", "slug", "id", "type", "version", "name", "job", "approval", "key"],
+        [
+            "organization",
+            "environment",
+            "flow",
+            "slug",
+            "id",
+            "type",
+            "version",
+            "name",
+            "job",
+            "approval",
+            "key",
+            "resource",
+        ],
         "x",
     )
     seen = set()
@@ -177,6 +192,7 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
+        "resource": "flows",
     }
     invented = {**real, "organization": "nobody-at-all", "id": UNKNOWN, "job": UNKNOWN, "key": UNKNOWN}
     tried = 0
@@ -230,6 +246,7 @@ def test_a_customer_user_reads_and_changes_nothing(
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
+        "resource": "flows",
     }
     reader = sign_in({mine.organization: "customer_user"})
     for method, path, operation in operations(document):

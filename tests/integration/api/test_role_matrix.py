@@ -48,6 +48,8 @@ EXPECTED = {
     "guard.change": WRITERS,
     "guard.limit": ADMIN,
     "guard.platform": ADMIN,
+    "quota.read": ALL,
+    "quota.change": ADMIN,
     "airflow.manage": ADMIN,
 }
 """The matrix once more, in other words: who changes a right has to say it twice."""
@@ -68,6 +70,7 @@ OPERATIONS = {
     "guard.change": {"guard_block", "guard_lift", "guard_set_policy"},
     "guard.limit": {"guard_set_limits"},
     "guard.platform": {"guard_list_platform_blocks", "guard_block_on_platform", "guard_lift_on_platform"},
+    "quota.change": {"organizations_set_tier", "organizations_agree_quota"},
     "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
 }
 """Which operations change something or show what is not for all; all others are what everybody may read."""
@@ -103,6 +106,7 @@ def things(owned: Deployed, stranger: httpx.Client) -> dict[str, str]:
         "type": "jq",
         "name": "warehouse",
         "user": "somebody",
+        "resource": "flows",
     }
 
 

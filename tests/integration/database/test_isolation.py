@@ -52,7 +52,14 @@ TENANT_TABLES = (
     "api_keys",
     "guard_blocks",
     "guard_policies",
+    "organization_limits",
+    "quota_windows",
 )
+PLATFORM_TABLES = {
+    *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
+    *("guard_blocks", "guard_policies"),
+}
+"""What the platform role reads, beside organizations and data keys."""
 
 
 @pytest.fixture
@@ -132,7 +139,8 @@ def fill(organization: Organization) -> None:
         },
         "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
         "guard_policies": {"mode": "detect"},
-        # That it was made stands in its trail already.
+        "quota_windows": {"resource": "messages_per_hour", "starts_at": "2026-01-01", "used": 1},
+        # Its limits are written with it. That it was made stands in its trail already.
         "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},
     }  # fmt: skip
@@ -287,8 +295,7 @@ def test_the_relay_role_reads_no_connections_memberships_or_keys_and_writes_no_f
 def test_the_platform_role_sees_no_messages_flows_or_connections(two: tuple[Organization, Organization]) -> None:
     with psycopg.connect(role_url("platform"), autocommit=True) as platform:
         assert {each.organization_id for each in two} <= visible(platform, "data_keys")
-        seen = {"environments", "memberships", "audit_subjects", "api_keys", "guard_blocks", "guard_policies"}
-        for table in set(TENANT_TABLES) - seen:
+        for table in set(TENANT_TABLES) - PLATFORM_TABLES:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 visible(platform, table)
 

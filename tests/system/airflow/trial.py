@@ -189,7 +189,9 @@ class Trial:
     def organization(self, slug: str = "") -> Tenant:
         """A new organization with a connection `target` to the destination."""
         slug = slug or f"org-{uuid4().hex[:8]}"
-        self.bridge("organization", "create", slug, "--name", f"Organization {slug}", "-e", "prod")
+        self.bridge(
+            "organization", "create", slug, "--name", f"Organization {slug}", "-e", "prod", "--tier", "enterprise"
+        )
         tenant = Tenant(self, slug)
         tenant.connect("target", self.destination.url)
         return tenant

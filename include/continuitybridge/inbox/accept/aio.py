@@ -18,6 +18,7 @@ from continuitybridge.errors import Conflict, Unavailable
 from continuitybridge.inbox import offload
 from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
+from continuitybridge.inbox.allowance import Allowances
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 THREAD_BYTES = 256 * 1024
@@ -60,11 +61,13 @@ class GroupCommit:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._connection: aio.AsyncConnection | None = None
+        self._allowances = Allowances()
 
     async def start(self) -> None:
         """Begin to write. Does not need the database to be up."""
         self._stopping = False
         self._task = asyncio.create_task(self._run(), name="bridge-group-commit")
+        await self._allowances.start()
 
     async def stop(self) -> None:
         """Take no more, write what is queued, end. Every submitted message has its answer afterwards."""
@@ -73,6 +76,7 @@ class GroupCommit:
         if self._task is not None:
             await self._task
             self._task = None
+        await self._allowances.stop()
         await self._drop_connection()
 
     async def __aenter__(self) -> Self:
@@ -91,8 +95,20 @@ class GroupCommit:
 
     async def submit(self, acceptance: Acceptance) -> Accepted:
         """Accept one message; returns when it is on disk. Raises as `accept.accept`, and `Unavailable`
-        (`retry_after_s`) when the queue is full or this is stopping. A caller that is cancelled before its
+        (`retry_after_s`) when the queue is full or this is stopping, `AllowanceExhausted` when its organization
+        has sent as many as it may. A caller that is cancelled before its
         message's commit began leaves none; later, the message may have been accepted."""
+        self._check_room()
+        await self._allowances.admit(acceptance.organization_id)
+        accepted: Accepted | None = None
+        try:
+            accepted = await self._submit(acceptance)
+        finally:
+            if accepted is None or accepted.duplicate:
+                self._allowances.give_back(acceptance.organization_id)
+        return accepted
+
+    async def _submit(self, acceptance: Acceptance) -> Accepted:
         self._check_room()
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
             await asyncio.to_thread(self._keys.export, acceptance.organization_id)

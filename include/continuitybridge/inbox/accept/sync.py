@@ -10,6 +10,7 @@ import psycopg
 
 from continuitybridge import database
 from continuitybridge.errors import Conflict, Unavailable
+from continuitybridge.inbox import allowance
 from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
 from continuitybridge.vault.keyring import Cipher
@@ -25,7 +26,8 @@ def accept(acceptance: Acceptance, keys: Cipher) -> Accepted:
 
     A key that was used before with the same body gives the first message's id (`duplicate`); with another body
     it raises `Conflict`. Of any number of concurrent copies exactly one becomes a message. Raises `LimitExceeded`
-    for a body above `BRIDGE_MAX_MESSAGE_BYTES`, `NotFound` when the organization has no data key.
+    for a body above `BRIDGE_MAX_MESSAGE_BYTES`, `AllowanceExhausted` when the organization has sent as many as it
+    may, `NotFound` when it has no data key.
     """
     row = _rows.prepare(acceptance, keys)
     with database.tenant(acceptance.organization_id) as connection:
@@ -78,5 +80,9 @@ def _write(
                 raise outcome
             results[position] = outcome
         if not open_positions:
-            return [results[position] for position in range(len(rows))]
+            done = [results[position] for position in range(len(rows))]
+            # Of one organization: that of the transaction, or of the batch.
+            new = sum(not each.duplicate for each in done)
+            allowance.take(connection, rows[0].acceptance.organization_id, "messages", new)
+            return done
     raise Unavailable("the idempotency key expired while it was looked up; send it again", retry_after_s=1)
