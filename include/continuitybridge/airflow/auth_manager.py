@@ -132,10 +132,16 @@ class OrganizationAuthManager(FabAuthManager):
     def get_fastapi_middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         # Imported by the api-server only: other processes have an auth manager too, and no use for these.
         from continuitybridge.airflow.intake_shortcut import IntakeShortcutMiddleware
+        from continuitybridge.airflow.security_headers import SecurityHeadersMiddleware
         from continuitybridge.guard.middleware import GuardMiddleware
 
-        # The last is the first on the way in.
-        return [*super().get_fastapi_middlewares(), (IntakeShortcutMiddleware, {}), (GuardMiddleware, {})]
+        # The last is the first on the way in: refusals bear the headers too.
+        return [
+            *super().get_fastapi_middlewares(),
+            (IntakeShortcutMiddleware, {}),
+            (GuardMiddleware, {}),
+            (SecurityHeadersMiddleware, {}),
+        ]
 
     def is_authorized_backfill(self, *, method: Any, user: Any, details: Any = None) -> bool:
         return _is_superadmin(user)

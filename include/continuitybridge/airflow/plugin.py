@@ -14,6 +14,7 @@ from continuitybridge.airflow.guard import AirflowGuardMiddleware
 from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
+from continuitybridge.airflow.same_origin import SameOriginMiddleware
 from continuitybridge.airflow.schedules import ZonedCronsTimetable
 from continuitybridge.airflow.sign_in_lockout import SignInLockoutMiddleware
 
@@ -33,6 +34,7 @@ class ContinuityBridgePlugin(AirflowPlugin):
         {"middleware": ApiKeyMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge API keys"},
         {"middleware": SignInLockoutMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge lockout"},
         {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},
+        {"middleware": SameOriginMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge same origin"},
     ]
 
     @cached_property

@@ -11,13 +11,13 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from anyio import to_thread
 from psycopg import OperationalError
 from starlette.requests import Request
 
-from continuitybridge import problems
+from continuitybridge import origins, problems
 from continuitybridge.actor import PLATFORM, Actor, acting
 from continuitybridge.api_keys import Holder
 from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
@@ -36,7 +36,6 @@ TRACKED = re.compile(r"/messages/[^/]+")
 """Paths that need no user when they are read with a `token`, which the route checks (`inbox.tracking`)."""
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Largest body of a request to the API (a flow with its side files)."""
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Gate:
             return
         if user is None:
             raise NotAuthenticated("sign in first: a bearer token (POST /auth/token) or the session's cookie")
-        if user.by_cookie and scope["method"] not in _SAFE and not _from_here(request):
+        if user.by_cookie and scope["method"] not in origins.SAFE and not origins.is_ours(dict(scope["headers"])):
             raise NotAllowed("a request by cookie that changes something must come from the platform's own pages")
         caller = Caller(user.user_name, superadmin=user.superadmin, api_key=user.api_key)
         await _count(scope, user, caller)
@@ -151,14 +150,6 @@ def _is_tracked(scope: Scope) -> bool:
     if scope["method"] not in ("GET", "HEAD") or not TRACKED.fullmatch(_path(scope)):
         return False
     return "token" in parse_qs(scope["query_string"].decode("latin-1"))
-
-
-def _from_here(request: Request) -> bool:
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:

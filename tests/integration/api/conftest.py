@@ -29,6 +29,8 @@ from starlette.routing import Mount
 
 from continuitybridge import api, deployments, organizations
 from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
+from continuitybridge.airflow.same_origin import SameOriginMiddleware
+from continuitybridge.airflow.security_headers import SecurityHeadersMiddleware
 from continuitybridge.flows.load import load_flow
 from continuitybridge.guard.middleware import GuardMiddleware
 from continuitybridge.organizations import Organization
@@ -62,7 +64,8 @@ def serve(server: Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:
                     await stack.enter_async_context(route.app.router.lifespan_context(route.app))
             yield
 
-    middlewares = [Middleware(GuardMiddleware), Middleware(OldAddressesMiddleware)]
+    first_to_last = (SecurityHeadersMiddleware, GuardMiddleware, SameOriginMiddleware, OldAddressesMiddleware)
+    middlewares = [Middleware(each) for each in first_to_last]
     app = Starlette(routes=routes, lifespan=lifespan, middleware=middlewares)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)

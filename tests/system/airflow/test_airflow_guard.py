@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -255,3 +256,33 @@ def test_the_guard_stands_before_airflow_and_users_are_counted_there_too(
         body = stranger.post("/auth/token", content=deep, headers={"content-type": "application/json"})
         assert (body.status_code, body.json()["code"]) == (422, "unprocessable-content")
         assert stranger.get("/", follow_redirects=True).status_code == 200
+
+
+def test_a_cookie_changes_something_from_the_platforms_own_pages_only(trial: Trial) -> None:
+    name = f"clicker-{uuid4().hex[:8]}"
+    password = trial.accounts([name])[name]
+    with httpx.Client(base_url=trial.url, timeout=60) as browser:
+        page = browser.get("/auth/login/")
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
+        assert token is not None
+        form = {"username": name, "password": password, "csrf_token": token[1]}
+        foreign, own = {"origin": "https://evil.example"}, {"origin": trial.url}
+        assert browser.post("/auth/login/", data=form, headers=foreign).status_code == 403
+        assert browser.post("/auth/login/", data=form).status_code == 403
+        browser.post("/auth/login/", data=form, headers=own)
+        assert "_token" in browser.cookies
+        for path in ("/api/v2/dags/none.prod.such", "/ui/none", "/bridge/flows/none/prod/such"):
+            assert browser.patch(path, json={}, headers=foreign).status_code == 403, path
+            assert browser.patch(path, json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403, path
+            assert browser.patch(path, json={}, headers=own).status_code in (404, 405), path
+
+
+def test_every_answer_tells_browsers_to_be_careful(trial: Trial) -> None:
+    for path in ("/", "/auth/login/", "/api/v2/monitor/health", "/api/v2/dags", "/static/pin_32.png"):
+        headers = httpx.get(trial.url + path, timeout=60).headers
+        assert headers["content-security-policy"] == "frame-ancestors 'self'; object-src 'none'", path
+        assert headers["x-content-type-options"] == "nosniff", path
+    for path in ("/bridge/health/live", "/bridge/me", "/bridge/hooks/none/prod/such"):
+        headers = httpx.get(trial.url + path, timeout=60).headers
+        assert "default-src 'none'" in headers["content-security-policy"], path
+        assert headers["referrer-policy"] == "same-origin", path

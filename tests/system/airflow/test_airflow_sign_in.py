@@ -47,7 +47,7 @@ def by_form(trial: Trial, address: str) -> Try:
             page = browser.get("/auth/login/")
             token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
             form = {"username": name, "password": password, "csrf_token": token[1] if token else ""}
-            return browser.post("/auth/login/", data=form)
+            return browser.post("/auth/login/", data=form, headers={"origin": trial.url})
 
     return attempt
 
