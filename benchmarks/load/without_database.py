@@ -7,7 +7,7 @@ import sys
 
 import uvicorn
 
-from continuitybridge.inbox.accept import Acceptance, Accepted
+from continuitybridge.inbox.accept import Acceptance, Accepted, Lease
 from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.webhooks import server
@@ -16,7 +16,7 @@ from continuitybridge.webhooks import server
 class WritesNothing(GroupCommit):
     """Says that everything is committed."""
 
-    async def submit(self, acceptance: Acceptance) -> Accepted:
+    async def submit(self, acceptance: Acceptance, lease: Lease | None = None) -> Accepted:
         return Accepted(_rows.prepare(acceptance, self._keys).message_id, duplicate=False)
 
 

@@ -241,6 +241,12 @@ class Settings(BaseSettings):
         description="Most requests that one intake process holds until their flow has dealt with the message "
         "(`reply: result`); beyond it they are answered with 202 at once.",
     )
+    intake_lanes: int = Field(
+        default=8,
+        ge=0,
+        description="Most node processes of one intake process, in which it runs messages itself whose senders "
+        "wait for the result (`reply: result`), each for a flow's version; 0: stream workers run those too.",
+    )
     reply_max_bytes: int = Field(default=1024 * 1024, ge=1, description="Largest body of a flow's answer.")
     reply_kept_hours: int = Field(
         default=24,

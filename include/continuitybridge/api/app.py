@@ -29,6 +29,7 @@ from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.settings import Settings, get_settings
+from continuitybridge.stream.direct import DirectWorker
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
 
@@ -103,7 +104,7 @@ def mounts(
     """(name, prefix, application) of everything to mount in an api-server, in this order: the first prefix that
     fits a path takes it."""
     settings = settings or get_settings()
-    intake = IntakeApp(settings)
+    intake = IntakeApp(settings, direct=DirectWorker)
     return (
         ("ContinuityBridge intake", f"{PREFIX}/hooks", intake),
         ("ContinuityBridge intake, old address", "/api/webhook", intake),

@@ -13,6 +13,7 @@ from continuitybridge.errors import ConfigurationError
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def intake(host: str | None, port: int | None, workers: int) -> None:
     """Serve POST /bridge/hooks/{organization}/{environment}/{slug} until stopped."""
+    from continuitybridge.api import intake_alone
     from continuitybridge.settings import get_settings
     from continuitybridge.webhooks import server
 
@@ -20,7 +21,7 @@ def intake(host: str | None, port: int | None, workers: int) -> None:
     host, port = host or settings.host, port or settings.intake_port
     click.echo(f"intake at http://{host}:{port}/bridge/hooks/", err=True)
     try:
-        server.serve(host, port, workers)
+        server.serve(intake_alone.FACTORY, host, port, workers)
     except OSError as error:
         raise ConfigurationError(
             f"cannot bind {host}:{port} ({error.strerror}); choose another with --port or BRIDGE_INTAKE_PORT",

@@ -20,8 +20,8 @@ from continuitybridge import database
 from continuitybridge.errors import AllowanceExhausted, NotFound
 from continuitybridge.inbox import allowance
 from continuitybridge.inbox.accept import Acceptance, Accepted, accept_into
-from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.ordering import BEGUN, EARLIER, PUT_BEHIND
+from continuitybridge.inbox.pauses import NOT_PAUSED
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 

@@ -13,9 +13,9 @@ from continuitybridge.engine.message import Message
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.inbox import payloads, units
 from continuitybridge.inbox.batches import Batch
-from continuitybridge.inbox.holds import NOT_PAUSED
 from continuitybridge.inbox.objects import PayloadLost
 from continuitybridge.inbox.ordering import MAY_BEGIN, MAY_GO_ON
+from continuitybridge.inbox.pauses import NOT_PAUSED
 from continuitybridge.inbox.replies import Notices
 from continuitybridge.inbox.waits import resuming
 from continuitybridge.settings import get_settings

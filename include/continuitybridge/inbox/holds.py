@@ -40,12 +40,6 @@ MAX_REASON_LENGTH = 500
 CHUNK = 500
 """Messages settled per transaction."""
 
-NOT_PAUSED = """NOT EXISTS (
-    SELECT FROM bridge.flow_holds h
-    WHERE h.organization_id = {row}.organization_id AND h.environment = {row}.environment AND h.flow = {row}.flow
-      AND h.kind = 'pause')"""
-"""For whoever claims: true of a row (message, hand-over, deployment) whose flow is not paused."""
-
 
 class Draining(Unavailable):
     """The flow takes no new messages, and what it has goes on; facts: `flow`, `retry_after_s`."""

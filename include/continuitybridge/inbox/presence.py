@@ -19,6 +19,9 @@ from continuitybridge.settings import get_settings
 PREFIX = "stream/"
 """How the owner of a stream worker's leases begins. Up to 63 characters in all."""
 
+BESIDE = f"{PREFIX}intake/"
+"""How it begins for one that runs what its own intake accepts, and claims nothing."""
+
 ABSENT_S = 3.0
 """A worker that was not there for so long is believed dead. One that only lost its connection is back before."""
 
@@ -47,16 +50,17 @@ class Present:
 
 
 def present() -> list[Present]:
-    """The stream workers that listen now, oldest first. Raises `Unavailable`."""
+    """The stream workers that listen for messages now, oldest first. Raises `Unavailable`."""
     with database.relay() as connection:
-        return [Present(*row) for row in connection.execute(_PRESENT, (PREFIX,))]
+        found = [Present(*row) for row in connection.execute(_PRESENT, (PREFIX,))]
+    return [each for each in found if not each.owner.startswith(BESIDE)]
 
 
 class LostLeases:
     """Ends leases of workers that are gone; call `end` about every second.
 
-    Does nothing while no worker at all is to be seen: then nobody could take up what they held, or names do not
-    reach the server (a connection pooler may keep them back), and leases run out by themselves.
+    Does nothing while no worker that claims is to be seen: then nobody could take up what they held, or names do
+    not reach the server (a connection pooler may keep them back), and leases run out by themselves.
     """
 
     def __init__(self) -> None:
@@ -75,7 +79,7 @@ class LostLeases:
             now = time.monotonic()
             self._absent = {owner: self._absent.get(owner, now) for owner in holders - there}
             lost = [owner for owner, since in self._absent.items() if now - since >= ABSENT_S]
-            if not lost or not there:
+            if not lost or all(owner.startswith(BESIDE) for owner in there):
                 return 0
             ended = sum(
                 connection.execute(_END.format(table=table), (lost,)).rowcount

@@ -13,7 +13,7 @@ from continuitybridge.errors import NotFound, Unavailable
 from continuitybridge.inbox.retry import RetryPolicy
 from continuitybridge.inbox.settle.endings import Ending, ending_of
 from continuitybridge.inbox.settle.writing import Became
-from continuitybridge.inbox.stream import StreamSettlements
+from continuitybridge.inbox.stream import Hear, StreamSettlements
 from continuitybridge.stream.access import Access
 from continuitybridge.stream.listening import RETRY_S
 from continuitybridge.stream.units import Held
@@ -37,12 +37,23 @@ class Settler:
 
     While the database is away, outcomes stay here, however long: the room of the worker bounds them. What could
     not be written within its lease is somebody else's by then, and becomes `stale`.
+
+    `hear` is called first with each answer that a caller may wait for. `pause_s` is between a small group and the
+    one before.
     """
 
-    def __init__(self, access: Access, on_settled: Callable[[Held, Became], None]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        on_settled: Callable[[Held, Became], None],
+        *,
+        hear: Hear | None = None,
+        pause_s: float = BUSY_PAUSE_S,
+    ) -> None:
         self._access = access
         self._on_settled = on_settled
-        self._settlements = StreamSettlements()
+        self._pause_s = pause_s
+        self._settlements = StreamSettlements(hear)
         self._policy = RetryPolicy.from_settings()
         self._queue: deque[_Item] = deque()
         self._later: set[asyncio.TimerHandle] = set()
@@ -68,7 +79,7 @@ class Settler:
             if not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            pause_s = self._last + BUSY_PAUSE_S - time.monotonic()
+            pause_s = self._last + self._pause_s - time.monotonic()
             if pause_s > 0 and len(self._queue) < BUSY_GROUP:
                 await asyncio.sleep(pause_s)
             self._writing = [self._queue.popleft() for _ in range(min(MAX_GROUP, len(self._queue)))]

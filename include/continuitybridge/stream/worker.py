@@ -27,12 +27,13 @@ from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.holds import CHANNEL as HELD
 from continuitybridge.inbox.settle.writing import Became
-from continuitybridge.inbox.stream import Sealed, StreamClaims, Wanted, giving_back
+from continuitybridge.inbox.stream import Hear, Sealed, StreamClaims, Wanted, giving_back
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.access import Access
 from continuitybridge.stream.lanes import Lanes
 from continuitybridge.stream.listening import RETRY_S, Listener
 from continuitybridge.stream.plans import Bounds, Plans
+from continuitybridge.stream.settling import BUSY_PAUSE_S as SETTLE_PAUSE_S
 from continuitybridge.stream.settling import Settler
 from continuitybridge.stream.turns import Room, Turns
 from continuitybridge.stream.units import Held
@@ -65,7 +66,23 @@ class StreamWorker:
     is the number of its node processes (`BRIDGE_STREAM_LANES`). Organizations and flows take turns (see `turns`).
     """
 
-    def __init__(self, owner: str, access: Access, runner: Runner, settings: Settings | None = None) -> None:
+    _CHANNELS: tuple[str, ...] = (
+        *(ACCEPTED, DEPLOYED, HELD),
+        *(connections.CHANNEL, destinations.CHANNEL, waits.CHANNEL_DUE),
+    )
+    _SETTLE_PAUSE_S = SETTLE_PAUSE_S
+
+    def __init__(
+        self,
+        owner: str,
+        access: Access,
+        runner: Runner,
+        settings: Settings | None = None,
+        *,
+        lanes: int | None = None,
+        hear: Hear | None = None,
+    ) -> None:
+        """`lanes`: so many node processes instead of `BRIDGE_STREAM_LANES`. `hear`: see `Settler`."""
         settings = settings or get_settings()
         self.owner = owner
         self.counts: Counter[str] = Counter()
@@ -73,9 +90,10 @@ class StreamWorker:
         self._settings = settings
         self._access = access
         self._claims = StreamClaims(owner, settings.lease_s)
-        self._settler = Settler(access, self._settled)
+        self._settler = Settler(access, self._settled, hear=hear, pause_s=self._SETTLE_PAUSE_S)
         self._lanes = Lanes(
-            runner, Plans(), access, Limits.from_settings(settings), settings.stream_lanes, self._outcome
+            *(runner, Plans(), access, Limits.from_settings(settings)),
+            *(settings.stream_lanes if lanes is None else lanes, self._outcome),
         )
         self._room = Room(settings.stream_max_messages, settings.stream_max_bytes)
         self._turns = Turns()
@@ -88,12 +106,14 @@ class StreamWorker:
         self._look_at = 0.0
         self._stale: set[str] = set()
         self._changed = asyncio.Event()
+        self._is_informed = False
+        """Whether it was once read what deployments and destinations there are."""
         self._upkeep = Upkeep(settings, self._held, self._look)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._empty = asyncio.Event()
         self._listener = Listener(
-            (ACCEPTED, DEPLOYED, HELD, connections.CHANNEL, destinations.CHANNEL, waits.CHANNEL_DUE),
+            self._CHANNELS,
             self._notice,
             self._connected,
             name=owner,
@@ -125,10 +145,7 @@ class StreamWorker:
         """Work until `stop`."""
         loops = [
             asyncio.create_task(self._steadily(loop), name=f"stream-{loop.__name__.strip('_')}")
-            for loop in (
-                *(self._listener.run, self._settler.run, self._refresh),
-                *(self._upkeep.renew, self._upkeep.watch, self._upkeep.release),
-            )
+            for loop in self._loops()
         ]
         claiming = asyncio.create_task(self._steadily(self._claim))
         try:
@@ -138,9 +155,18 @@ class StreamWorker:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._claims.close()
-            await self._settler.close()
-            await aio.close_pools()
+            await self._close()
+
+    def _loops(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (
+            *(self._listener.run, self._settler.run, self._refresh),
+            *(self._upkeep.renew, self._upkeep.watch, self._upkeep.release),
+        )
+
+    async def _close(self) -> None:
+        await self._claims.close()
+        await self._settler.close()
+        await aio.close_pools()
 
     async def _steadily(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Whatever goes wrong in one of the worker's loops, it goes on."""
@@ -207,6 +233,7 @@ class StreamWorker:
                     await self._bounds.refresh()
                 if destinations.CHANNEL in stale:
                     await self._lanes.destinations.refresh()
+                self._is_informed = True
             except Unavailable:
                 self._stale |= stale
                 await asyncio.sleep(LOOK_S)

@@ -116,6 +116,14 @@ class HeldRequests:
             if not others:
                 del self._held[key]
 
+    def hear(self, notice: Notice) -> bool:
+        """Answer those that this is for; False when it is for none, or to be looked up."""
+        key = notice.organization_id, notice.message_id
+        if not notice.known or key not in self._held:
+            return False
+        self._resolve(key, notice)
+        return True
+
     def close(self) -> None:
         """Let all go, and hold none any more. May be called in a signal's handler by way of the loop."""
         self._closed = True

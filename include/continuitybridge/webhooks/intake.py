@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from continuitybridge import problems
 from continuitybridge.errors import (
@@ -38,7 +38,7 @@ from continuitybridge.errors import (
 )
 from continuitybridge.guard.bodies import check_depth
 from continuitybridge.inbox import holds, tracking
-from continuitybridge.inbox.accept import Acceptance, Accepted
+from continuitybridge.inbox.accept import Acceptance, Accepted, Lease
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.inbox.replies import Notice
 from continuitybridge.settings import Settings, get_settings
@@ -71,6 +71,27 @@ _FORM = "application/x-www-form-urlencoded"
 log = logging.getLogger(__name__)
 
 
+class Reservation(Lease, Protocol):
+    """Room for a message that is run where it was accepted."""
+
+    def end(self) -> None:
+        """Give the room back, unless the message was claimed."""
+
+
+class Direct(Protocol):
+    """Runs messages whose callers wait for the result."""
+
+    def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def reserve(self, acceptance: Acceptance, organization: str) -> Reservation | None: ...
+
+
+MakeDirect = Callable[[Keyring, Settings, Callable[[Notice], bool]], Direct]
+"""Its last argument takes an answer to the request that waits for it, and says whether one did."""
+
+
 class IntakeApp:
     """The application. Mounted in an api-server (whose lifespan calls `start` and `stop`; the first request starts
     it otherwise) or served alone, where its own lifespan does."""
@@ -81,9 +102,13 @@ class IntakeApp:
         *,
         admission: Admission | None = None,
         commits: Callable[[Keyring], GroupCommit] = GroupCommit,
+        direct: MakeDirect | None = None,
     ) -> None:
+        """`direct` makes what runs messages here whose callers wait for the result; None: stream workers do."""
         self._settings = settings or get_settings()
         self._make_commits = commits
+        self._make_direct = direct if self._settings.intake_lanes else None
+        self._direct: Direct | None = None
         self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
         self._limits = OrganizationLimits(self._settings.limit_webhooks_per_organization)
         self._status_url = f"{self._settings.external_url}/bridge/messages/"
@@ -144,6 +169,8 @@ class IntakeApp:
             except TimeoutError:
                 log.warning("intake: %d requests were still under way when it stopped", self._under_way)
         await self._held.stop()
+        if self._direct is not None:
+            await self._direct.aclose()
         self._signals.close()
         await self._commits.stop()
         await self._refusals.stop()
@@ -279,26 +306,40 @@ class IntakeApp:
             key = source.key(request.headers, body)
         await self._admit(target, request)
         until = None if target.hold_s is None else datetime.now(UTC) + timedelta(seconds=target.hold_s)
-        return await self._commits.submit(
-            Acceptance(
-                organization_id=target.organization_id,
-                environment=target.environment,
-                flow=target.flow,
-                version=target.version,
-                source="webhook",
-                body=body,
-                content_type=request.headers.get(b"content-type", _FORM.encode()).decode("latin-1")[:255],
-                headers=target.kept_headers(request.headers),
-                endpoint=target.slug,
-                idempotency_key=key,
-                idempotency_window_days=source.window_days,
-                changed_body="same" if source.same else "refuse",
-                trigger=target.trigger_id,
-                mode=target.mode,
-                ordering=target.ordering,
-                reply_until=until,
-            )
+        acceptance = Acceptance(
+            organization_id=target.organization_id,
+            environment=target.environment,
+            flow=target.flow,
+            version=target.version,
+            source="webhook",
+            body=body,
+            content_type=request.headers.get(b"content-type", _FORM.encode()).decode("latin-1")[:255],
+            headers=target.kept_headers(request.headers),
+            endpoint=target.slug,
+            idempotency_key=key,
+            idempotency_window_days=source.window_days,
+            changed_body="same" if source.same else "refuse",
+            trigger=target.trigger_id,
+            mode=target.mode,
+            ordering=target.ordering,
+            reply_until=until,
         )
+        reservation = self._reserve(acceptance, target) if until is not None else None
+        if reservation is None:
+            return await self._commits.submit(acceptance)
+        try:
+            return await self._commits.submit(acceptance, reservation)
+        finally:
+            reservation.end()
+
+    def _reserve(self, acceptance: Acceptance, target: Target) -> Reservation | None:
+        """Room to run it here; the first of them only begins to make some."""
+        if self._direct is None:
+            if self._make_direct is not None:
+                self._direct = self._make_direct(self._keyring, self._settings, self._held.hear)
+                self._direct.start()
+            return None
+        return self._direct.reserve(acceptance, target.organization)
 
     async def _admit(self, target: Target, request: Request) -> None:
         self._admission.admit(target)

@@ -16,12 +16,11 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from continuitybridge.guard.middleware import GuardMiddleware
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import late_requests
-from continuitybridge.webhooks.intake import IntakeApp
+from continuitybridge.webhooks.intake import IntakeApp, MakeDirect
 from continuitybridge.webhooks.request import Receive, Scope, Send
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -96,9 +95,13 @@ class Alone:
     """`IntakeApp` with a liveness address beside it."""
 
     def __init__(
-        self, settings: Settings | None = None, *, commits: Callable[[Keyring], GroupCommit] = GroupCommit
+        self,
+        settings: Settings | None = None,
+        *,
+        commits: Callable[[Keyring], GroupCommit] = GroupCommit,
+        direct: MakeDirect | None = None,
     ) -> None:
-        self._intake = IntakeApp(settings, commits=commits)
+        self._intake = IntakeApp(settings, commits=commits, direct=direct)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == LIVE_PATH and scope["method"] in ("GET", "HEAD"):
@@ -109,8 +112,8 @@ class Alone:
         await self._intake(scope, receive, send)
 
 
-def create() -> GuardMiddleware:
-    """The application of one worker process."""
+def prepare_process() -> None:
+    """Make this worker process of a server fit for intake alone."""
     if multiprocessing.parent_process() is not None:
         # A supervisor that is killed must not leave workers behind that hold its port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -121,16 +124,16 @@ def create() -> GuardMiddleware:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    return GuardMiddleware(Alone())
 
 
-def serve(host: str, port: int, workers: int) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way are answered first. Raises `OSError` for a busy port."""
+def serve(application: str, host: str, port: int, workers: int) -> None:
+    """Serve what `application` (`module:factory`) makes in each worker process, until SIGTERM or SIGINT;
+    requests under way are answered first. Raises `OSError` for a busy port."""
     settings = get_settings()
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
         pass  # A busy port is found here, with its cause, before any worker starts.
     uvicorn.run(
-        "continuitybridge.webhooks.server:create",
+        application,
         factory=True,
         host=host,
         port=port,

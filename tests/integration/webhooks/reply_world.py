@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,19 @@ class Destination:
         self._server.server_close()
 
 
-def deploy(organization: Organization, *steps: dict[str, Any], mode: str = "batch", **result: Any) -> Hook:
-    """Deploy a flow that parses JSON, then does `steps`, and answers with the result."""
+def deploy(
+    organization: Organization,
+    *steps: dict[str, Any],
+    mode: str = "batch",
+    flow: Mapping[str, Any] | None = None,
+    **result: Any,
+) -> Hook:
+    """Deploy a flow that parses JSON, then does `steps`, and answers with the result. `flow`: keys of the flow's
+    own."""
     slug = f"ask-{uuid4().hex[:8]}"
     config = {"slug": slug, "reply": "result", **({"result": result} if result else {})}
-    flow = {
+    content = {
+        **(flow or {}),
         "flow": slug,
         "version": "1.0.0",
         "mode": mode,
@@ -82,7 +90,7 @@ def deploy(organization: Organization, *steps: dict[str, Any], mode: str = "batc
         "steps": [{"id": "parse", "type": "json_parser"}, *steps],
     }
     done = deployments.deploy(
-        organization.organization_id, ENVIRONMENT, load_flow(orjson.dumps(flow).decode()), "tester"
+        organization.organization_id, ENVIRONMENT, load_flow(orjson.dumps(content).decode()), "tester"
     )
     path = f"/bridge/hooks/{organization.slug}/{ENVIRONMENT}/{slug}"
     return Hook(organization, ENVIRONMENT, slug, slug, done.new_secrets.get(slug, ""), path)

@@ -308,9 +308,18 @@ def test_a_caller_waits_with_the_parts_of_a_message_but_neither_for_people_nor_f
     assert (answer.status_code, answer.json()) == (200, {"total": 15}), answer.text
 
 
+@pytest.fixture
+def leaving(tmp_path: Path) -> Iterator[Intake]:
+    """An intake that leaves all messages to stream workers."""
+    running = run_intake(tmp_path, BRIDGE_INTAKE_LANES="0")
+    yield running
+    end(running)
+
+
 def test_stream_workers_answer_at_once_and_take_over_from_one_that_is_killed(
-    intake: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
+    leaving: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
 ) -> None:
+    intake = leaving
     hook = deploy(organization, PRICE, to(destination), mode="stream", status=201, errors={"invalid-payload": 400})
     with stream_worker() as first:
         answer = intake.post(hook, ORDER)

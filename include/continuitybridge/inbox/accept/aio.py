@@ -17,7 +17,7 @@ from continuitybridge.database.connections import hung_up
 from continuitybridge.errors import Conflict, Unavailable
 from continuitybridge.inbox import offload
 from continuitybridge.inbox.accept import rows as _rows
-from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Row
+from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Lease, Row
 from continuitybridge.inbox.allowance import Allowances
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -93,32 +93,32 @@ class GroupCommit:
         """Messages waiting for a commit."""
         return len(self._queue)
 
-    async def submit(self, acceptance: Acceptance) -> Accepted:
-        """Accept one message; returns when it is on disk. Raises as `accept.accept`, and `Unavailable`
-        (`retry_after_s`) when the queue is full or this is stopping, `AllowanceExhausted` when its organization
-        has sent as many as it may. A caller that is cancelled before its
-        message's commit began leaves none; later, the message may have been accepted."""
+    async def submit(self, acceptance: Acceptance, lease: Lease | None = None) -> Accepted:
+        """Accept one message, and claim it where there is a lease; returns when it is on disk. Raises as
+        `accept.accept`, `Unavailable` (`retry_after_s`) when the queue is full or this is stopping, and
+        `AllowanceExhausted` when its organization has sent as many as it may. A caller that is cancelled before
+        its message's commit began leaves none; later, it may have been accepted."""
         self._check_room()
         await self._allowances.admit(acceptance.organization_id)
         accepted: Accepted | None = None
         try:
-            accepted = await self._submit(acceptance)
+            accepted = await self._submit(acceptance, lease)
         finally:
             if accepted is None or accepted.duplicate:
                 self._allowances.give_back(acceptance.organization_id)
         return accepted
 
-    async def _submit(self, acceptance: Acceptance) -> Accepted:
+    async def _submit(self, acceptance: Acceptance, lease: Lease | None) -> Accepted:
         self._check_room()
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
             await asyncio.to_thread(self._keys.export, acceptance.organization_id)
             self._check_room()
         large = offload.is_large(acceptance.body)
         if large or (acceptance.ordering is not None and len(acceptance.body) > THREAD_BYTES):
-            row = await asyncio.to_thread(_rows.prepare, acceptance, self._keys)
+            row = await asyncio.to_thread(_rows.prepare, acceptance, self._keys, lease)
             self._check_room()
         else:
-            row = _rows.prepare(acceptance, self._keys)
+            row = _rows.prepare(acceptance, self._keys, lease)
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self._queue.append((row, future))
         self._queued_bytes += len(row.payload)
@@ -179,12 +179,16 @@ class GroupCommit:
         rest = list(group)
         for _ in range(_rows.TRIES):
             leaders = _rows.leaders([row for row, _ in rest])
-            cursor = await connection.execute(_rows.INSERT, _rows.insert_parameters(leaders), binary=True)
-            [(lost,)] = await cursor.fetchall()
-            fresh = _rows.written(leaders, lost)
+            statement, parameters = _rows.insertion(leaders)
+            cursor = await connection.execute(statement, parameters, binary=True)
+            [(lost, claimed)] = await cursor.fetchall()
+            fresh, leased = _rows.written(leaders, lost, claimed)
             losers = []
             for row, future in rest:
                 if id(row) in fresh:
+                    if id(row) in leased:
+                        # Whether or not its caller still waits: it is this process's to run now.
+                        row.claim()
                     _answer(future, Accepted(row.message_id, duplicate=False))
                 else:
                     losers.append((row, future))
@@ -230,6 +234,8 @@ class GroupCommit:
             and not future.cancelled()
             and future.exception() is None
             and not future.result().duplicate
+            # Who claimed it knows.
+            and not row.is_claimed
         ]
         if accepted and self._connection is not None and not self._connection.closed:
             with contextlib.suppress(psycopg.Error, TimeoutError):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from continuitybridge.database.arrays import ByteaArray, Int4Array, TextArray
@@ -15,6 +15,7 @@ from continuitybridge.errors import Conflict, LimitExceeded
 from continuitybridge.flows.ordering import HOLD, Ordering, key_reader
 from continuitybridge.inbox import payloads
 from continuitybridge.inbox.accept.ids import new_message_id
+from continuitybridge.inbox.pauses import NOT_PAUSED
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher
 
@@ -71,6 +72,21 @@ class Accepted:
     duplicate: bool
 
 
+class Lease(Protocol):
+    """Of somebody who will run a message himself as soon as it is accepted, and so claims it with the acceptance:
+    `owner` names him in the lease, which holds for `lease_s`."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def lease_s(self) -> float: ...
+
+    def claimed(self, message_id: str) -> None:
+        """The message is on disk, and his. Not called where it is not: it was accepted before, or its flow is
+        paused, disabled, or of a suspended organization."""
+
+
 Key = tuple[UUID, str, str, bytes]
 """Organization, environment, endpoint and hash of an idempotency key."""
 
@@ -88,9 +104,17 @@ class Row:
     body_hash: bytes | None
     route: tuple[Any, ...]
     ordering_key: str | None = None
+    lease: Lease | None = None
+    is_claimed: bool = False
+
+    def claim(self) -> None:
+        """It is on disk under its lease."""
+        self.is_claimed = True
+        if self.lease is not None:
+            self.lease.claimed(self.message_id)
 
 
-def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
+def prepare(acceptance: Acceptance, keys: Cipher, lease: Lease | None = None) -> Row:
     """Encrypt and hash; a large body is in the payload store afterwards. Raises `LimitExceeded` for a body above
     `BRIDGE_MAX_MESSAGE_BYTES`, `Unavailable` when a large one cannot be stored."""
     organization_id, body = acceptance.organization_id, acceptance.body
@@ -131,6 +155,7 @@ def prepare(acceptance: Acceptance, keys: Cipher) -> Row:
             acceptance.idempotency_window_days,
         ),
         _ordering_key(acceptance),
+        lease,
     )
 
 
@@ -146,8 +171,9 @@ def _ordering_key(acceptance: Acceptance) -> str | None:
 # all. A key whose window is over counts as absent. Keys are written in one order by everybody, so that two
 # statements with the same keys wait for each other instead of deadlocking. A message that its caller named is not
 # accepted again after its key's window either, as long as it is kept.
-# What comes back are the positions (from 1) of the rows that were not written, or null.
-INSERT = """
+# What comes back are the positions (from 1) of the rows that were not written, or null, and of those that were
+# claimed with it, or null.
+_INSERT = """
 WITH route AS (
     SELECT * FROM unnest(
         %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
@@ -157,10 +183,10 @@ WITH route AS (
 ), input AS (
     SELECT * FROM unnest(
         %b::int4[], %b::text[], %b::bytea[], %b::bytea[], %b::int4[], %b::bytea[], %b::bytea[],
-        %b::text[], %b::bool[], %b::timestamptz[], %b::text[]
+        %b::text[], %b::bool[], %b::timestamptz[], %b::text[]{asked_types}
     ) WITH ORDINALITY AS t (route, message_id, payload, headers, size_bytes, key_hash, body_hash,
-                            keys, named, reply_until, ordering_key, position)
-    JOIN route USING (route)
+                            keys, named, reply_until, ordering_key{asked}, position)
+    JOIN route USING (route){open}
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
         (organization_id, environment, endpoint, key_hash, body_hash, message_id, expires_at)
@@ -174,10 +200,10 @@ WITH route AS (
 ), written AS (
     INSERT INTO bridge.messages
         (organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-         content_type, size_bytes, keys, batch_id, mode, reply_until, ordering_key, holds_order)
+         content_type, size_bytes, keys, batch_id, mode, reply_until, ordering_key, holds_order{lease_columns})
     SELECT organization_id, message_id, environment, flow, version, source, trigger_id, endpoint, payload, headers,
-           content_type, size_bytes, coalesce(keys, '{}')::jsonb, %b::text, mode, reply_until,
-           ordering_key, holds_order
+           content_type, size_bytes, coalesce(keys, '{{}}')::jsonb, %b::text, mode, reply_until,
+           ordering_key, holds_order{lease_values}
     FROM input
     WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
       AND NOT (named IS TRUE
@@ -186,9 +212,31 @@ WITH route AS (
     ON CONFLICT (organization_id, message_id) DO NOTHING
     RETURNING organization_id, message_id
 )
-SELECT array_agg(position) FROM input
+SELECT array_agg(position), {claimed} FROM input
 WHERE (organization_id, message_id) NOT IN (SELECT organization_id, message_id FROM written)
 """
+INSERT = _INSERT.format(
+    asked="", asked_types="", open="", lease_columns="", lease_values="", claimed="NULL::int8[]"
+)
+INSERT_CLAIMING = _INSERT.format(
+    asked=", asked, lease_s",
+    asked_types=", %b::text[], %b::float8[]",
+    open=f"""
+    LEFT JOIN (
+        SELECT r.route, true AS runs FROM route r
+        JOIN bridge.deployments d USING (organization_id, environment, flow)
+        JOIN bridge.organizations o USING (organization_id)
+        WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="d")}
+    ) AS open USING (route)""",  # noqa: S608  (constants)
+    lease_columns=", state, epoch, attempts, lease_owner, lease_until",
+    lease_values=""",
+           CASE WHEN runs AND asked IS NOT NULL THEN 'claimed' ELSE 'accepted' END,
+           CASE WHEN runs AND asked IS NOT NULL THEN 1 ELSE 0 END,
+           CASE WHEN runs AND asked IS NOT NULL THEN 1 ELSE 0 END, CASE WHEN runs THEN asked END,
+           CASE WHEN runs AND asked IS NOT NULL THEN now() + make_interval(secs => lease_s) END""",
+    claimed="(SELECT array_agg(position) FROM input WHERE runs AND asked IS NOT NULL)",
+)
+"""As `INSERT`, for rows of which some have a `Lease`."""
 
 LOOK_UP_KEYS = """
 SELECT k.organization_id, k.environment, k.endpoint, k.key_hash, k.message_id, k.body_hash
@@ -205,8 +253,17 @@ TRIES = 3
 """How often a key may vanish between losing to it and looking it up before the caller is told to come again."""
 
 
-def insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple[Any, ...]:
-    """The parameters of `INSERT`."""
+def insertion(rows: Sequence[Row], batch_id: str | None = None) -> tuple[str, tuple[Any, ...]]:
+    """The statement that writes these rows, and its parameters."""
+    leases = [row.lease for row in rows]
+    if not any(leases):
+        return INSERT, _insert_parameters(rows, batch_id)
+    asked = [lease and lease.owner for lease in leases], [lease and lease.lease_s for lease in leases]
+    *parameters, batch_id = _insert_parameters(rows, batch_id)
+    return INSERT_CLAIMING, (*parameters, *asked, batch_id)
+
+
+def _insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple[Any, ...]:
     routes: dict[tuple[Any, ...], int] = {}
     places = [routes.setdefault(row.route, len(routes) + 1) for row in rows]
     now, window_days = datetime.now(UTC), get_settings().idempotency_window_days
@@ -277,9 +334,11 @@ def leaders(rows: Sequence[Row]) -> list[Row]:
     return first
 
 
-def written(leaders: Sequence[Row], lost: Sequence[int] | None) -> set[int]:
-    """The `id()`s of the rows that were written, of what `INSERT` answered."""
-    if lost is None:
-        return {id(row) for row in leaders}
-    missing = set(lost)
-    return {id(row) for position, row in enumerate(leaders, start=1) if position not in missing}
+def written(
+    leaders: Sequence[Row], lost: Sequence[int] | None, claimed: Sequence[int] | None = None
+) -> tuple[set[int], set[int]]:
+    """The `id()`s of the rows that were written, and of those of them that were claimed, of what the insertion
+    answered."""
+    missing = set(lost or ())
+    fresh = {id(row) for position, row in enumerate(leaders, start=1) if position not in missing}
+    return fresh, fresh & {id(leaders[position - 1]) for position in claimed or ()}

@@ -57,8 +57,8 @@ def _write(
     open_positions = list(range(len(rows)))
     for _ in range(_rows.TRIES):
         leaders = _rows.leaders([rows[position] for position in open_positions])
-        [(lost,)] = connection.execute(_rows.INSERT, _rows.insert_parameters(leaders, batch_id)).fetchall()
-        fresh = _rows.written(leaders, lost)
+        [(lost, _)] = connection.execute(*_rows.insertion(leaders, batch_id)).fetchall()
+        fresh, _ = _rows.written(leaders, lost)
         losers = [position for position in open_positions if id(rows[position]) not in fresh]
         for position in open_positions:
             if id(rows[position]) in fresh:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -56,6 +56,16 @@ class Notices:
     def release(self, organization_id: UUID, message_id: str) -> None:
         """There will be none within the limit: callers need not wait. Written nowhere."""
         self._only_here.append(f"{organization_id} {message_id} {_words(ACCEPTED)}")
+
+    def keep_from(self, hear: Callable[[Notice], bool]) -> None:
+        """Tell `hear`, and no others what it takes."""
+        kept = [
+            (short, long)
+            for short, long in zip(self._short, self._long, strict=True)
+            if not all(hear(notice) for notice in read(long))
+        ]
+        self._short, self._long = [short for short, _ in kept], [long for _, long in kept]
+        self._only_here = [line for line in self._only_here if not all(hear(notice) for notice in read(line))]
 
     def send(self, connection: psycopg.Connection[Any]) -> None:
         """Notify, on a connection in autocommit mode. What goes wrong is not told: it is a hint."""

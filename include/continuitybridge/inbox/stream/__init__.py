@@ -6,6 +6,6 @@ of them. Guarantees as in `inbox.claim` and `inbox.settle`.
 
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.stream.claim import Sealed, StreamClaims, Wanted
-from continuitybridge.inbox.stream.settling import StreamSettlements
+from continuitybridge.inbox.stream.settling import Hear, StreamSettlements
 
-__all__ = ["FlowKey", "Sealed", "StreamClaims", "StreamSettlements", "Wanted"]
+__all__ = ["FlowKey", "Hear", "Sealed", "StreamClaims", "StreamSettlements", "Wanted"]

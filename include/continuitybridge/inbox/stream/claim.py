@@ -22,7 +22,7 @@ from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import offload, ordering, payloads
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.claim import Claimed
-from continuitybridge.inbox.holds import NOT_PAUSED
+from continuitybridge.inbox.pauses import NOT_PAUSED
 from continuitybridge.inbox.waits import resuming
 from continuitybridge.vault.keyring import Cipher
 

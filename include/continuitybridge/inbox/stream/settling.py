@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -13,17 +13,22 @@ from continuitybridge import database
 from continuitybridge.database import aio
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.inbox import units
-from continuitybridge.inbox.replies import Notices
+from continuitybridge.inbox.replies import Notice, Notices
 from continuitybridge.inbox.settle.endings import Ending
 from continuitybridge.inbox.settle.writing import Became, write
+
+Hear = Callable[[Notice], bool]
+"""Takes an answer to whoever waits for it, and says whether somebody did."""
 
 log = logging.getLogger(__name__)
 
 
 class StreamSettlements:
-    """Settlements of one worker, on one connection. One call at a time."""
+    """Settlements of one worker, on one connection. One call at a time. What `hear` does not take, as its caller
+    does not wait in this process, all processes are notified of."""
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Hear | None = None) -> None:
+        self._hear = hear
         self._connection: aio.AsyncConnection | None = None
 
     async def settle(self, endings: Sequence[Ending]) -> list[Became]:
@@ -60,6 +65,8 @@ class StreamSettlements:
         plain = all(ending.is_plain for ending in endings)
         async with contextlib.nullcontext() if plain else connection.transaction():
             became = await _written(connection, endings, notices)
+        if self._hear is not None:
+            notices.keep_from(self._hear)
         if notices:
             with contextlib.suppress(psycopg.Error):
                 await connection.execute(*notices.statement())

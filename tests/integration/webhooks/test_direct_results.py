@@ -1,0 +1,180 @@
+"""`reply: result` where the message is run by the intake that accepted it: no stream worker runs in these tests
+unless one is started."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from continuitybridge import database
+from continuitybridge.inbox import holds
+from continuitybridge.organizations import Organization
+
+from .conftest import Hook, Intake, end, eventually, run_intake
+from .reply_world import ENVIRONMENT, Destination, deploy, stream_worker, to
+
+ORDER = b'{"number": "PO-1", "quantity": 2}'
+PRICE = {"id": "price", "type": "jq", "config": {"program": ".total = .quantity * 3"}}
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    made = Destination()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def senders() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+@pytest.fixture
+def intake(tmp_path: Path, organization: Organization) -> Iterator[Intake]:
+    """An intake of the test's own that runs messages by now."""
+    running = run_intake(tmp_path)
+    try:
+        first = deploy(organization, PRICE, mode="stream")
+        eventually(lambda: ask(running, first, wait_s=1).status_code == 200, within_s=60)
+        yield running
+    finally:
+        end(running)
+
+
+def ask(intake: Intake, hook: Hook, *, wait_s: int = 20, body: bytes = ORDER, **given: Any) -> httpx.Response:
+    headers = {**hook.signed(body, **given), "prefer": f"wait={wait_s}"}
+    return intake.post(hook, body, headers=headers)
+
+
+def states(hook: Hook) -> dict[str, str]:
+    with database.tenant(hook.organization.organization_id) as tables:
+        rows = tables.execute(
+            "SELECT message_id, state FROM bridge.messages WHERE flow = %(flow)s UNION ALL"
+            " SELECT message_id, result FROM bridge.settled_messages WHERE flow = %(flow)s",
+            {"flow": hook.flow},
+        ).fetchall()
+    return dict(rows)
+
+
+def test_the_answer_is_the_flows_and_the_message_is_settled_like_any_other(
+    intake: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
+) -> None:
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    answers = list(senders.map(lambda _: ask(intake, hook), range(40)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json()["total"] == 6 for answer in answers)
+    assert len(set(destination.keys)) == len(destination.keys) == 40
+    assert list(states(hook).values()) == ["done"] * 40
+
+
+def test_copies_at_once_are_one_message_with_one_answer(
+    intake: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
+) -> None:
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    answers = list(senders.map(lambda _: ask(intake, hook, message_id="order-1"), range(60)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(destination.keys) == len(states(hook)) == 1
+
+
+def test_a_failing_flow_is_answered_at_once(intake: Intake, organization: Organization) -> None:
+    hook = deploy(
+        organization,
+        {"id": "check", "type": "validation", "config": {"schema": {"required": ["customer"]}}},
+        mode="stream",
+    )
+    answer = ask(intake, hook)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "validation-failed"
+    assert list(states(hook).values()) == ["dead"]
+
+
+def test_what_has_to_be_tried_again_is_the_stream_workers(
+    intake: Intake, organization: Organization, destination: Destination
+) -> None:
+    destination.answers = lambda n: (503, {}) if n == 1 else (200, {"receipt": n})
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    answer = ask(intake, hook, wait_s=1)
+    assert answer.status_code == 202, answer.text
+    with stream_worker():
+        eventually(lambda: list(states(hook).values()) == ["done"], within_s=60)
+    assert len(destination.keys) == 2
+    assert len(set(destination.keys)) == 1
+
+
+@pytest.mark.parametrize("reason", ["paused", "bounded", "ordered"])
+def test_what_may_not_run_at_once_waits_in_the_tables(
+    intake: Intake, organization: Organization, reason: str
+) -> None:
+    more: dict[str, Any] = {
+        "paused": {},
+        "bounded": {"concurrency": 1},
+        "ordered": {"ordering": {"key": "number"}},
+    }[reason]
+    hook = deploy(organization, PRICE, mode="stream", flow=more)
+    if reason == "paused":
+        holds.hold(organization.organization_id, ENVIRONMENT, hook.flow, "pause", by="tester")
+    eventually(lambda: ask(intake, hook, wait_s=0).status_code == 202)
+    assert ask(intake, hook, wait_s=1).status_code == 202
+    assert set(states(hook).values()) == {"accepted"}
+
+
+def test_what_a_killed_intake_ran_is_taken_up(
+    organization: Organization, destination: Destination, senders: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    running = run_intake(tmp_path)
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    eventually(lambda: ask(running, hook, wait_s=1).status_code == 200, within_s=60)
+    before = len(destination.keys)
+    destination.opened.clear()
+    asked = [senders.submit(ask, running, hook) for _ in range(5)]
+    eventually(lambda: len(destination.keys) == before + 5)
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    with stream_worker():
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait()
+        destination.opened.set()
+        eventually(lambda: set(states(hook).values()) == {"done"}, within_s=60)
+    assert all(isinstance(each.exception(), httpx.TransportError) for each in asked)
+    again = Counter(destination.keys[before:])
+    assert [again[key] for key in destination.keys[before : before + 5]] == [2] * 5
+    eventually(lambda: not any(process.is_running() for process in family))
+    running.client.close()
+
+
+def test_a_stopping_intake_finishes_what_it_runs(
+    intake: Intake, organization: Organization, destination: Destination, senders: ThreadPoolExecutor
+) -> None:
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    eventually(lambda: ask(intake, hook, wait_s=1).status_code == 200, within_s=60)
+    before = len(destination.keys)
+    destination.opened.clear()
+    asked = [senders.submit(ask, intake, hook) for _ in range(5)]
+    eventually(lambda: len(destination.keys) == before + 5)
+    intake.process.terminate()
+    assert {each.result().status_code for each in asked} == {202}
+    destination.opened.set()
+    assert intake.process.wait(30) in (0, -signal.SIGTERM), intake.log.read_text()
+    assert set(states(hook).values()) == {"done"}
+    assert len(destination.keys) == before + 5
+
+
+def test_an_intake_without_lanes_leaves_all_to_stream_workers(organization: Organization, tmp_path: Path) -> None:
+    running = run_intake(tmp_path, BRIDGE_INTAKE_LANES="0")
+    try:
+        hook = deploy(organization, PRICE, mode="stream")
+        assert [ask(running, hook, wait_s=1).status_code for _ in range(3)] == [202] * 3
+        assert set(states(hook).values()) == {"accepted"}
+        with stream_worker():
+            eventually(lambda: ask(running, hook).status_code == 200, within_s=60)
+    finally:
+        end(running)
