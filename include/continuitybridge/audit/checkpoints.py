@@ -14,7 +14,7 @@ import os
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,10 +91,18 @@ def read(settings: Settings | None = None) -> Checkpoints:
     return Checkpoints(dict(marks), forged)
 
 
-def faults(settings: Settings | None = None) -> Iterator[Fault]:
-    """What is wrong with the file itself."""
-    for number in read(settings).forged:
+def faults(organizations: Collection[UUID] | None, settings: Settings | None = None) -> Iterator[Fault]:
+    """What is wrong with the file itself, and, given all `organizations` that there are, which others had a
+    trail."""
+    found = read(settings)
+    for number in found.forged:
         yield Fault(UUID(int=0), number, None, f"line {number} of {path(settings)} does not bear our signature")
+    for organization_id, marks in found.marks.items():
+        if organizations is not None and organization_id not in organizations:
+            problem = (
+                f"organization {organization_id} is gone; at a checkpoint its trail had {marks[-1].seq} events"
+            )
+            yield Fault(organization_id, 1, None, problem)
 
 
 def _end(organization_id: UUID) -> Mark | None:

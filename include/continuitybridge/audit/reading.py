@@ -12,11 +12,14 @@ from uuid import UUID
 from continuitybridge import database
 from continuitybridge.audit import subjects
 from continuitybridge.audit.recording import ABOUT
+from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher
 
 MAX_PAGE = 1_000
 ERASED = "(erased)"
 """The target of an event about a person who was erased."""
+ALTERED = "(altered)"
+"""Whoever an event names that was altered or planted: his name was not sealed for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def search(
         if ABOUT in details:
             about = people.get(UUID(target))
             sealed = b64decode(details.pop(ABOUT))
-            target = ERASED if about is None else about.open(event_id, sealed)["name"]
+            target = ERASED if about is None else _said(about, event_id, sealed)["name"]
         event = Event(
             seq,
             event_id,
@@ -112,10 +115,17 @@ def search(
         )
         person = people.get(subject_id)
         if person is not None:
-            said = person.open(event_id, personal)
+            said = _said(person, event_id, personal)
             event = replace(event, actor=said["name"], address=said["address"], erased=False)
         events.append(event)
     return events
+
+
+def _said(person: subjects.Subject, event_id: UUID, sealed: bytes) -> Mapping[str, Any]:
+    try:
+        return person.open(event_id, sealed)
+    except DecryptionFailed:
+        return {"name": ALTERED, "address": None}
 
 
 def every(organization_id: UUID, wanted: Filter, *, keys: Cipher) -> Iterator[Event]:

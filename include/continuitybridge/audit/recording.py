@@ -14,7 +14,16 @@ from uuid6 import uuid7
 
 from continuitybridge.actor import Actor, current_actor
 from continuitybridge.audit import subjects
+from continuitybridge.errors import BridgeError
 from continuitybridge.vault.keyring import Cipher, Keyring
+
+
+class TrailDamaged(BridgeError):
+    """Nothing that is audited can be done until the trail is put right: it would not be told of."""
+
+    code = "audit-trail-damaged"
+    title = "The audit trail was tampered with"
+
 
 ABOUT = "about"
 """In `details`: the name of the person that an event is about, whose id is its target, sealed by that person."""
@@ -46,7 +55,8 @@ def record(
     `target` is of no account. `by` names who acts where the verb was told; else that is
     `actor.current_actor`. `keys` encrypts the name, where the process has no master key.
 
-    Events of one organization wait for each other until the transaction ends, so call it last.
+    Events of one organization wait for each other until the transaction ends, so call it last. Raises
+    `TrailDamaged` when something stands already where the event belongs.
     """
     actor = _actor(by)
     event_id = uuid7()
@@ -61,20 +71,16 @@ def record(
         subject = subjects.of_name(connection, organization_id, actor.name, keys or Keyring.open())
         subject_id = subject.subject_id
         personal = subject.seal(event_id, {"name": actor.name, "address": actor.address})
-    connection.execute(
-        _INSERT,
-        (
-            organization_id,
-            event_id,
-            action,
-            target,
-            environment,
-            actor.kind,
-            subject_id,
-            personal,
-            orjson.dumps(said, default=str).decode(),
-        ),
-    )
+    said_json = orjson.dumps(said, default=str).decode()
+    event = (event_id, action, target, environment, actor.kind, subject_id, personal, said_json)
+    try:
+        connection.execute(_INSERT, (organization_id, *event))
+    except psycopg.errors.UniqueViolation as error:
+        raise TrailDamaged(
+            "the organization's audit trail was tampered with: an event stands where the next one belongs; "
+            "`bridge audit verify` names it",
+            organization_id=str(organization_id),
+        ) from error
     return event_id
 
 

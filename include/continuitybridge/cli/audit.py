@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +72,8 @@ def export(organization: str, form: Literal["csv", "jsonl"], output: Any, **give
     from continuitybridge.vault.keyring import Keyring
 
     organization_id = options.organization_id(organization)
-    with database.tenant(organization_id) as connection:
+    # A trail that was tampered with takes no event, and is what somebody needs to see then.
+    with suppress(audit.TrailDamaged), database.tenant(organization_id) as connection:
         audit.record(connection, organization_id, "audit.exported", organization, details={"format": form})
     for piece in exporting.written(reading.every(organization_id, _filter(given), keys=Keyring.open()), form):
         output.write(piece)
@@ -83,17 +85,19 @@ def export(organization: str, form: Literal["csv", "jsonl"], output: Any, **give
 def verify(organization: str | None, as_json: bool) -> None:
     """Check that nothing in the trail was changed, removed, put in between, put in another order or cut off.
 
-    Against its hashes and the signed checkpoints. Exit status 1 names the first event of each trail that is wrong.
+    Against its hashes and the signed checkpoints. Exit status 1 names the first event of each trail that is wrong,
+    lines of the checkpoints that we did not sign, and organizations that had a trail and are gone.
     """
     from continuitybridge import organizations
     from continuitybridge.audit import chain, checkpoints
 
     known = checkpoints.read()
     of = organizations.list_all() if organization is None else [organizations.by_slug(organization)]
+    there = {each.organization_id for each in of} if organization is None else None
     done = [
         (each.slug, chain.verify(each.organization_id, known.marks.get(each.organization_id, ()))) for each in of
     ]
-    wrong = list(checkpoints.faults())
+    wrong = list(checkpoints.faults(there))
     if as_json:
         options.print_json(
             {

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from continuitybridge import connections, database, organizations
-from continuitybridge.audit import Actor, acting, chain, checkpoints, record
+from continuitybridge.audit import Actor, TrailDamaged, acting, chain, checkpoints, record
 from continuitybridge.cli import bridge
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings, get_settings
@@ -311,6 +311,35 @@ def test_an_event_behind_the_end_is_named(trail: Organization) -> None:
     assert (found["seq"], found["problem"]) == (
         EVENTS + 1,
         f"{EVENTS} events were written; here are more, or others",
+    )
+
+
+def test_a_trail_that_was_tampered_with_says_so_to_whoever_acts_and_can_be_exported(trail: Organization) -> None:
+    Owner(trail).do(
+        f"INSERT INTO bridge.audit_events SELECT organization_id, {EVENTS + 1}, gen_random_uuid(), at, action,"
+        " 'planted', environment, actor_kind, subject_id, personal, details, hash, sha256('planted')"
+        f" FROM bridge.audit_events WHERE organization_id = :o AND seq = {EVENTS}"
+    )
+    with pytest.raises(TrailDamaged, match="bridge audit verify"):
+        write(trail, "refused")
+    exported = run("audit", "export", "-o", trail.slug, "--format", "jsonl")
+    assert exported.exit_code == 0, exported.output
+    told = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert [each["seq"] for each in told] == list(range(EVENTS + 1, 0, -1))
+    assert [each["actor"] for each in told[:2]] == ["(altered)", "anna"]
+
+
+def test_an_organization_that_was_deleted_with_its_trail_is_named(trail: Organization, ledger: Path) -> None:
+    assert run("audit", "checkpoint").exit_code == 0
+    with psycopg.connect(database.owner_url()) as connection:
+        connection.execute("ALTER TABLE bridge.organizations NO FORCE ROW LEVEL SECURITY")
+        connection.execute("DELETE FROM bridge.organizations WHERE organization_id = %s", (trail.organization_id,))
+        connection.execute("ALTER TABLE bridge.organizations FORCE ROW LEVEL SECURITY")
+    told = run("audit", "verify")
+    assert told.exit_code == 1
+    assert (
+        f"organization {trail.organization_id} is gone; at a checkpoint its trail had {EVENTS} events"
+        in told.stderr
     )
 
 
