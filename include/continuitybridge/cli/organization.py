@@ -49,6 +49,27 @@ def list_(as_json: bool) -> None:
         )
 
 
+@group.command("suspend")
+@click.argument("slug")
+@click.option("--reason", default="", help="Why; it stands in the audit trail.")
+def suspend(slug: str, reason: str) -> None:
+    """Have the organization SLUG take no messages and run nothing; its members read only. Nothing is lost."""
+    from continuitybridge import deployments
+
+    new = deployments.suspend(options.organization_id(slug), by="cli", reason=reason)
+    click.echo(f"{slug} is suspended" if new else f"{slug} was suspended before")
+
+
+@group.command("resume")
+@click.argument("slug")
+def resume(slug: str) -> None:
+    """End the suspension of the organization SLUG: what was accepted before goes on."""
+    from continuitybridge import deployments
+
+    new = deployments.resume(options.organization_id(slug), by="cli")
+    click.echo(f"{slug} goes on" if new else f"{slug} was not suspended")
+
+
 @group.group("member")
 def member() -> None:
     """Who belongs to an organization."""

@@ -1,6 +1,7 @@
 """Flow versions, which never change, and deployments: which version runs where."""
 
 from continuitybridge.deployments.catalog import Deployed, deployed, get_plan, list_since
+from continuitybridge.deployments.suspension import resume, suspend
 from continuitybridge.deployments.verbs import (
     Deployment,
     FlowVersion,
@@ -25,8 +26,10 @@ __all__ = [
     "history",
     "list_deployments",
     "list_since",
+    "resume",
     "rollback",
     "set_status",
+    "suspend",
     "version_source",
     "versions",
 ]

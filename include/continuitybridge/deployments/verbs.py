@@ -31,7 +31,7 @@ from continuitybridge.webhooks import endpoints
 CHANNEL = "bridge_deployed"
 """NOTIFY channel; the payload is the new revision."""
 
-_DEPLOY_LOCK = 0x62726467
+DEPLOY_LOCK = 0x62726467
 """Advisory lock taken before a revision is drawn, so that revisions become visible in their order and a
 reader who asks for "everything after the last I saw" misses none."""
 
@@ -263,7 +263,7 @@ def history(organization_id: UUID, environment: str, flow: str, limit: int = 50)
 
 
 def _lock(connection: Connection[Any], organization_id: UUID, environment: str) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_DEPLOY_LOCK,))
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (DEPLOY_LOCK,))
     known = connection.execute(
         "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
         (organization_id, environment),

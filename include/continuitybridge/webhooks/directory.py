@@ -221,7 +221,8 @@ class Directory:
 _ALL_ENDPOINTS = """
 SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, v.ordering_key, v.holds_order,
        x.trigger_id, x.revision, x.status = 'active' AND d.status = 'active' AND o.status = 'active',
-       x.verification, x.settings, bridge.draining(x.organization_id, x.environment, x.flow, d.version)
+       x.verification, x.settings, bridge.draining(x.organization_id, x.environment, x.flow, d.version),
+       o.status = 'suspended'
   FROM bridge.endpoints x
   JOIN bridge.organizations o USING (organization_id)
   JOIN bridge.deployments d USING (organization_id, environment, flow)
@@ -230,7 +231,8 @@ SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mo
 _SOME_ENDPOINTS = """
 SELECT x.organization_id, o.slug, x.environment, x.slug, x.flow, d.version, v.mode, v.ordering_key, v.holds_order,
        x.trigger_id, x.revision, x.status = 'active' AND d.status = 'active' AND o.status = 'active',
-       x.verification, x.settings, bridge.draining(x.organization_id, x.environment, x.flow, d.version)
+       x.verification, x.settings, bridge.draining(x.organization_id, x.environment, x.flow, d.version),
+       o.status = 'suspended'
   FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS wanted (organization_id, environment, slug)
   JOIN bridge.endpoints x USING (organization_id, environment, slug)
   JOIN bridge.organizations o USING (organization_id)

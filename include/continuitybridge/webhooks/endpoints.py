@@ -286,6 +286,17 @@ def _touch(
     _notify(connection, organization_id, environment, slug)
 
 
+def changed(connection: Connection[Any], organization_id: UUID) -> None:
+    """All of an organization's endpoints are to be read anew, as something that they depend on changed."""
+    rows = connection.execute(
+        "UPDATE bridge.endpoints SET revision = nextval('bridge.deployment_revision') WHERE organization_id = %s"
+        " RETURNING environment, slug",
+        (organization_id,),
+    ).fetchall()
+    for environment, slug in rows:
+        connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}/{slug}"))
+
+
 def _notify(connection: Connection[Any], organization_id: UUID, environment: str, slug: str) -> None:
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}/{slug}"))
 

@@ -32,6 +32,7 @@ from continuitybridge.errors import (
     MethodNotAllowed,
     NotAllowed,
     NotFound,
+    OrganizationSuspended,
     PayloadTooLarge,
     RequestTimeout,
     Unavailable,
@@ -241,6 +242,8 @@ class IntakeApp:
         if target is None or not target.active:
             target = await self._confirm(place, request)
         request.target = target
+        if target.suspended:
+            raise OrganizationSuspended("the organization is suspended and takes no messages")
         if not target.active:
             raise Gone("the endpoint is disabled")
         if target.draining is not None:

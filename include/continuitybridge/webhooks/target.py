@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 class Target:
     """`place` is `organization/environment/slug`. `keys` are (key, its end in seconds since the epoch), the
     newest last; `sealed` says that a secret could not be opened here; `draining`, why its flow takes nothing new
-    now. `networks` None: all may send. `max_body_bytes` None: the platform's limit. `hold_s`: how long a request
-    is held for the flow's result; None: not at all. `failure_statuses` and `explains`: how a failure is told."""
+    now; `suspended`, that its organization is. `networks` None: all may send. `max_body_bytes` None: the
+    platform's limit. `hold_s`: how long a request is held for the flow's result; None: not at all.
+    `failure_statuses` and `explains`: how a failure is told."""
 
     organization_id: UUID
     organization: str
@@ -51,6 +52,7 @@ class Target:
     max_body_bytes: int | None
     hidden_headers: frozenset[bytes]
     draining: str | None
+    suspended: bool
     hold_s: float | None
     failure_statuses: Mapping[str, int]
     explains: bool
@@ -64,7 +66,7 @@ class Target:
     ) -> Target:
         """From a row of the directory's query. Raises `ValueError` for settings that cannot be read."""
         organization_id, organization, environment, slug, flow, version, mode, *rest = row
-        ordering_key, holds_order, trigger, revision, active, verification, settings, draining = rest
+        ordering_key, holds_order, trigger, revision, active, verification, settings, draining, suspended = rest
         config = endpoints.config_of(slug, verification, settings)
         way = verifier(config.verification)
         keys, sealed = _opened(way, keyring, organization_id, environment, slug, secrets)
@@ -93,6 +95,7 @@ class Target:
             max_body_bytes=config.max_body_bytes,
             hidden_headers=frozenset(name.encode() for name in way.headers),
             draining=draining,
+            suspended=suspended,
             hold_s=result.limit_s if config.reply == "result" else None,
             failure_statuses=result.errors,
             explains=result.explain,
