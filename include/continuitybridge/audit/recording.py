@@ -12,6 +12,7 @@ import orjson
 import psycopg
 from uuid6 import uuid7
 
+from continuitybridge import database
 from continuitybridge.actor import Actor, current_actor
 from continuitybridge.audit import subjects
 from continuitybridge.errors import BridgeError
@@ -82,6 +83,18 @@ def record(
             organization_id=str(organization_id),
         ) from error
     return event_id
+
+
+def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
+    """Make unreadable what the trail says of a person, for ever, and tell of it in the same transaction; the chain
+    goes on holding. Returns under how many ids he stood in it; acting again, he is somebody new."""
+    with database.tenant(organization_id) as connection:
+        ids = subjects.ids_of_name(connection, organization_id, name, keys)
+    with database.platform() as connection:
+        erased = subjects.erase(connection, organization_id, ids)
+        told = {"subjects": erased}
+        record(connection, organization_id, "audit.person_erased", "", details=told, keys=keys)
+    return erased
 
 
 def _actor(by: str | None) -> Actor:

@@ -4,7 +4,7 @@ stands here under the organization's data key until the person is erased."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,6 @@ import orjson
 import psycopg
 from uuid6 import uuid7
 
-from continuitybridge import database
 from continuitybridge.vault.cipher import DataKey, associated_data
 from continuitybridge.vault.keyring import Cipher
 
@@ -84,17 +83,14 @@ def ids_of_name(connection: Connection, organization_id: UUID, name: str, keys: 
     return [row[0] for row in rows if keys.matches(organization_id, data, row[1])]
 
 
-def erase(organization_id: UUID, name: str, keys: Cipher) -> int:
-    """Make unreadable what the trail says of a person, for ever; the chain goes on holding. Returns under how many
-    ids he stood in it; acting again, he is somebody new."""
-    with database.tenant(organization_id) as connection:
-        ids = ids_of_name(connection, organization_id, name, keys)
-    with database.platform() as connection:
-        return connection.execute(
-            "UPDATE bridge.audit_subjects SET sealed_key = NULL, fingerprint = NULL, erased_at = now()"
-            " WHERE organization_id = %s AND subject_id = ANY (%s) AND erased_at IS NULL",
-            (organization_id, ids),
-        ).rowcount
+def erase(connection: Connection, organization_id: UUID, subject_ids: Collection[UUID]) -> int:
+    """Make unreadable, for ever, what the trail says of these people, in the caller's transaction (platform role);
+    how many."""
+    return connection.execute(
+        "UPDATE bridge.audit_subjects SET sealed_key = NULL, fingerprint = NULL, erased_at = now()"
+        " WHERE organization_id = %s AND subject_id = ANY (%s) AND erased_at IS NULL",
+        (organization_id, list(subject_ids)),
+    ).rowcount
 
 
 def _by_fingerprint(

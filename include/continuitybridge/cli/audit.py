@@ -139,16 +139,12 @@ def checkpoint() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(user: str, organization: str, yes: bool) -> None:
     """Make unreadable, for ever, who USER was in the trail. What was done stays, and the hashes go on holding."""
-    from continuitybridge import database
-    from continuitybridge.audit import record, subjects
+    from continuitybridge.audit import erase_person
     from continuitybridge.vault.keyring import Keyring
 
     if not yes:
         click.confirm(f"erase {user} from the trail of {organization}? Nothing brings it back", abort=True)
-    organization_id = options.organization_id(organization)
-    erased = subjects.erase(organization_id, user, Keyring.open())
-    with database.tenant(organization_id) as connection:
-        record(connection, organization_id, "audit.person_erased", organization, details={"subjects": erased})
+    erased = erase_person(options.organization_id(organization), user, Keyring.open())
     click.echo("not in the trail" if not erased else f"{user} is erased from the trail of {organization}")
 
 
