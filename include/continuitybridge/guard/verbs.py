@@ -3,6 +3,7 @@ whole platform stands in the trail of every organization."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import psycopg
 from psycopg.rows import class_row
 
 from continuitybridge import database
-from continuitybridge.audit import record
+from continuitybridge.audit import TrailDamaged, record
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.guard import limiter, network
 from continuitybridge.guard.known import EVERYWHERE, Mode
 from continuitybridge.vault.keyring import Keyring
+
+log = logging.getLogger(__name__)
 
 MAX_ALLOWED = 200
 MAX_BLOCK_DAYS = 3_650
@@ -182,4 +185,9 @@ def _record(
         "SELECT organization_id FROM bridge.organizations ORDER BY organization_id"
     ).fetchall()
     for (each,) in rows:
-        record(connection, each, action, target, details={**details, "everywhere": True}, by=by, keys=keys)
+        try:
+            with connection.transaction():
+                record(connection, each, action, target, details={**details, "everywhere": True}, by=by, keys=keys)
+        except TrailDamaged as error:
+            # One trail that was tampered with must not keep the platform from being guarded.
+            log.error("organization %s is not told of %s %s: %s", each, action, target, error.detail)
