@@ -49,7 +49,7 @@ bench: setup-dev ## take every figure and print it beside what is to be reached 
 chaos: setup-dev ## kill processes at random under load, and prove that no message was lost (make chaos ARGS='--count 2000')
 	@.venv/bin/python tests/chaos $(ARGS)
 
-lint: setup-dev ## ruff, mypy --strict, import-linter
+lint: setup-dev ## ruff, mypy --strict, import-linter, bandit, secrets in files, known vulnerabilities
 	@scripts/lint
 
 format: setup-dev ## let ruff rewrite the code

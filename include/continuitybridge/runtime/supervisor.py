@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import xmlrpc.client
+import xmlrpc.client  # nosec B411
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
