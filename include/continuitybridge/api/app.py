@@ -25,8 +25,10 @@ from continuitybridge.inbox.hold_routes import router as flow_holds
 from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
 from continuitybridge.inbox.waits.routes import router as approvals
+from continuitybridge.invitations.routes import router as invitations
 from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
+from continuitybridge.organizations.member_routes import router as members
 from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.direct import DirectWorker
@@ -80,6 +82,8 @@ def create_app(
         api_keys,
         guard,
         organizations,
+        members,
+        invitations,
         node_types.router,
         health.router,
     )

@@ -127,6 +127,7 @@ flow = LazyGroup(
         "guard": f"{_HERE}.guard",
         "api-key": f"{_HERE}.api_key",
         "audit": f"{_HERE}.audit",
+        "invitation": f"{_HERE}.invitation",
         "vault": f"{_HERE}.vault",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",

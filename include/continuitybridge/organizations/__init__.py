@@ -1,17 +1,20 @@
 """Organizations (tenants), their environments and memberships."""
 
-from continuitybridge.organizations.roles import Role
-from continuitybridge.organizations.verbs import (
-    ENVIRONMENTS,
+from continuitybridge.organizations.membership import (
     Membership,
-    Organization,
     add_member,
-    by_slug,
-    create,
-    list_all,
+    change_role,
     members,
     memberships,
     remove_member,
+)
+from continuitybridge.organizations.roles import Role, role_of
+from continuitybridge.organizations.verbs import (
+    ENVIRONMENTS,
+    Organization,
+    by_slug,
+    create,
+    list_all,
 )
 
 __all__ = [
@@ -21,9 +24,11 @@ __all__ = [
     "Role",
     "add_member",
     "by_slug",
+    "change_role",
     "create",
     "list_all",
     "members",
     "memberships",
     "remove_member",
+    "role_of",
 ]

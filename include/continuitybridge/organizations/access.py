@@ -23,10 +23,10 @@ from continuitybridge.errors import (
     NotFound,
     OrganizationSuspended,
 )
-from continuitybridge.organizations import verbs
-from continuitybridge.organizations.matrix import EXTENSION, MATRIX, SUPERADMIN, Action, Scope, may
+from continuitybridge.organizations import membership, verbs
+from continuitybridge.organizations.matrix import EXTENSION, GRANTABLE, MATRIX, SUPERADMIN, Action, Scope, may
+from continuitybridge.organizations.membership import Membership
 from continuitybridge.organizations.roles import Role
-from continuitybridge.organizations.verbs import Membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Caller:
 
     @cached_property
     def _memberships(self) -> Mapping[str, Membership]:
-        found = {membership.slug: membership for membership in verbs.memberships(self.user_name)}
+        found = {each.slug: each for each in membership.memberships(self.user_name)}
         return found if self._api_key is None else self._within(self._api_key, found)
 
     def _within(self, key: Holder, memberships: Mapping[str, Membership]) -> Mapping[str, Membership]:
@@ -91,8 +91,8 @@ class Caller:
         if self.superadmin:
             found = verbs.by_slug(slug)
             place = Place(found.organization_id, slug, SUPERADMIN, found.status)
-        elif (membership := self._memberships.get(slug)) is not None:
-            place = _place(membership)
+        elif (mine := self._memberships.get(slug)) is not None:
+            place = _place(mine)
         else:
             raise NotFound(f"no organization {slug!r}", field="organization", value=slug)
         self.check(place)
@@ -119,6 +119,13 @@ class Caller:
         """Whether `check` would let him, were the route that action."""
         changes_now = MATRIX[action].changes and place.status != "active" and not self.superadmin
         return may(place.role, action) and not changes_now
+
+    def grants(self, place: Place, role: Role) -> None:
+        """Raises `NotAllowed` unless the caller, a person, may give and take that role there."""
+        if self.by_api_key:
+            raise NotAllowed("members are managed by people: sign in as a user")
+        if role not in GRANTABLE[place.role]:
+            raise NotAllowed(f"the role {place.role} neither gives nor takes the role {role}")
 
     def on_platform(self) -> None:
         """Raises `NotAllowed` unless the caller may do on the platform itself what the route does."""

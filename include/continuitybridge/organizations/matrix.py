@@ -55,6 +55,8 @@ class Action(StrEnum):
     DESTINATION_READ = "destination.read"
     DESTINATION_CHANGE = "destination.change"
     API_KEY_MANAGE = "api_key.manage"
+    MEMBER_READ = "member.read"
+    MEMBER_MANAGE = "member.manage"
     AUDIT_READ = "audit.read"
     GUARD_READ = "guard.read"
     GUARD_CHANGE = "guard.change"
@@ -101,6 +103,12 @@ MATRIX: Mapping[Action, Rule] = {
         "Configure, pause, drain, resume and cancel destinations", _WRITERS, changes=True
     ),
     Action.API_KEY_MANAGE: Rule("List, make and revoke API keys", _WRITERS, changes=True),
+    Action.MEMBER_READ: Rule("See members and invitations", _WRITERS),
+    Action.MEMBER_MANAGE: Rule(
+        "Invite, change and remove members: an administrator customer users, a consultant administrators too",
+        _WRITERS,
+        changes=True,
+    ),
     Action.AUDIT_READ: Rule("Search, export and verify the audit trail", _WRITERS),
     Action.GUARD_READ: Rule("See blocked addresses and the guard's settings at one's webhooks", _WRITERS),
     Action.GUARD_CHANGE: Rule("Block addresses and set the guard at one's webhooks", _WRITERS, changes=True),
@@ -118,6 +126,14 @@ MATRIX: Mapping[Action, Rule] = {
     ),
 }
 """Action → who may."""
+
+GRANTABLE: Mapping[str, frozenset[Role]] = {
+    SUPERADMIN: frozenset(Role),
+    Role.CONSULTANT.value: frozenset({Role.CUSTOMER_ADMIN, Role.CUSTOMER_USER}),
+    Role.CUSTOMER_ADMIN.value: frozenset({Role.CUSTOMER_USER}),
+    Role.CUSTOMER_USER.value: frozenset(),
+}
+"""Role → the roles that it gives and takes: whom it may invite, change and remove."""
 
 
 def may(role: str, action: Action) -> bool:

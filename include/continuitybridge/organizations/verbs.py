@@ -1,4 +1,4 @@
-"""Organizations, their environments and who belongs to them.
+"""Organizations and their environments.
 
 Creating and listing across organizations runs as the platform role, which sees nothing else of theirs; what
 serves one person runs as the application role under row-level security.
@@ -19,7 +19,6 @@ from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.organizations import quotas
-from continuitybridge.organizations.roles import Role
 from continuitybridge.organizations.tiers import DEFAULT_TIER, tier_of
 from continuitybridge.vault.keyring import Keyring
 
@@ -36,17 +35,6 @@ class Organization:
     name: str
     status: str
     tier: str
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """That a user belongs to an organization, and as what. `status` is the organization's."""
-
-    organization_id: UUID
-    slug: str
-    user_name: str
-    role: Role
-    status: str = "active"
 
 
 def create(
@@ -118,58 +106,3 @@ def list_all() -> list[Organization]:
     with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
         cursor.execute("SELECT organization_id, slug, name, status, tier FROM bridge.organizations ORDER BY slug")
         return cursor.fetchall()
-
-
-def add_member(organization_id: UUID, user_name: str, role: Role | str) -> None:
-    """Make the user a member, or change the role of one."""
-    try:
-        role = Role(role)
-    except ValueError:
-        raise ConfigurationError(
-            f"role {role!r} is not valid: choose from {', '.join(Role)}", field="role", value=role
-        ) from None
-    with database.platform() as connection:
-        connection.execute(
-            "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
-            "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
-            (organization_id, user_name, role.value),
-        )
-        record(connection, organization_id, "member.added", "", details={"role": role.value}, about=user_name)
-
-
-def remove_member(organization_id: UUID, user_name: str) -> None:
-    """End a membership; raises `NotFound` when there is none."""
-    with database.platform() as connection:
-        ended = connection.execute(
-            "DELETE FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
-            (organization_id, user_name),
-        ).rowcount
-        if ended:
-            record(connection, organization_id, "member.removed", "", about=user_name)
-    if not ended:
-        raise NotFound(f"{user_name!r} is not a member", field="user_name", value=user_name)
-
-
-def memberships(user_name: str) -> list[Membership]:
-    """The organizations a user belongs to, by slug; none that is being deleted. Runs as the application role: the
-    database shows a user's own memberships and no other."""
-    with database.tenant(None, user_name=user_name) as connection:
-        rows = connection.execute(
-            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
-            "JOIN bridge.organizations o USING (organization_id) "
-            "WHERE m.user_name = %s AND o.status <> 'deleting' ORDER BY o.slug",
-            (user_name,),
-        ).fetchall()
-    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]
-
-
-def members(organization_id: UUID) -> list[Membership]:
-    """Who belongs to an organization, by name."""
-    with database.platform() as connection:
-        rows = connection.execute(
-            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
-            "JOIN bridge.organizations o USING (organization_id) WHERE m.organization_id = %s "
-            "ORDER BY m.user_name",
-            (organization_id,),
-        ).fetchall()
-    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]

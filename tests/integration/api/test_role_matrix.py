@@ -20,7 +20,7 @@ from continuitybridge.errors import ConfigurationError
 from continuitybridge.organizations import matrix
 
 from .conftest import Deployed, SignIn, User
-from .test_access import BODIES, PUBLIC, UNKNOWN, api_key, filled, operations, replay_job
+from .test_access import BODIES, PUBLIC, UNKNOWN, api_key, filled, invitation, member, operations, replay_job
 
 ALL, WRITERS, ADMIN = "SA CON CA CU", "SA CON CA", "SA"
 ROLES = {"SA": "superadmin", "CON": "consultant", "CA": "customer_admin", "CU": "customer_user"}
@@ -43,6 +43,8 @@ EXPECTED = {
     "destination.read": ALL,
     "destination.change": WRITERS,
     "api_key.manage": WRITERS,
+    "member.read": WRITERS,
+    "member.manage": WRITERS,
     "audit.read": WRITERS,
     "guard.read": WRITERS,
     "guard.change": WRITERS,
@@ -70,6 +72,10 @@ OPERATIONS = {
     "guard.change": {"guard_block", "guard_lift", "guard_set_policy"},
     "guard.limit": {"guard_set_limits"},
     "guard.platform": {"guard_list_platform_blocks", "guard_block_on_platform", "guard_lift_on_platform"},
+    "member.read": {"members_list_members", "invitations_list_invitations"},
+    "member.manage": {
+        *("members_set_role", "members_remove_member", "invitations_invite", "invitations_revoke"),
+    },
     "quota.change": {"organizations_set_tier", "organizations_agree_quota"},
     "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
 }
@@ -105,7 +111,8 @@ def things(owned: Deployed, stranger: httpx.Client) -> dict[str, str]:
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",
-        "user": "somebody",
+        "user": member(owned),
+        "invitation": invitation(owned),
         "resource": "flows",
     }
 

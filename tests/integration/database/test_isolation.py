@@ -54,10 +54,11 @@ TENANT_TABLES = (
     "guard_policies",
     "organization_limits",
     "quota_windows",
+    "invitations",
 )
 PLATFORM_TABLES = {
     *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
-    *("guard_blocks", "guard_policies"),
+    *("guard_blocks", "guard_policies", "invitations"),
 }
 """What the platform role reads, beside organizations and data keys."""
 
@@ -136,6 +137,10 @@ def fill(organization: Organization) -> None:
         "api_keys": {
             "key_id": uuid4(), "hash": uuid4().bytes * 2, "name": "n", "beginning": "cb_", "user_name": "anna",
             "scope": "read", "created_by": "t", "expires_at": "2100-01-01",
+        },
+        "invitations": {
+            "invitation_id": uuid4(), "hash": uuid4().bytes * 2, "email": "anna@acme.example",
+            "role": "customer_user", "created_by": "t", "expires_at": "2100-01-01",
         },
         "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
         "guard_policies": {"mode": "detect"},

@@ -1,0 +1,2 @@
+DROP TABLE bridge.invitations;
+DROP FUNCTION bridge.check_invitation_quota;

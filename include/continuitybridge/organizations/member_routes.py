@@ -1,0 +1,81 @@
+"""Members of an organization over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict
+
+from continuitybridge.errors import NotFound
+from continuitybridge.organizations import membership
+from continuitybridge.organizations.access import CallerDep, Place
+from continuitybridge.organizations.matrix import Action, needs
+from continuitybridge.organizations.roles import Role
+
+router = APIRouter(prefix="/organizations/{organization}/members", tags=["members"])
+
+Slug = Annotated[str, Path(max_length=64, description="Slug of the organization")]
+User = Annotated[str, Path(max_length=256, description="Name of the user")]
+
+
+class Member(BaseModel):
+    """A member, and as what."""
+
+    user_name: str
+    role: Role
+
+
+class RoleWanted(BaseModel):
+    """What the member is to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+
+
+@router.get("", summary="Members of an organization", openapi_extra=needs(Action.MEMBER_READ))
+def list_members(caller: CallerDep, organization: Slug) -> list[Member]:
+    place = caller.organization(organization)
+    return [
+        Member.model_validate(each, from_attributes=True) for each in membership.members(place.organization_id)
+    ]
+
+
+@router.put(
+    "/{user}",
+    summary="Change a member's role; a superadmin also adds a user that there is, as a consultant's assignment",
+    openapi_extra=needs(Action.MEMBER_MANAGE),
+)
+def set_role(caller: CallerDep, organization: Slug, user: User, wanted: RoleWanted) -> Member:
+    place = caller.organization(organization)
+    caller.grants(place, wanted.role)
+    if caller.superadmin:
+        membership.add_member(place.organization_id, user, wanted.role, by=caller.user_name)
+        return Member(user_name=user, role=wanted.role)
+    before = _role(place, user)
+    # Whoever gives up what he is himself gives nobody anything.
+    if user != caller.user_name or before is not Role.CUSTOMER_ADMIN:
+        caller.grants(place, before)
+    membership.change_role(place.organization_id, user, wanted.role, by=caller.user_name)
+    return Member(user_name=user, role=wanted.role)
+
+
+@router.delete("/{user}", summary="End a membership", openapi_extra=needs(Action.MEMBER_MANAGE))
+def remove_member(caller: CallerDep, organization: Slug, user: User) -> Member:
+    place = caller.organization(organization)
+    role = _role(place, user)
+    # Everybody may leave.
+    if user != caller.user_name or caller.by_api_key:
+        caller.grants(place, role)
+    membership.remove_member(
+        place.organization_id, user, by=caller.user_name, keep_an_administrator=not caller.superadmin
+    )
+    return Member(user_name=user, role=role)
+
+
+def _role(place: Place, user: str) -> Role:
+    for member in membership.members(place.organization_id):
+        if member.user_name == user:
+            return member.role
+    raise NotFound(f"{user!r} is not a member", field="user", value=user)

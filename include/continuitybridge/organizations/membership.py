@@ -1,0 +1,140 @@
+"""Who belongs to an organization, and as what.
+
+Who may make whom what stands in `matrix.GRANTABLE`; here it is done. An organization that has an administrator
+keeps one: the last is neither removed nor made less, except by the platform's own callers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from continuitybridge import database
+from continuitybridge.audit import record
+from continuitybridge.database.connections import Connection
+from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.organizations.roles import Role, role_of
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """That a user belongs to an organization, and as what. `status` is the organization's."""
+
+    organization_id: UUID
+    slug: str
+    user_name: str
+    role: Role
+    status: str = "active"
+
+
+def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: str | None = None) -> None:
+    """Make the user a member, or change the role of one. Raises `ConfigurationError`, `QuotaExceeded`."""
+    wanted = role_of(role)
+    with database.platform() as connection:
+        connection.execute(
+            "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
+            "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
+            (organization_id, user_name, wanted.value),
+        )
+        record(
+            connection, organization_id, "member.added", "", details={"role": wanted.value}, about=user_name, by=by
+        )
+
+
+def change_role(
+    organization_id: UUID, user_name: str, role: Role | str, *, by: str, keep_an_administrator: bool = True
+) -> None:
+    """Give a member another role; the same again changes nothing. Raises `NotFound` when he is none, `Conflict`
+    when he is the last administrator."""
+    wanted = role_of(role)
+    with database.platform() as connection:
+        before = _locked(connection, organization_id, user_name)
+        if before is wanted:
+            return
+        if keep_an_administrator:
+            _keep_an_administrator(connection, organization_id, user_name, before)
+        connection.execute(
+            "UPDATE bridge.memberships SET role = %s WHERE organization_id = %s AND user_name = %s",
+            (wanted.value, organization_id, user_name),
+        )
+        details = {"role": wanted.value, "before": before.value}
+        record(connection, organization_id, "member.role_changed", "", details=details, about=user_name, by=by)
+
+
+def remove_member(
+    organization_id: UUID, user_name: str, *, by: str | None = None, keep_an_administrator: bool = False
+) -> None:
+    """End a membership. Raises `NotFound` when there is none, `Conflict` when an administrator is to be kept and
+    this is the last."""
+    with database.platform() as connection:
+        before = _locked(connection, organization_id, user_name)
+        if keep_an_administrator:
+            _keep_an_administrator(connection, organization_id, user_name, before)
+        connection.execute(
+            "DELETE FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
+            (organization_id, user_name),
+        )
+        record(
+            connection,
+            organization_id,
+            "member.removed",
+            "",
+            details={"role": before.value},
+            about=user_name,
+            by=by,
+        )
+
+
+def memberships(user_name: str) -> list[Membership]:
+    """The organizations a user belongs to, by slug; none that is being deleted. Runs as the application role: the
+    database shows a user's own memberships and no other."""
+    with database.tenant(None, user_name=user_name) as connection:
+        rows = connection.execute(
+            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
+            "JOIN bridge.organizations o USING (organization_id) "
+            "WHERE m.user_name = %s AND o.status <> 'deleting' ORDER BY o.slug",
+            (user_name,),
+        ).fetchall()
+    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]
+
+
+def members(organization_id: UUID) -> list[Membership]:
+    """Who belongs to an organization, by name."""
+    with database.platform() as connection:
+        rows = connection.execute(
+            "SELECT m.organization_id, o.slug, m.user_name, m.role, o.status FROM bridge.memberships m "
+            "JOIN bridge.organizations o USING (organization_id) WHERE m.organization_id = %s "
+            "ORDER BY m.user_name",
+            (organization_id,),
+        ).fetchall()
+    return [Membership(row[0], row[1], row[2], Role(row[3]), row[4]) for row in rows]
+
+
+def _locked(connection: Connection, organization_id: UUID, user_name: str) -> Role:
+    """The member's role. Two who change members of one organization wait for each other, so that of two last
+    administrators not both go."""
+    connection.execute(
+        "SELECT FROM bridge.organizations WHERE organization_id = %s FOR NO KEY UPDATE", (organization_id,)
+    )
+    row = connection.execute(
+        "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
+        (organization_id, user_name),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"{user_name!r} is not a member", field="user_name", value=user_name)
+    return Role(row[0])
+
+
+def _keep_an_administrator(connection: Connection, organization_id: UUID, user_name: str, role: Role) -> None:
+    if role is not Role.CUSTOMER_ADMIN:
+        return
+    others = connection.execute(
+        "SELECT FROM bridge.memberships WHERE organization_id = %s AND role = %s AND user_name <> %s LIMIT 1",
+        (organization_id, role.value, user_name),
+    ).fetchone()
+    if others is None:
+        raise Conflict(
+            f"{user_name!r} is the organization's last administrator: make somebody else one first",
+            field="user_name",
+            value=user_name,
+        )
