@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         description="File with the master key (0600). Unset: `<state_dir>/keys/master.key`.",
     )
 
+    secret_reminder_days: int = Field(
+        default=14, ge=1, le=365, description="How many days before a secret expires somebody is reminded of it."
+    )
+
     audit_dir: Path | None = Field(
         default=None,
         description="Directory of the signed checkpoints of audit trails. Best where whoever administers the "

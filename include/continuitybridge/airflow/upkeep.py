@@ -1,5 +1,5 @@
 """What the dispatcher does beside dispatching: pools, outcomes, approvals, the stream DAG's runs, checkpoints of
-audit trails. In a thread of its own, so that messages never wait for it."""
+audit trails, reminders of secrets. In a thread of its own, so that messages never wait for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
-from continuitybridge import organizations
+from continuitybridge import organizations, secrets
 from continuitybridge.airflow.announcing import Announcer
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
 from continuitybridge.airflow.pools import ensure_pools
 from continuitybridge.audit import checkpoints
-from continuitybridge.errors import Unavailable
+from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.settings import Settings
 
 REVIVE_INTERVAL_S = 5.0
@@ -54,6 +54,7 @@ class Upkeep:
             _Job("old asset events", TIDY_INTERVAL_S, teller.forget),
             _Job("old stream runs", TIDY_INTERVAL_S, forget_runs),
             _Job("audit checkpoints", TIDY_INTERVAL_S, _write_checkpoints),
+            _Job("secrets that are due", TIDY_INTERVAL_S, _remind_of_secrets),
         ]
 
     def start(self) -> None:
@@ -82,3 +83,12 @@ class Upkeep:
 
 def _write_checkpoints() -> None:
     checkpoints.write([each.organization_id for each in organizations.list_all()])
+
+
+def _remind_of_secrets() -> None:
+    for each in organizations.list_all():
+        try:
+            secrets.remind(each.organization_id)
+        except BridgeError as error:
+            # A trail that takes no event, say: the others are reminded all the same.
+            _log.warning("nobody was reminded of the secrets of %s: %s", each.slug, error.detail)

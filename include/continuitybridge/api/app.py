@@ -30,6 +30,7 @@ from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.member_routes import router as members
 from continuitybridge.organizations.routes import router as organizations
+from continuitybridge.secrets.routes import router as secrets
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.direct import DirectWorker
 from continuitybridge.webhooks.intake import IntakeApp
@@ -78,6 +79,7 @@ def create_app(
         replays,
         approvals,
         endpoints,
+        secrets,
         audit,
         api_keys,
         guard,

@@ -131,6 +131,7 @@ flow = LazyGroup(
         "vault": f"{_HERE}.vault",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
+        "secret": f"{_HERE}.secret",
         "destination": f"{_HERE}.destination",
         "dispatch": f"{_HERE}.dispatch",
         "stream": f"{_HERE}.stream",

@@ -54,6 +54,8 @@ class Action(StrEnum):
     ENDPOINT_CHANGE = "endpoint.change"
     DESTINATION_READ = "destination.read"
     DESTINATION_CHANGE = "destination.change"
+    SECRET_READ = "secret.read"  # noqa: S105
+    SECRET_CHANGE = "secret.change"  # noqa: S105
     API_KEY_MANAGE = "api_key.manage"
     MEMBER_READ = "member.read"
     MEMBER_MANAGE = "member.manage"
@@ -102,6 +104,8 @@ MATRIX: Mapping[Action, Rule] = {
     Action.DESTINATION_CHANGE: Rule(
         "Configure, pause, drain, resume and cancel destinations", _WRITERS, changes=True
     ),
+    Action.SECRET_READ: Rule("See which secrets there are, never what they hold", _ALL),
+    Action.SECRET_CHANGE: Rule("Set, roll back, switch off, try and remove secrets", _WRITERS, changes=True),
     Action.API_KEY_MANAGE: Rule("List, make and revoke API keys", _WRITERS, changes=True),
     Action.MEMBER_READ: Rule("See members and invitations", _WRITERS),
     Action.MEMBER_MANAGE: Rule(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from continuitybridge import api, api_keys, invitations, organizations
+from continuitybridge import api, api_keys, invitations, organizations, secrets
 from continuitybridge.inbox import holds, replays
 from continuitybridge.organizations import Organization
 from continuitybridge.organizations.matrix import EXTENSION, MATRIX, Action
@@ -42,6 +42,8 @@ BODIES = {
     "members_set_role": {"role": "customer_user"},
     "organizations_set_tier": {"tier": "enterprise"},
     "organizations_agree_quota": {"allowed": 1000},
+    "secrets_set_secret": {"type": "custom", "value": {"pin": "x"}},
+    "secrets_roll_back_secret": {"version": 1},
     "replays_preview_replay": {"query": {}},
     "replays_start_replay": {"query": {}},
 }
@@ -258,6 +260,7 @@ def test_a_customer_user_reads_and_changes_nothing(
 ) -> None:
     mine = deployed()
     message_id = mine.send(stranger)
+    secrets.put(mine.organization.organization_id, "dev", "warehouse", "custom", {"pin": "x"}, "test")
     values = {
         "organization": mine.organization.slug,
         "environment": "dev",

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from fastapi import FastAPI
 
-from continuitybridge import api, api_keys
+from continuitybridge import api, api_keys, secrets
 from continuitybridge.api.app import _every_route_has_its_action
 from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError
@@ -42,6 +42,8 @@ EXPECTED = {
     "endpoint.change": WRITERS,
     "destination.read": ALL,
     "destination.change": WRITERS,
+    "secret.read": ALL,
+    "secret.change": WRITERS,
     "api_key.manage": WRITERS,
     "member.read": WRITERS,
     "member.manage": WRITERS,
@@ -66,6 +68,10 @@ OPERATIONS = {
     "endpoint.change": {"endpoints_rotate_secret", "endpoints_disable", "endpoints_enable"},
     "destination.change": {
         f"destinations_{verb}_destination" for verb in ("configure", "pause", "drain", "resume", "cancel")
+    },
+    "secret.change": {
+        *("secrets_set_secret", "secrets_roll_back_secret", "secrets_disable_secret", "secrets_enable_secret"),
+        *("secrets_try_secret", "secrets_remove_secret"),
     },
     "api_key.manage": {f"api_keys_{verb}" for verb in ("list_api_keys", "create_api_key", "revoke_api_key")},
     "guard.read": {"guard_list_blocks", "guard_policy"},
@@ -99,6 +105,7 @@ def cells(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], 
 def things(owned: Deployed, stranger: httpx.Client) -> dict[str, str]:
     """What there is in an organization, by the names that addresses use."""
     message_id = owned.send(stranger)
+    secrets.put(owned.organization.organization_id, "dev", "warehouse", "custom", {"pin": "x"}, "test")
     return {
         "organization": owned.organization.slug,
         "environment": "dev",

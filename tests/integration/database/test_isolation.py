@@ -31,6 +31,8 @@ TENANT_TABLES = (
     "endpoints",
     "endpoint_secrets",
     "connections",
+    "secrets",
+    "secret_versions",
     "batches",
     "messages",
     "hand_overs",
@@ -87,6 +89,11 @@ def fill(organization: Organization) -> None:
             "environment": "prod", "slug": "s", "flow": "f", "trigger_id": "t", "verification": "api_key",
         },
         "endpoint_secrets": {"environment": "prod", "slug": "s", "secret_id": uuid4(), "ciphertext": b"x"},
+        "secrets": {"environment": "prod", "name": "s", "type": "custom", "updated_by": "t"},
+        "secret_versions": {
+            "environment": "prod", "name": "s", "version": 1,
+            "ciphertext": b"x", "created_by": "t",
+        },
         "connections": {"environment": "prod", "name": "c", "type": "http", "updated_by": "t"},
         "batches": {
             "batch_id": "b", "environment": "prod", "flow": "f", "version": "1", "dag_id": str(o), "run_id": "r",

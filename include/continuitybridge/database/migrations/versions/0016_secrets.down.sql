@@ -1,0 +1,2 @@
+DROP TABLE bridge.secret_versions;
+DROP TABLE bridge.secrets;

@@ -1,0 +1,232 @@
+"""Trying a secret where it belongs: signing in once, and changing nothing there.
+
+Where it may connect to, the process's egress policy says, as for everything that a tenant wrote down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote_plus, urlencode
+from uuid import UUID
+
+import orjson
+
+from continuitybridge import database
+from continuitybridge.audit import record
+from continuitybridge.egress.connecting import judged, open_socket
+from continuitybridge.errors import BridgeError, EgressRefused
+from continuitybridge.nodes.http.address import parse
+from continuitybridge.nodes.http.client import Client, tls_context
+from continuitybridge.nodes.http.wire import ExchangeFailed, RawAnswer
+from continuitybridge.secrets import types, verbs
+from continuitybridge.settings import egress_policy
+from continuitybridge.vault.keyring import Cipher, Keyring
+
+TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 64 * 1024
+_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+_IN_CONNECTION_STRING = frozenset(
+    {"host", "port", "user", "password", "dbname", "sslmode", "connect_timeout", "application_name"}
+)
+"""What of a connection string is followed: nothing that names a file or a socket of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """`ok` None: secrets of this type, or this one, cannot be tried; `detail` says why, or what was answered."""
+
+    ok: bool | None
+    detail: str
+
+
+class _Failed(Exception):
+    """The other side said no; the text says what."""
+
+
+class _NotTestable(Exception):
+    """There is nothing to ask."""
+
+
+def try_secret(
+    organization_id: UUID, environment: str, name: str, by: str, *, keys: Cipher | None = None
+) -> Tried:
+    """Sign in with the current version of a secret, within `TIMEOUT_S`. Leaves an audit event. Raises as
+    `verbs.resolve`. Not for a thread that runs an event loop."""
+    keys = keys or Keyring.open()
+    found = verbs.resolve(organization_id, environment, name, keys)
+    tried = asyncio.run(_tried(found))
+    with database.tenant(organization_id) as connection:
+        details = {"type": found.TYPE, "ok": tried.ok}
+        record(
+            connection,
+            organization_id,
+            "secret.tried",
+            name,
+            environment=environment,
+            details=details,
+            by=by,
+            keys=keys,
+        )
+    return tried
+
+
+async def _tried(secret: types.SecretValue) -> Tried:
+    way = _WAYS.get(type(secret))
+    if way is None:
+        return Tried(None, f"secrets of type {secret.TYPE} cannot be tried")
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            detail = await way(secret)
+    except _NotTestable as error:
+        return Tried(None, str(error))
+    except TimeoutError:
+        return Tried(False, f"no answer within {TIMEOUT_S:g} s")
+    except (BridgeError, EgressRefused) as error:
+        return Tried(False, error.detail)
+    except (_Failed, ExchangeFailed, ssl.SSLError, OSError, ValueError) as error:
+        return Tried(False, _without(secret, str(error) or type(error).__name__))
+    return Tried(True, _without(secret, detail))
+
+
+def _without(secret: types.SecretValue, text: str) -> str:
+    """One line of what was answered, in which nothing of the secret is repeated."""
+    for name, value in secret.revealed().items():
+        if isinstance(value, str) and secret.shown().get(name) == "(set)" and len(value) > 2:
+            text = text.replace(value, "[scrubbed]")
+    return " ".join(text.split())[:300]
+
+
+async def _smtp(secret: types.Smtp) -> str:
+    import aiosmtplib
+
+    if secret.host is None or secret.username is None:
+        raise _NotTestable("host and username are needed to try it")
+    port = secret.port or _SMTP_PORTS[secret.security]
+    client = aiosmtplib.SMTP(
+        hostname=secret.host,
+        port=None,
+        sock=await open_socket(egress_policy(), secret.host, port),
+        use_tls=secret.security == "tls",
+        start_tls=secret.security == "starttls",
+        tls_context=tls_context(True) if secret.security != "none" else None,
+        timeout=TIMEOUT_S,
+    )
+    try:
+        await client.connect()
+        await client.login(secret.username, secret.password.get_secret_value())
+    except aiosmtplib.SMTPException as error:
+        raise _Failed(f"{type(error).__name__}: {error}") from None
+    finally:
+        with suppress(aiosmtplib.SMTPException, OSError):
+            await client.quit()
+        client.close()
+    return "signed in"
+
+
+async def _database(secret: types.Database) -> str:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    place: dict[str, Any] = {
+        "host": secret.host,
+        "port": secret.port,
+        "user": secret.username,
+        "dbname": secret.database,
+        "password": None if secret.password is None else secret.password.get_secret_value(),
+    }
+    if secret.connection_string is not None:
+        text = secret.connection_string.get_secret_value()
+        if not text.startswith(("postgresql://", "postgres://")):
+            raise _NotTestable("only databases of PostgreSQL (postgresql://…) can be tried")
+        try:
+            given = conninfo_to_dict(text)
+        except psycopg.Error:
+            raise _Failed("the connection string cannot be read") from None
+        if unknown := sorted(given.keys() - _IN_CONNECTION_STRING):
+            raise _Failed(f"the connection string says more than is followed: {', '.join(unknown)}")
+        place |= {name: value for name, value in given.items() if value is not None}
+    host, port = place["host"], int(place["port"] or 5432)
+    if not host or place["user"] is None:
+        raise _NotTestable("host and user are needed to try it")
+    if "," in str(host) or str(host).startswith(("/", "@")):
+        raise _Failed("one host is needed, by name or address")
+    [*infos] = await judged(egress_policy(), host, port)
+    address = str(infos[0][4][0])
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            **{name: value for name, value in place.items() if value is not None},
+            hostaddr=address,
+            passfile="/dev/null",
+            gssencmode="disable",
+            sslcert="/dev/null",
+        )
+    except psycopg.Error as error:
+        raise _Failed(str(error)) from None
+    async with connection:
+        row = await (await connection.execute("SELECT current_setting('server_version')")).fetchone()
+    return f"signed in to PostgreSQL {row[0] if row else ''}".strip()
+
+
+async def _api_key(secret: types.ApiKey) -> str:
+    if secret.test_url is None:
+        raise _NotTestable("test_url is needed to try it")
+    answer = await _ask("GET", str(secret.test_url), {secret.header: secret.api_key.get_secret_value()})
+    if not 200 <= answer.status < 300:
+        raise _Failed(f"{secret.test_url} answered {answer.status}")
+    return f"{secret.test_url} answered {answer.status}"
+
+
+async def _oauth2(secret: types.OAuth2) -> str:
+    """A token for the client itself (RFC 6749, 4.4); it is thrown away."""
+    pair = ":".join(quote_plus(each) for each in (secret.client_id, secret.client_secret.get_secret_value()))
+    form = {"grant_type": "client_credentials", "scope": secret.scope, "audience": secret.audience}
+    answer = await _ask(
+        "POST",
+        str(secret.token_url),
+        {
+            "Authorization": f"Basic {b64encode(pair.encode()).decode()}",
+            "Content-Type": "application/x-www-form-urlencoded",
+        },
+        urlencode({name: value for name, value in form.items() if value is not None}).encode(),
+    )
+    said = _json(answer.content)
+    if answer.status != 200 or "access_token" not in said:
+        error = str(said.get("error", "no access token"))[:100]
+        raise _Failed(f"the token endpoint answered {answer.status}: {error}")
+    return "the token endpoint gave a token"
+
+
+async def _ask(method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> RawAnswer:
+    for value in headers.values():
+        if not value.isascii() or not value.isprintable():
+            raise _Failed("a header's value has characters that headers do not take")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"Accept": "application/json", **headers}.items())
+    client = Client(verify=True)
+    try:
+        return await client.send(
+            method, parse(url), lines, content, lambda status, given: (MAX_ANSWER_BYTES, True)
+        )
+    finally:
+        await client.aclose()
+
+
+def _json(content: bytes) -> Mapping[str, Any]:
+    try:
+        said = orjson.loads(content)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+_WAYS: Mapping[type[types.SecretValue], Callable[[Any], Awaitable[str]]] = {
+    types.Smtp: _smtp,
+    types.Database: _database,
+    types.ApiKey: _api_key,
+    types.OAuth2: _oauth2,
+}
