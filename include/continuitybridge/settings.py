@@ -4,12 +4,14 @@ from `<state_dir>/bridge.env`, which the first start writes with mode 0600; the 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from email.utils import parseaddr
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from continuitybridge import egress
@@ -265,6 +267,34 @@ class Settings(BaseSettings):
         default="prod", description="Environment that the old address `/api/webhook/<slug>` belongs to."
     )
 
+    smtp_host: str | None = Field(
+        default=None,
+        description="Mail server to send by. Unset: no mails are sent, and nothing is offered by mail.",
+    )
+    smtp_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Its port. Unset: 587 with `starttls`, 465 with `tls`, 25 with `none`.",
+    )
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls",
+        description="How the connection to it is protected: `starttls`, `tls` from the beginning, or `none`.",
+    )
+    smtp_user: str | None = Field(default=None, description="Name to sign in to the mail server. Unset: nobody's.")
+    smtp_password_file: Path | None = Field(
+        default=None, description="File (0600) with the password of `BRIDGE_SMTP_USER`."
+    )
+    smtp_ca_file: Path | None = Field(
+        default=None,
+        description="File with the certificates (PEM) that the mail server's is checked against. Unset: the "
+        "system's.",
+    )
+    smtp_from: str | None = Field(
+        default=None,
+        description="Whom mails are from (`ContinuityBridge <bridge@example.com>`); needed with the mail server.",
+    )
+
     waf_enabled: bool = _known(
         "WAF_ENABLED",
         True,
@@ -368,6 +398,25 @@ class Settings(BaseSettings):
             parse_many(given)
         return given
 
+    @model_validator(mode="after")
+    def _mail_is_whole(self) -> Self:
+        if self.smtp_host is None:
+            return self
+        if not parseaddr(self.smtp_from or "")[1].rpartition("@")[2]:
+            raise ValueError("BRIDGE_SMTP_HOST needs BRIDGE_SMTP_FROM with an e-mail address")
+        if self.smtp_user is not None and self.smtp_password_file is None:
+            raise ValueError("BRIDGE_SMTP_USER needs BRIDGE_SMTP_PASSWORD_FILE")
+        if self.smtp_user is not None and self.smtp_security == "none":
+            raise ValueError(
+                "with BRIDGE_SMTP_USER, BRIDGE_SMTP_SECURITY is starttls or tls: no password in clear"
+            )
+        return self
+
+    @property
+    def smtp_server_port(self) -> int:
+        """The mail server's port, set or usual."""
+        return self.smtp_port or {"starttls": 587, "tls": 465, "none": 25}[self.smtp_security]
+
     @property
     def waf_rate_limits(self) -> tuple[RateLimitItem, ...]:
         """The limit of an address without a credential."""
@@ -425,6 +474,11 @@ def _networks(given: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip(), strict=False) for each in given.split(",") if each.strip())
 
 
+def _problem(location: Sequence[int | str], message: str) -> str:
+    # What is about several settings names them itself.
+    return f"{variable('.'.join(map(str, location)))}: {message}" if location else message
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     upper = name.upper()
@@ -438,7 +492,7 @@ def get_settings() -> Settings:
     try:
         return Settings(_env_file=state_dir / "bridge.env")
     except ValidationError as error:
-        problems = "; ".join(f"{variable('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(_problem(e["loc"], e["msg"]) for e in error.errors())
         raise ConfigurationError(f"settings are not valid: {problems}") from None
 
 

@@ -1,17 +1,18 @@
 """What the dispatcher does beside dispatching: pools, outcomes, approvals, the stream DAG's runs, checkpoints of
-audit trails, reminders of secrets. In a thread of its own, so that messages never wait for it."""
+audit trails, reminders of secrets; and, in another thread, mails. Messages never wait for it, nor it for a mail
+server."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
-from continuitybridge import organizations, secrets
+from continuitybridge import mail, organizations, secrets
 from continuitybridge.airflow.announcing import Announcer
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
@@ -23,6 +24,7 @@ from continuitybridge.settings import Settings
 REVIVE_INTERVAL_S = 5.0
 ANNOUNCE_INTERVAL_S = 1.0
 CLOSE_INTERVAL_S = 5.0
+MAIL_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 3600.0
 AGAIN_S = 5.0
 """How soon a job that failed is tried again."""
@@ -56,16 +58,21 @@ class Upkeep:
             _Job("audit checkpoints", TIDY_INTERVAL_S, _write_checkpoints),
             _Job("secrets that are due", TIDY_INTERVAL_S, _remind_of_secrets),
         ]
+        self._mails = [
+            _Job("mails", MAIL_INTERVAL_S, lambda: mail.deliver_due(settings)),
+            _Job("old mails", TIDY_INTERVAL_S, mail.forget_ended),
+        ]
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="bridge-upkeep", daemon=True).start()
+        for name, jobs in (("bridge-upkeep", self._jobs), ("bridge-postman", self._mails)):
+            threading.Thread(target=self._run, args=(jobs,), name=name, daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, jobs: Sequence[_Job]) -> None:
         while not self._stopping.is_set():
-            for job in self._jobs:
+            for job in jobs:
                 if time.monotonic() >= job.due and not self._stopping.is_set():
                     job.due = time.monotonic() + self._try(job)
-            self._stopping.wait(max(0.0, min(job.due for job in self._jobs) - time.monotonic()))
+            self._stopping.wait(max(0.0, min(job.due for job in jobs) - time.monotonic()))
 
     @staticmethod
     def _try(job: _Job) -> float:

@@ -129,6 +129,7 @@ flow = LazyGroup(
         "audit": f"{_HERE}.audit",
         "invitation": f"{_HERE}.invitation",
         "vault": f"{_HERE}.vault",
+        "mail": f"{_HERE}.mail",
         "organization": f"{_HERE}.organization",
         "connection": f"{_HERE}.connection",
         "secret": f"{_HERE}.secret",

@@ -25,8 +25,13 @@ from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
 from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_data, version_of
 
+PLATFORM = UUID(int=0)
+"""Stands for the organization in what is the platform's own, or a person's who belongs to several: it has data
+keys like one, made on first use."""
 ROTATION_LOCK = 4_201_917_003
 """Advisory lock of the database: shared by those who wrap data keys, held alone by who rotates the master key."""
+PLATFORM_LOCK = 4_201_917_015
+"""Advisory lock of the database: held by who makes the platform's first data key."""
 REFRESH_S = 60.0
 """How long a process may go on encrypting under a data key that was rotated meanwhile, in seconds."""
 
@@ -215,9 +220,19 @@ class Keyring(_Ring):
 
     def _load(self, organization_id: UUID) -> DataKeys:
         with database.platform() as connection:
+            if organization_id == PLATFORM:
+                self._make_platform_key(connection)
             keys = self.read(connection, organization_id)
         self._loaded[organization_id] = (time.monotonic(), keys)
         return keys
+
+    def _make_platform_key(self, connection: psycopg.Connection[Any]) -> None:
+        there = "SELECT FROM bridge.data_keys WHERE organization_id = %s LIMIT 1"
+        if connection.execute(there, (PLATFORM,)).fetchone() is None:
+            # Whoever else makes it is waited for.
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (PLATFORM_LOCK,))
+            if connection.execute(there, (PLATFORM,)).fetchone() is None:
+                self.create_key(connection, PLATFORM)
 
     def _wrap(self, organization_id: UUID, version: int, key: bytes) -> bytes:
         nonce = secrets.token_bytes(12)

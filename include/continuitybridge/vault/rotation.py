@@ -26,7 +26,7 @@ from continuitybridge.database.connections import role_url
 from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
-from continuitybridge.vault.keyring import ROTATION_LOCK, Keyring
+from continuitybridge.vault.keyring import PLATFORM, ROTATION_LOCK, Keyring
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ def check() -> list[KeyState]:
 def _states(keyring: Keyring) -> list[KeyState]:
     with database.platform() as connection:
         rows = connection.execute(
-            "SELECT o.slug, k.organization_id, k.key_version, k.wrapped_key, k.master_key_id"
-            " FROM bridge.data_keys k JOIN bridge.organizations o USING (organization_id)"
-            " ORDER BY o.slug, k.key_version"
+            "SELECT coalesce(o.slug, '(platform)'), k.organization_id, k.key_version, k.wrapped_key,"
+            " k.master_key_id FROM bridge.data_keys k LEFT JOIN bridge.organizations o USING (organization_id)"
+            " ORDER BY o.slug NULLS FIRST, k.key_version"
         ).fetchall()
     states = []
     for slug, organization_id, version, wrapped, key_id in rows:
@@ -180,6 +180,9 @@ def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
                 keyring.rewrap(connection, organization_id, version)
             except BridgeError:
                 failed.add((organization_id, version))
+        if organization_id == PLATFORM:
+            # It has no trail.
+            return True
         try:
             with connection.transaction():
                 keys = keyring.read(connection, organization_id)

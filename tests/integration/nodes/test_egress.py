@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from certificates import self_signed
 from scripted_server import ScriptedServer, answer
 
 from authorization_server import AuthorizationServer
+from certificates import self_signed
 from continuitybridge import egress
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message

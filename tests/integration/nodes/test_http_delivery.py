@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from certificates import self_signed
 from scripted_server import ScriptedServer, answer, cut, silence
 
+from certificates import self_signed
 from continuitybridge.engine.message import Message
 from continuitybridge.engine.services import LocalServices
 from continuitybridge.errors import BridgeError, DeliveryFailed, LimitExceeded, NotFound, Verdict

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from certificates import self_signed
 from scripted_server import ScriptedServer, answer
 
+from certificates import self_signed
 from continuitybridge.nodes.http import client as clients
 from continuitybridge.nodes.http.address import parse
 from continuitybridge.nodes.http.client import Client, tls_context

@@ -1,0 +1,18 @@
+"""Mails on their way out, and data keys of the platform itself."""
+
+from pathlib import Path
+
+from continuitybridge.database.migrations import script
+
+revision = "0017"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    script.run(Path(__file__).with_suffix(".sql"))
+
+
+def downgrade() -> None:
+    script.run(Path(__file__).with_suffix(".down.sql"))
