@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     payload_store_url: str | None = Field(
         default=None,
         description="Where large payloads are kept: an fsspec address such as `file:///srv/payloads` or "
-        "`s3://bucket/prefix` (its package, s3fs for instance, is to be installed). Every process must reach it. "
+        "`s3://bucket/prefix` (others than these two need their package). Every process must reach it. "
         "Unset: `<state_dir>/payloads`.",
     )
     payload_store_options: SecretStr | None = Field(

@@ -29,6 +29,12 @@ class PayloadLost(BridgeError):
     title = "The payload is not in the payload store any more"
 
 
+_IN_TIME: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}}
+}
+"""What a protocol needs to give up while the sender of a message still waits; the options given come before it."""
+
+
 class ObjectStore(Protocol):
     """Objects by key: path segments of letters, digits and hyphens. Each verb raises `Unavailable` when the store
     does not answer, or refuses."""
@@ -116,8 +122,12 @@ class _Remote:
     def put(self, key: str, data: bytes) -> None:
         path = f"{self._root}/{key}"
         try:
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, data)
+            try:
+                self._fs.pipe_file(path, data)
+            except FileNotFoundError:
+                # One that has directories. An object store has none, and may not let us ask for its buckets.
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, data)
         except Exception as error:
             raise Unavailable(f"the payload store did not take an object: {type(error).__name__}") from error
 
@@ -157,7 +167,7 @@ def _open(url: str, options: str) -> ObjectStore:
             "BRIDGE_PAYLOAD_STORE_OPTIONS must be a JSON object", field="BRIDGE_PAYLOAD_STORE_OPTIONS"
         ) from None
     try:
-        fs, root = fsspec.core.url_to_fs(url, **given)
+        fs, root = fsspec.core.url_to_fs(url, **{**_IN_TIME.get(url.partition(":")[0], {}), **given})
     except (ImportError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"BRIDGE_PAYLOAD_STORE_URL cannot be used: {error}", field="BRIDGE_PAYLOAD_STORE_URL"
