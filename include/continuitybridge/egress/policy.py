@@ -116,7 +116,9 @@ def _policy(allow: str, ports: frozenset[int], services: frozenset[tuple[str, in
 def _ports(settings: BaseModel) -> Iterator[int]:
     for name in type(settings).model_fields:
         if name.endswith("_port") and name not in _DESTINATIONS_OF_OURS:
-            yield getattr(settings, name)
+            port = getattr(settings, name)
+            if port is not None:
+                yield port
     yield from _AIRFLOWS_OWN
 
 

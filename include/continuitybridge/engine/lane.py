@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import deque
@@ -25,6 +26,8 @@ CONNECTION_TIME_LIMIT_S = 10.0
 """So long a node process, and every message in it, waits for a connection to be looked up."""
 SUCCESSOR_PAUSE_S = 10.0
 """So long a worn process goes on after no other could be started in its place."""
+
+log = logging.getLogger(__name__)
 
 
 class AsyncServices(Protocol):
@@ -257,6 +260,10 @@ class Lane:
             await self._take()
         except BridgeError as error:
             self._does_not_come(error)
+        except Exception:
+            # A mistake of ours must not leave messages without an outcome.
+            log.exception("no node process can be opened")
+            self._does_not_come(Unavailable("no node process can be opened"))
         finally:
             self._taking = False
 

@@ -22,6 +22,7 @@ class Ports(BaseModel):
 
     http_port: int = 8080
     warehouse_port: int = 8090
+    mail_port: int | None = None
     redis_url: SecretStr | None = SecretStr("redis://:secret@10.1.1.1/0")
     database_url: SecretStr | None = SecretStr("postgresql://u:p@10.1.1.2,10.1.1.3:5433/db")
 

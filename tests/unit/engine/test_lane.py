@@ -28,7 +28,7 @@ from engine_runs import (
     plan_of,
 )
 
-from continuitybridge.engine import child, runner
+from continuitybridge.engine import child, runner, session
 from continuitybridge.engine.lane import Lane
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
@@ -197,6 +197,19 @@ async def test_a_machine_that_starts_no_process_says_so_at_the_start(monkeypatch
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Runner(start="exec") as own, pytest.raises(Unavailable, match="no node process can be started"):
         await Told(own, PASS_ON).lane.start()
+
+
+async def test_a_mistake_in_opening_a_process_leaves_nobody_waiting(
+    own: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> bytes:
+        raise TypeError("not as it was meant")
+
+    told = Told(own, PASS_ON)
+    with monkeypatch.context() as patched:
+        patched.setattr(session.Session, "opening", mistaken)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(told.lane.start(), 10)
 
 
 async def test_where_no_process_can_be_started_any_more_messages_fail_for_now(
