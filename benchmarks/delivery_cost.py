@@ -50,7 +50,7 @@ class _Services:
     def __init__(self, url: str) -> None:
         self._found = ConnectionInfo("warehouse", url, {}, {"type": "bearer", "token": "benchmark"})
 
-    async def connection(self, name: str) -> ConnectionInfo:
+    async def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         return self._found
 
     def log(self, level: str, text: str, fields: Any) -> None:

@@ -88,6 +88,14 @@ class DeliveryFailed(NodeError):
     verdict = Verdict.TRANSIENT
 
 
+class ReconnectNeeded(NodeError):
+    """The connection has no token and gets none by itself: somebody has to connect the account again, or put its
+    credentials right; facts: `connection`, `reason`. Nothing was sent."""
+
+    code = "reconnect-needed"
+    title = "The connection's account has to be connected again"
+
+
 class EgressRefused(NodeError):
     """A call would go where the platform calls nothing: into its own network, to itself; facts: `host`, `port`.
     Nothing was sent."""

@@ -124,6 +124,18 @@ class Settings(BaseSettings):
         description="Most memory (address space above the start) the process running nodes may take.",
     )
 
+    token_lease_s: float = Field(
+        default=15.0,
+        ge=0.2,
+        description="How long the right to obtain a connection's token holds without renewal: so soon another "
+        "process goes on when one died over it.",
+    )
+    token_request_timeout_s: float = Field(
+        default=30.0, gt=0, description="Longest time for an answer of an authorization server or log-in page."
+    )
+    token_wait_s: float = Field(
+        default=45.0, gt=0, description="Longest wait for a token that another process is obtaining."
+    )
     lease_s: float = Field(default=60.0, gt=0, description="How long a claim holds without renewal.")
     max_attempts: int = Field(default=8, ge=1, description="Deliveries tried before a dead letter.")
     retry_base_s: float = Field(default=2.0, gt=0, description="First wait before a retry; doubles, with jitter.")

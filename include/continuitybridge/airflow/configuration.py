@@ -23,6 +23,12 @@ STREAM_DAG = "stream"
 STREAM_FILE = "stream.py"
 """Where that DAG stands in its bundle."""
 
+TOKEN_REFRESH_DAG = "maintenance_token_refresh"  # noqa: S105  (no secret)
+"""The DAG that refreshes tokens ahead."""
+
+TOKEN_REFRESH_FILE = "maintenance/token_refresh.py"  # noqa: S105
+"""Where that DAG stands in its bundle."""
+
 STREAM_POOL = "stream"
 """The stream workers' pool: batch flows never wait for them, nor they for batch flows."""
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from continuitybridge.airflow.secrets import CONNECTION_PREFIX
+from continuitybridge.airflow.secrets import connection_id
 from continuitybridge.airflow.services import ask, ask_leased_keys, connection_info
-from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.errors import NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.vault.keyring import REFRESH_S, Cipher, DataKeys
 
@@ -54,9 +54,12 @@ class _Keys:
 class _Connection:
     asked_at: float
     info: ConnectionInfo | None
+    problem: ReconnectNeeded | None = None
 
     def fresh(self, now: float) -> bool:
-        return now - self.asked_at < (MISSING_KEPT_S if self.info is None else CONNECTIONS_KEPT_S)
+        if self.info is None:
+            return now - self.asked_at < MISSING_KEPT_S
+        return now - self.asked_at < CONNECTIONS_KEPT_S and self.info.holds(time.time())
 
 
 class LeasedAccess:
@@ -102,17 +105,26 @@ class LeasedAccess:
             raise NotFound("the api-server has no data key of this organization for this worker")
         return held.cipher
 
-    async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
+    async def connection(
+        self, organization_id: UUID, environment: str, name: str, *, refused: int | None = None
+    ) -> ConnectionInfo:
         """As `Access.connection`."""
         place = (organization_id, environment, name)
         now = time.monotonic()
         found = self._connections.get(place)
+        if refused is not None and (found is None or found.info is None or found.info.token == refused):
+            found = self._connections[place] = await self._ask_for_another(place, refused)
         if found is None or not found.fresh(now):
             asking = self._asking.get(place)
             if asking is None:
                 asking = self._asking[place] = asyncio.create_task(self._ask_for_connection(place))
                 asking.add_done_callback(_look_at)
-            usable = found is not None and found.info is not None and now - found.asked_at < KEPT_S
+            usable = (
+                found is not None
+                and found.info is not None
+                and now - found.asked_at < KEPT_S
+                and found.info.holds(time.time())
+            )
             try:
                 async with asyncio.timeout(PATIENCE_S if usable else None):
                     # Whoever gives up waiting must not take the answer from the others.
@@ -121,6 +133,8 @@ class LeasedAccess:
                 if not usable:
                     raise
         assert found is not None  # noqa: S101  (asked for above)
+        if found.problem is not None:
+            raise found.problem
         if found.info is None:
             raise NotFound(
                 f"there is no connection {name!r} in this environment; make it with `bridge connection set`",
@@ -171,8 +185,11 @@ class LeasedAccess:
     async def _ask_for_connection(self, place: tuple[UUID, str, str]) -> _Connection:
         mine, asked_at = asyncio.current_task(), time.monotonic()
         try:
-            info = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, place)
-            found = _Connection(asked_at, info)
+            try:
+                info = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, place)
+                found = _Connection(asked_at, info)
+            except ReconnectNeeded as error:
+                found = _Connection(asked_at, None, error)
             if self._asking.get(place) is mine:
                 self._connections = {
                     key: kept for key, kept in self._connections.items() if asked_at - kept.asked_at < KEPT_S
@@ -183,8 +200,16 @@ class LeasedAccess:
             if self._asking.get(place) is mine:
                 self._asking.pop(place, None)
 
-    def _look_up(self, place: tuple[UUID, str, str]) -> ConnectionInfo | None:
-        extra = self._ask_connection(CONNECTION_PREFIX + ":".join(map(str, place)))
+    async def _ask_for_another(self, place: tuple[UUID, str, str], refused: int) -> _Connection:
+        asked_at = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            return _Connection(asked_at, await loop.run_in_executor(self._thread, self._look_up, place, refused))
+        except ReconnectNeeded as error:
+            return _Connection(asked_at, None, error)
+
+    def _look_up(self, place: tuple[UUID, str, str], refused: int | None = None) -> ConnectionInfo | None:
+        extra = self._ask_connection(connection_id(":".join(map(str, place)), refused=refused))
         return None if extra is None else connection_info(place[2], extra)
 
 

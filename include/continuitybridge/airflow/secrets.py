@@ -3,13 +3,19 @@
 Of a task of a flow's DAG:
 
 - `bridge-keys`: its own organization's data keys, never the master key.
-- `bridge-connection:<name>`: the connection of that name in the flow's own environment.
+- `bridge-connection:<name>`: the connection of that name in the flow's own environment; where it authenticates by
+  a token, the access token alone. With `~<number>` behind the name: another than this one, which was refused.
 
 Of a stream worker, a task of `dags/stream.py`, which runs messages of many organizations:
 
 - `bridge-keys`: the data keys of the organizations of which a message is leased to it at this moment.
 - `bridge-connection:<organization id>:<environment>:<name>`: that connection, while a message of that organization
   and environment is leased to it.
+
+Of the task of `dags/maintenance/token_refresh.py`:
+
+- `bridge-token:<organization id>:<environment>:<name>`: nothing but whether that connection's token, which is due,
+  was refreshed.
 
 So a token that leaks from a worker opens what the worker is working on, while it works. A worker moves messages as
 the database's relay role and may lease any: towards whoever holds that role too, this is no wall.
@@ -26,19 +32,24 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from airflow.secrets.base_secrets import BaseSecretsBackend
 
 KEYS = "bridge-keys"
 CONNECTION_PREFIX = "bridge-connection:"
+REFUSED = "~"
+"""Between a connection's name and the number of its credential that the destination did not take."""
+TOKEN_PREFIX = "bridge-token:"  # noqa: S105  (no secret)
 CONNECTION_TYPE = "bridge"
 CACHE_S = 60.0
 
 
 class Asker(Protocol):
-    """A running task and what is its own."""
+    """A running task and what is its own. `patience_s`: how long it waits for a token that has to be obtained."""
+
+    patience_s: ClassVar[float]
 
     def keys(self) -> dict[str, str]:
         """The field of the connection that holds its data keys, as `DataKeys.to_json` writes them."""
@@ -51,6 +62,7 @@ class Asker(Protocol):
 class FlowTask:
     """A task of a flow's DAG."""
 
+    patience_s: ClassVar[float] = 4.0
     organization_id: UUID
     environment: str
 
@@ -63,8 +75,10 @@ class FlowTask:
 
 @dataclass(frozen=True, slots=True)
 class StreamTask:
-    """A stream worker; `owner` is how the name in its leases begins."""
+    """A stream worker; `owner` is how the name in its leases begins. It asks one thing after the other, for all
+    organizations."""
 
+    patience_s: ClassVar[float] = 1.0
     owner: str
 
     def keys(self) -> dict[str, str]:
@@ -87,6 +101,19 @@ class StreamTask:
         return organization_id, environment, connection
 
 
+@dataclass(frozen=True, slots=True)
+class RefreshTask:
+    """The task that refreshes tokens ahead: it is told of none."""
+
+    patience_s: ClassVar[float] = 2.0
+
+    def keys(self) -> dict[str, str]:
+        raise refusal(KEYS)
+
+    def place(self, name: str) -> tuple[UUID, str, str] | None:
+        return None
+
+
 class OrganizationSecrets(BaseSecretsBackend):
     """See the module. Raises a refusal (404 to the task) for everything that is not the asker's own."""
 
@@ -103,6 +130,8 @@ class OrganizationSecrets(BaseSecretsBackend):
             fields = asker.keys()
         elif conn_id.startswith(CONNECTION_PREFIX):
             fields = {"extra": _connection(asker, conn_id.removeprefix(CONNECTION_PREFIX))}
+        elif conn_id.startswith(TOKEN_PREFIX) and isinstance(asker, RefreshTask):
+            fields = {"login": _refreshed(conn_id.removeprefix(TOKEN_PREFIX))}
         else:
             raise refusal(conn_id)
         return self._get_connection_class()(conn_id=conn_id, conn_type=CONNECTION_TYPE, **fields)
@@ -134,8 +163,13 @@ def refusal(name: str) -> Exception:
     return Refused()
 
 
+def connection_id(name: str, *, refused: int | None = None) -> str:
+    """What a task asks for."""
+    return f"{CONNECTION_PREFIX}{name}" + ("" if refused is None else f"{REFUSED}{refused}")
+
+
 def _is_ours(conn_id: str) -> bool:
-    return conn_id == KEYS or conn_id.startswith(CONNECTION_PREFIX)
+    return conn_id == KEYS or conn_id.startswith((CONNECTION_PREFIX, TOKEN_PREFIX))
 
 
 def _refuse_or_none(conn_id: str) -> None:
@@ -161,7 +195,14 @@ def _running_task(task_id: UUID) -> Asker | None:
     from airflow.utils.state import TaskInstanceState
     from sqlalchemy import select
 
-    from continuitybridge.airflow.configuration import DAGS_BUNDLE, FLOW_BUNDLE, STREAM_DAG, STREAM_FILE
+    from continuitybridge.airflow.configuration import (
+        DAGS_BUNDLE,
+        FLOW_BUNDLE,
+        STREAM_DAG,
+        STREAM_FILE,
+        TOKEN_REFRESH_DAG,
+        TOKEN_REFRESH_FILE,
+    )
 
     with create_session() as session:
         row = session.execute(
@@ -176,6 +217,8 @@ def _running_task(task_id: UUID) -> Asker | None:
         return FlowTask(_organization_id(organization), environment)
     if tuple(row) == (STREAM_DAG, DAGS_BUNDLE, STREAM_FILE):
         return StreamTask(stream_owner(task_id))
+    if tuple(row) == (TOKEN_REFRESH_DAG, DAGS_BUNDLE, TOKEN_REFRESH_FILE):
+        return RefreshTask()
     return None
 
 
@@ -217,15 +260,52 @@ def _keys(organization_ids: Iterable[UUID]) -> str:
 
 
 def _connection(asker: Asker, name: str) -> str:
-    from continuitybridge import connections
-    from continuitybridge.errors import NotFound
+    from continuitybridge import tokens
+    from continuitybridge.errors import BridgeError, NotFound
     from continuitybridge.vault import Keyring
 
+    name, _, refused = name.partition(REFUSED)
     place = asker.place(name)
-    if place is None:
+    if place is None or not (refused == "" or refused.isdigit()):
         raise refusal(CONNECTION_PREFIX + name)
     try:
-        found = connections.resolve(*place, Keyring.open())
+        found = tokens.resolve(
+            *place, Keyring.open(), refused=int(refused) if refused else None, wait_s=asker.patience_s
+        )
     except NotFound:
         raise refusal(CONNECTION_PREFIX + name) from None
-    return json.dumps({"base_url": found.base_url, "headers": dict(found.headers), "auth": dict(found.auth)})
+    except BridgeError as error:
+        # Airflow would tell it as if there were no such connection.
+        return json.dumps(
+            {
+                "problem": {
+                    "code": error.code,
+                    "detail": error.detail,
+                    "verdict": error.verdict.value,
+                    "facts": error.facts,
+                }
+            },
+            default=str,
+        )
+    return json.dumps(
+        {
+            "base_url": found.base_url,
+            "headers": dict(found.headers),
+            "auth": dict(found.auth),
+            "expires_at": found.expires_at,
+            "token": found.token,
+            "renew_on": found.renew_on,
+        }
+    )
+
+
+def _refreshed(name: str) -> str:
+    from continuitybridge import tokens
+    from continuitybridge.vault import Keyring
+
+    try:
+        organization, environment, connection = name.split(":")
+        place = tokens.Place(UUID(organization), environment, connection)
+    except ValueError:
+        raise refusal(TOKEN_PREFIX + name) from None
+    return tokens.refresh_ahead(place, Keyring.open(), wait_s=RefreshTask.patience_s)

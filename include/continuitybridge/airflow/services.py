@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from continuitybridge.airflow.secrets import CONNECTION_PREFIX, KEYS
-from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.airflow.secrets import KEYS, TOKEN_PREFIX, connection_id
+from continuitybridge.errors import BridgeError, NotFound, Unavailable, Verdict, class_of
 from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.tokens import Place
 from continuitybridge.vault.keyring import DataKeys
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -19,21 +21,22 @@ _flow_log = logging.getLogger("continuitybridge.flow")
 
 class TaskServices:
     """`Services` of a task. `connection` raises `NotFound` for what the organization's environment does not have,
-    `Unavailable` when the api-server does not answer."""
+    `ReconnectNeeded` for what has no token, `Unavailable` when the api-server does not answer."""
 
     def __init__(self) -> None:
         self._connections: dict[str, ConnectionInfo] = {}
 
-    def connection(self, name: str) -> ConnectionInfo:
-        if name not in self._connections:
-            extra = ask(CONNECTION_PREFIX + name)
+    def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
+        known = self._connections.get(name)
+        if known is None or not known.holds(time.time(), refused):
+            extra = ask(connection_id(name, refused=refused))
             if extra is None:
                 raise NotFound(
                     f"there is no connection {name!r} in this environment; make it with `bridge connection set`",
                     connection=name,
                 )
-            self._connections[name] = connection_info(name, extra)
-        return self._connections[name]
+            known = self._connections[name] = connection_info(name, extra)
+        return known
 
     def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
         log_line(level, text, fields)
@@ -46,9 +49,22 @@ def log_line(level: str, text: str, fields: Mapping[str, Any]) -> None:
 
 
 def connection_info(name: str, extra: str) -> ConnectionInfo:
-    """A connection as the api-server gave it; from here on whatever prints its credentials prints asterisks."""
+    """A connection as the api-server gave it; from here on whatever prints its credentials prints asterisks.
+    Raises what kept the api-server from giving it a credential."""
     found = json.loads(extra)
-    info = ConnectionInfo(name, found["base_url"], found["headers"], found["auth"])
+    if (problem := found.get("problem")) is not None:
+        raise (class_of(problem["code"]) or BridgeError)(
+            problem["detail"], verdict=Verdict(problem["verdict"]), **problem["facts"]
+        )
+    info = ConnectionInfo(
+        name,
+        found["base_url"],
+        found["headers"],
+        found["auth"],
+        found["expires_at"],
+        found["token"],
+        tuple(found["renew_on"]),
+    )
     _hide(info)
     return info
 
@@ -79,6 +95,16 @@ def ask_leased_keys() -> str | None:
     """As `ask`, the data keys of a stream worker (see `secrets`)."""
     found = _get(KEYS)
     return None if found is None else str(found.login)
+
+
+def ask_to_refresh(place: Place) -> str:
+    """Have the api-server refresh a connection's token; gives how that went (`tokens.refresh_ahead`). Raises
+    `NotFound` for whoever may not ask that, `Unavailable`."""
+    name = f"{place.organization_id}:{place.environment}:{place.connection}"
+    found = _get(TOKEN_PREFIX + name)
+    if found is None:
+        raise NotFound("the api-server refreshes no token for this task")
+    return str(found.login)
 
 
 def _get(conn_id: str) -> Any:

@@ -33,6 +33,7 @@ from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.secrets.routes import router as secrets
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.direct import DirectWorker
+from continuitybridge.tokens.routes import router as tokens
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
 
@@ -80,6 +81,7 @@ def create_app(
         approvals,
         endpoints,
         secrets,
+        tokens,
         audit,
         api_keys,
         guard,

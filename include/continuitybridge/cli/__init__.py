@@ -146,6 +146,7 @@ flow = LazyGroup(
         "endpoint": f"{_HERE}.endpoint",
         "intake": f"{_HERE}.intake",
         "settings": f"{_HERE}.settings",
+        "token": f"{_HERE}.token",
     },
 )
 @click.version_option(package_name="continuitybridge", prog_name="bridge")

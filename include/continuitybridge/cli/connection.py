@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 import click
 
@@ -27,6 +27,11 @@ def group() -> None:
     "--secret-file", type=click.File(), help="File with the password, token or key; - is standard input."
 )
 @click.option(
+    "--auth-file",
+    type=click.File(),
+    help="YAML or JSON file with the whole of `auth`, for oauth2, jwt and cookie; - is standard input.",
+)
+@click.option(
     "--with-header", "headers", multiple=True, help="'Name: value' sent with every request; may be repeated."
 )
 def set_(
@@ -38,13 +43,16 @@ def set_(
     username: str | None,
     header: str | None,
     secret_file: IO[str] | None,
+    auth_file: IO[str] | None,
     headers: tuple[str, ...],
 ) -> None:
     """Create or replace the connection NAME. The secret is read from a file or typed, never an argument."""
     from continuitybridge import connections
 
-    auth_settings: dict[str, str] = {"type": auth}
-    if auth != "none":
+    auth_settings: dict[str, Any] = {"type": auth}
+    if auth_file is not None:
+        auth_settings = _mapping(auth_file)
+    elif auth != "none":
         secret = secret_file.read().strip() if secret_file else click.prompt("secret", hide_input=True)
         auth_settings[{"basic": "password", "bearer": "token", "api_key": "value"}[auth]] = secret
     if username is not None:
@@ -100,6 +108,47 @@ def remove(name: str, organization: str, environment: str) -> None:
 
     connections.remove(options.organization_id(organization), environment, name)
     click.echo(f"connection {name} removed from {organization}/{environment}")
+
+
+@group.command("connect")
+@click.argument("name")
+@options.place
+@click.option(
+    "--user", required=True, help="Who opens the address: a user of the platform who is signed in there."
+)
+@click.option("--wait/--no-wait", default=True, help="Wait until the account is connected.")
+def connect(name: str, organization: str, environment: str, user: str, wait: bool) -> None:
+    """Connect the account of the connection NAME: print the address to open, and wait for it."""
+    import time
+
+    from continuitybridge.tokens import Place, connect
+
+    organization_id = options.organization_id(organization)
+    begun = connect.begin(Place(organization_id, environment, name), user)
+    click.echo(f"open {begun.address}")
+    if begun.user_code is not None:
+        click.echo(f"and type {begun.user_code}")
+    click.echo(f"as {user}, before {begun.expires_at:%H:%M:%S %Z}", err=True)
+    while wait:
+        stands = connect.poll(organization_id, begun.connect_id, user)
+        if stands.status != "pending":
+            click.echo(f"{name} in {organization}/{environment}: {stands.status}")
+            if stands.status != "connected":
+                raise SystemExit(1)
+            return
+        time.sleep(1.0)
+
+
+def _mapping(file: IO[str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        declared = yaml.safe_load(file.read())
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise click.BadParameter("it is no YAML or JSON", param_hint="--auth-file") from None
+    if not isinstance(declared, dict):
+        raise click.BadParameter("it holds no mapping", param_hint="--auth-file")
+    return {str(key): value for key, value in declared.items()}
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
 import orjson
 from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import AnyHttpUrl, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from continuitybridge import database
 from continuitybridge.audit import record
+from continuitybridge.connections.auth import NEEDS_TOKEN, Auth, Declared, NoAuth, from_data, revealed
 from continuitybridge.errors import ConfigurationError, EgressRefused, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.nodes.http import address
@@ -33,43 +34,7 @@ PURPOSE = "connection"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NoAuth(_Model):
-    """The destination asks for nothing."""
-
-    type: Literal["none"] = "none"
-
-
-class BasicAuth(_Model):
-    """User name and password (RFC 7617)."""
-
-    type: Literal["basic"] = "basic"
-    username: str
-    password: SecretStr
-
-
-class BearerAuth(_Model):
-    """A bearer token (RFC 6750)."""
-
-    type: Literal["bearer"] = "bearer"
-    token: SecretStr
-
-
-class ApiKeyAuth(_Model):
-    """A key in a header of the destination's choice."""
-
-    type: Literal["api_key"] = "api_key"
-    header: str = Field(default="X-API-Key", pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-    value: SecretStr
-
-
-Auth = Annotated[NoAuth | BasicAuth | BearerAuth | ApiKeyAuth, Field(discriminator="type")]
-
-
-class HttpConnection(_Model):
+class HttpConnection(Declared):
     """An HTTP destination: `base_url` is joined with a node's path; `headers` go with every request."""
 
     base_url: AnyHttpUrl
@@ -122,17 +87,17 @@ def put(
             field="name",
             value=name,
         )
-    _check_address(str(definition.base_url))
+    _check_address("base_url", str(definition.base_url))
+    for field, url in getattr(definition.auth, "addresses", tuple)():
+        _check_address(field, url)
     keyring = keyring or Keyring.open()
-    auth = {
-        key: value.get_secret_value() if isinstance(value, SecretStr) else value
-        for key, value in dict(definition.auth).items()
-    }
     settings = {
         "base_url": str(definition.base_url),
         "headers": definition.headers,
         "auth": definition.auth.type,
     }
+    if (grant := getattr(definition.auth, "grant", None)) is not None:
+        settings["grant"] = grant
     with database.tenant(organization_id) as connection:
         known = connection.execute(
             "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
@@ -147,7 +112,10 @@ def put(
         ).fetchone()
         revision = row[0] + 1 if row else 1
         ciphertext = keyring.encrypt(
-            organization_id, PURPOSE, _bound_to(environment, name, revision), orjson.dumps(auth)
+            organization_id,
+            PURPOSE,
+            _bound_to(environment, name, revision),
+            orjson.dumps(revealed(definition.auth)),
         )
         connection.execute(
             "INSERT INTO bridge.connections (organization_id, environment, name, type, settings, ciphertext,"
@@ -171,14 +139,14 @@ def put(
     return _one(organization_id, environment, name)
 
 
-def _check_address(base_url: str) -> None:
+def _check_address(field: str, url: str) -> None:
     try:
-        address.parse(base_url)
-        address.check(base_url)
+        address.parse(url)
+        address.check(url)
     except ValueError as error:
-        raise ConfigurationError(f"base_url: {error}", field="base_url") from None
+        raise ConfigurationError(f"{field}: {error}", field=field) from None
     except EgressRefused as error:
-        raise ConfigurationError(f"base_url: {error.detail}", field="base_url") from None
+        raise ConfigurationError(f"{field}: {error.detail}", field=field) from None
 
 
 def remove(organization_id: UUID, environment: str, name: str) -> None:
@@ -211,8 +179,19 @@ def list_connections(organization_id: UUID, environment: str | None = None) -> l
         return cursor.fetchall()
 
 
-def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:
-    """A connection with its credentials, for the node that delivers by it; raises `NotFound`."""
+@dataclass(frozen=True)
+class Definition:
+    """A connection as it is stored. `auth` is the model of how it authenticates: it holds secrets."""
+
+    name: str
+    revision: int
+    base_url: str
+    headers: dict[str, str] = Field(repr=False)
+    auth: Any = Field(repr=False)
+
+
+def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Definition:
+    """A connection with its credentials; raises `NotFound`."""
     with database.tenant(organization_id) as connection:
         row = connection.execute(
             "SELECT settings, ciphertext, revision FROM bridge.connections"
@@ -227,7 +206,21 @@ def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) ->
         )
     settings, ciphertext, revision = row
     auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
-    return ConnectionInfo(name, settings["base_url"], settings.get("headers", {}), auth)
+    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), from_data(auth))
+
+
+def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:
+    """A connection with its credentials, for the node that delivers by it. Raises `NotFound`, and
+    `ConfigurationError` where the credential is a token (`tokens.resolve` obtains it)."""
+    found = read(organization_id, environment, name, keys)
+    if found.auth.type in NEEDS_TOKEN:
+        raise ConfigurationError(f"the connection {name!r} authenticates by a token", connection=name)
+    return ConnectionInfo(name, found.base_url, found.headers, revealed(found.auth))
+
+
+def announce(connection: Connection[Any], organization_id: UUID, environment: str) -> None:
+    """Tell who keeps the environment's connections, when the transaction commits, that they changed."""
+    _notify(connection, organization_id, environment)
 
 
 def _notify(connection: Connection[Any], organization_id: UUID, environment: str) -> None:

@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
-from time import monotonic_ns
+from time import monotonic_ns, time
 from typing import Any, NoReturn
 
 from continuitybridge import egress
@@ -207,12 +207,12 @@ class _RemoteServices:
         self._connections: dict[str, ConnectionInfo] = {}
         self._thread = threading.get_ident()
 
-    def connection(self, name: str) -> ConnectionInfo:
+    def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         found = self._connections.get(name)
-        if found is None:
+        if found is None or not found.holds(time(), refused):
             if threading.get_ident() != self._thread:
                 raise Unavailable("a node asked for a connection outside of its own call")
-            info, error = self._channel.request(frames.frame(frames.CALL, name))
+            info, error = self._channel.request(frames.frame(frames.CALL, (name, refused)))
             if error is not None:
                 raise frames.unpack_error(error)
             found = self._connections[name] = ConnectionInfo(*info)

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 class AsyncServices(Protocol):
     """What the outside world offers to nodes, as `nodes.base.Services`, to a lane."""
 
-    async def connection(self, name: str) -> ConnectionInfo:
-        """The organization's connection of that name in the flow's environment; `NotFound` otherwise."""
+    async def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
+        """As `nodes.base.Services.connection`."""
 
     def log(self, level: str, text: str, fields: dict[str, Any]) -> None:
         """A line in the flow's log. Called from the event loop: it must not block."""
@@ -311,7 +311,7 @@ class Lane:
 
     def _heard(self, process: NodeProcess, kind: int, content: Any) -> None:
         if kind == frames.CALL:
-            self._in_background(self._answer(process, content))
+            self._in_background(self._answer(process, *content))
         elif kind == frames.LOG:
             self._guarded(self._services.log, *content)
         else:
@@ -319,10 +319,10 @@ class Lane:
             if kind == frames.READY and process is self._coming:
                 self._comes()
 
-    async def _answer(self, process: NodeProcess, name: str) -> None:
+    async def _answer(self, process: NodeProcess, name: str, refused: int | None) -> None:
         try:
             async with asyncio.timeout(CONNECTION_TIME_LIMIT_S):
-                answer = told(await self._services.connection(name))
+                answer = told(await self._services.connection(name, refused=refused))
         except Exception as error:
             answer = not_told(name, error)
         if process in self._held:

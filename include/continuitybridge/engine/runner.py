@@ -204,15 +204,15 @@ class _Drive:
             return
         for kind, content in process.reader.feed(data):
             if kind == frames.CALL:
-                process.send(frames.frame(frames.REPLY, self._connection(content)))
+                process.send(frames.frame(frames.REPLY, self._connection(*content)))
             elif kind == frames.LOG:
                 self._services.log(*content)
             else:
                 self._session.heard(process, kind, content)
 
-    def _connection(self, name: str) -> tuple[Any, Any]:
+    def _connection(self, name: str, refused: int | None) -> tuple[Any, Any]:
         try:
-            return told(self._services.connection(name))
+            return told(self._services.connection(name, refused=refused))
         except Exception as error:
             return not_told(name, error)
 

@@ -36,7 +36,7 @@ class LocalServices:
         self._connections = dict(connections or {})
         self._log = log
 
-    def connection(self, name: str) -> ConnectionInfo:
+    def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         found = self._connections.get(name)
         if found is None:
             known = ", ".join(sorted(self._connections)) or "none are declared"

@@ -332,7 +332,8 @@ def _door(plan: Plan, message: Message) -> str:
 
 def told(found: ConnectionInfo) -> tuple[Any, Any]:
     """A connection as a node process gets it."""
-    return (found.name, found.base_url, dict(found.headers), dict(found.auth)), None
+    ends = (found.expires_at, found.token, found.renew_on)
+    return (found.name, found.base_url, dict(found.headers), dict(found.auth), *ends), None
 
 
 def not_told(name: str, error: Exception) -> tuple[Any, Any]:

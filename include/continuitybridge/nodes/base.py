@@ -100,13 +100,25 @@ class ConnectionInfo:
     auth: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`{"type": "none"|"basic"|"bearer"|"api_key", ...}`: basic: username, password; bearer: token;
     api_key: header, value."""
+    expires_at: float | None = None
+    """Seconds since the epoch after which it is to be asked for again, because its credential ends."""
+    token: int | None = None
+    """Number of the credential, where another can be obtained; each is higher than those before."""
+    renew_on: tuple[int, ...] = ()
+    """Statuses of answers that say that the credential does not hold any more."""
+
+    def holds(self, now: float, refused: int | None = None) -> bool:
+        """Whether it may still be used: it has not ended, and is not the credential that was `refused`."""
+        return (self.expires_at is None or now < self.expires_at) and (refused is None or self.token != refused)
 
 
 class Services(Protocol):
     """What the outside world offers to nodes while a plan runs."""
 
-    def connection(self, name: str) -> ConnectionInfo:
-        """The organization's connection of that name in the flow's environment; `NotFound` otherwise."""
+    def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
+        """The organization's connection of that name in the flow's environment; `NotFound` otherwise,
+        `ReconnectNeeded` when it has no credential. `refused` is the number (`ConnectionInfo.token`) of a
+        credential that the destination did not take: another is obtained if there is one."""
 
     def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
         """A line in the flow's log."""

@@ -56,6 +56,8 @@ class Action(StrEnum):
     DESTINATION_CHANGE = "destination.change"
     SECRET_READ = "secret.read"  # noqa: S105
     SECRET_CHANGE = "secret.change"  # noqa: S105
+    TOKEN_READ = "token.read"  # noqa: S105  (no secret)
+    TOKEN_CHANGE = "token.change"  # noqa: S105
     API_KEY_MANAGE = "api_key.manage"
     MEMBER_READ = "member.read"
     MEMBER_MANAGE = "member.manage"
@@ -106,6 +108,8 @@ MATRIX: Mapping[Action, Rule] = {
     ),
     Action.SECRET_READ: Rule("See which secrets there are, never what they hold", _ALL),
     Action.SECRET_CHANGE: Rule("Set, roll back, switch off, try and remove secrets", _WRITERS, changes=True),
+    Action.TOKEN_READ: Rule("See how connections' tokens stand", _ALL),
+    Action.TOKEN_CHANGE: Rule("Connect accounts, refresh and revoke tokens", _WRITERS, changes=True),
     Action.API_KEY_MANAGE: Rule("List, make and revoke API keys", _WRITERS, changes=True),
     Action.MEMBER_READ: Rule("See members and invitations", _WRITERS),
     Action.MEMBER_MANAGE: Rule(

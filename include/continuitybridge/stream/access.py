@@ -7,10 +7,11 @@ the api-server does, against the task's token.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 from uuid import UUID
 
-from continuitybridge import connections
+from continuitybridge import tokens
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -24,8 +25,11 @@ class Access(Protocol):
         `fresh`: ask again, because a key version is missing that was made since. Raises `NotFound` when the
         organization is not there or not this worker's, `Unavailable` when nobody answers now."""
 
-    async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
-        """A connection with its credentials. Raises `NotFound` and `Unavailable`."""
+    async def connection(
+        self, organization_id: UUID, environment: str, name: str, *, refused: int | None = None
+    ) -> ConnectionInfo:
+        """A connection with its credentials, `refused` as `nodes.base.Services.connection` says. Raises
+        `NotFound`, `ReconnectNeeded` and `Unavailable`."""
 
     def forget(self, organization_id: UUID, environment: str) -> None:
         """The environment's connections changed: ask for them again."""
@@ -46,13 +50,15 @@ class DirectAccess:
             await asyncio.to_thread(self._keyring.export, organization_id)
         return self._keyring
 
-    async def connection(self, organization_id: UUID, environment: str, name: str) -> ConnectionInfo:
+    async def connection(
+        self, organization_id: UUID, environment: str, name: str, *, refused: int | None = None
+    ) -> ConnectionInfo:
         key = (organization_id, environment, name)
         found = self._connections.get(key)
-        if found is None:
+        if found is None or not found.holds(time.time(), refused):
             changes = self._changes
             cipher = await self.keys(organization_id)
-            found = await asyncio.to_thread(connections.resolve, organization_id, environment, name, cipher)
+            found = await asyncio.to_thread(tokens.resolve, *key, cipher, refused=refused)
             if changes == self._changes:  # else this may be what it was before
                 self._connections[key] = found
         return found

@@ -42,9 +42,9 @@ class LaneServices:
         self._second = 0
         self._lines = 0
 
-    async def connection(self, name: str) -> ConnectionInfo:
+    async def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         organization_id, environment, _, _ = self._key
-        return await self._access.connection(organization_id, environment, name)
+        return await self._access.connection(organization_id, environment, name, refused=refused)
 
     def log(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
         second = int(asyncio.get_running_loop().time())

@@ -212,6 +212,7 @@ def test_another_organizations_things_are_answered_like_what_does_not_exist(
         "job": their_job,
         "approval": UNKNOWN,  # one that waits: see test_approvals
         "key": api_key(theirs),
+        "connect": UNKNOWN,
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",

@@ -58,6 +58,8 @@ TENANT_TABLES = (
     "quota_windows",
     "invitations",
     "mails",
+    "tokens",
+    "token_connects",
 )
 PLATFORM_TABLES = {
     *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
@@ -153,6 +155,11 @@ def fill(organization: Organization) -> None:
         "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
         "guard_policies": {"mode": "detect"},
         "mails": {"mail_id": uuid4(), "kind": "k", "content": b"x", "expires_at": "2100-01-01"},
+        "tokens": {"environment": "prod", "connection": "c"},
+        "token_connects": {
+            "connect_id": uuid4(), "environment": "prod", "connection": "c", "revision": 1, "user_name": "anna",
+            "ciphertext": b"x", "expires_at": "2100-01-01",
+        },
         "quota_windows": {"resource": "messages_per_hour", "starts_at": "2026-01-01", "used": 1},
         # Its limits are written with it. That it was made stands in its trail already.
         "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},

@@ -23,7 +23,7 @@ class Services:
         self.asked: list[str] = []
         self.lines: list[str] = []
 
-    async def connection(self, name: str) -> ConnectionInfo:
+    async def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         self.asked.append(name)
         await asyncio.sleep(0)
         if isinstance(self.found, ConnectionInfo):

@@ -192,7 +192,7 @@ def test_a_connection_is_asked_of_the_caller_once_per_run(destination: Destinati
     asked: list[str] = []
 
     class Asked(LocalServices):
-        def connection(self, name: str) -> ConnectionInfo:
+        def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
             asked.append(name)
             return super().connection(name)
 
@@ -217,7 +217,7 @@ def test_a_connection_that_does_not_exist_fails_the_message(way: Any) -> None:
 
 def test_a_look_up_that_breaks_is_a_failure_that_may_pass_and_tells_no_secret() -> None:
     class Broken(LocalServices):
-        def connection(self, name: str) -> ConnectionInfo:
+        def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
             raise RuntimeError("postgresql://app:canary@host")
 
     outcome = run(plan_of(PASS_ON + DELIVER), messages({}), services=Broken())["m1"]

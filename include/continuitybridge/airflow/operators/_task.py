@@ -128,7 +128,7 @@ def _plan(
 class AirflowServices:
     """What nodes get from outside in a task: Airflow's HTTP connections by their conn_id, and the task's log."""
 
-    def connection(self, name: str) -> ConnectionInfo:
+    def connection(self, name: str, *, refused: int | None = None) -> ConnectionInfo:
         """Raises `NotFound` when Airflow has no connection of that conn_id."""
         from airflow.providers.http.hooks.http import HttpHook
         from airflow.sdk.exceptions import AirflowNotFoundException

@@ -180,6 +180,9 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     (`BRIDGE_EGRESS_ALLOW`), the platform itself never. Where an address in `url` shows it, lint says so; where a
     name leads there, the message fails with `egress-refused`, which stands.
 
+    **Tokens.** Where the connection authenticates by a token and the answer says that it does not hold (401),
+    another is obtained and the request sent once more; a second refusal stands.
+
     Redirects are not followed unless allowed, and then on the same host only. Cookies are not kept. Emulated, the
     request is built, nothing is sent, and `sample` is the answer.
     """
@@ -257,14 +260,30 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
     async def process(self, message: Message, context: RunContext) -> Message:
         name = self.config.connection
         connection = context.services.connection(name) if name is not None else None
-        request = self._built(message, context, connection)
-        answer, attempts = await with_retries(
+        ends = asyncio.get_running_loop().time() + self.config.timeout_s
+        try:
+            answer, attempts = await self._sent(self._built(message, context, connection), ends)
+        except DeliveryFailed as failed:
+            renewed = _renewed(failed, connection, context)
+            if renewed is None:
+                raise
+            # A refused credential is dropped and the request sent once more with another; no more than once.
+            before = failed.facts["attempts"]
+            try:
+                answer, attempts = await self._sent(self._built(message, context, renewed), ends)
+            except DeliveryFailed as again:
+                again.facts["attempts"] += before
+                raise
+            attempts += before
+        return self._answered(message, context, answer, attempts)
+
+    async def _sent(self, request: Request, ends: float) -> tuple[Answer, int]:
+        return await with_retries(
             lambda left_s: self._attempt(request, left_s),
             retries=self.config.retries,
             first_wait_s=self.config.retry_wait_s,
-            within_s=self.config.timeout_s,
+            within_s=ends - asyncio.get_running_loop().time(),
         )
-        return self._answered(message, context, answer, attempts)
 
     def emulate(self, message: Message, context: RunContext) -> Message:
         name = self.config.connection
@@ -370,3 +389,13 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
         if any(key in HttpRequestConfig.model_fields and key not in SHARED_KEYS for key in config):
             return dict(config)
         return from_http_request(config)
+
+
+def _renewed(
+    failed: DeliveryFailed, connection: ConnectionInfo | None, context: RunContext
+) -> ConnectionInfo | None:
+    """The connection with another credential, where the destination refused the one it had."""
+    if connection is None or connection.token is None or failed.facts.get("status") not in connection.renew_on:
+        return None
+    found = context.services.connection(connection.name, refused=connection.token)
+    return found if found.token != connection.token else None

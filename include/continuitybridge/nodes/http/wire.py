@@ -33,8 +33,8 @@ class ExchangeFailed(Exception):
 
 @dataclass(slots=True)
 class RawAnswer:
-    """An answer as it came. Header names are in lower case; what came several times is joined by commas.
-    `cut`: the body has more bytes than were to be read."""
+    """An answer as it came. Header names are in lower case; what came several times is joined by
+    commas, cookies by line ends. `cut`: the body has more bytes than were to be read."""
 
     status: int
     headers: dict[str, str]
@@ -155,7 +155,9 @@ class Connection(asyncio.Protocol):
         headers: dict[str, str] = {}
         for raw_name, raw_value in self._names:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+            # Cookies hold commas: they alone cannot be joined by them (RFC 9110, 5.3).
+            between = "\n" if name == "set-cookie" else ", "
+            headers[name] = f"{headers[name]}{between}{value}" if name in headers else value
         self._status, self._headers = status, headers
         if self._without_body:
             self._finish(cut=False)

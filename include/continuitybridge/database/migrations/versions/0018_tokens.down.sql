@@ -1,0 +1,2 @@
+DROP TABLE bridge.token_connects;
+DROP TABLE bridge.tokens;

@@ -1,0 +1,146 @@
+"""The OAuth 2.0 grants: what is asked of an authorization server, and what its answer means (RFC 6749, 7009, 7523,
+7636, 8628). oauthlib writes the requests and reads the answers."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import orjson
+from oauthlib.oauth2 import BackendApplicationClient, Client, DeviceClient, OAuth2Error, WebApplicationClient
+from oauthlib.oauth2.rfc6749.parameters import parse_token_response, prepare_token_request
+
+from continuitybridge.connections.auth import OAuth2Auth
+from continuitybridge.nodes.http.answer import Answer
+from continuitybridge.nodes.http.wire import RawAnswer
+from continuitybridge.tokens import calls
+from continuitybridge.tokens.calls import Failed, Refused
+from continuitybridge.tokens.kept import Json, Obtained
+from continuitybridge.tokens.signing import sign
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+PASSING = frozenset({"temporarily_unavailable", "server_error"})
+"""Errors that may pass."""
+STANDING = frozenset({400, 401, 403})
+"""Statuses that stand, also where no error is named (RFC 6749, 5.2)."""
+LONGEST_LIFETIME_S = 365 * 86_400.0
+_ERROR_CHARACTERS = 200
+
+
+def obtain(auth: OAuth2Auth, refresh: str | None) -> Obtained:
+    """A token without anybody's help: by the refresh token where there is one, else by the grant. Raises `Refused`
+    and `Failed`. The answer's refresh token takes the old one's place; where it has none, the old one stays."""
+    if refresh is not None:
+        body = Client(auth.client_id).prepare_refresh_body(refresh_token=refresh, scope=auth.scope or None)
+        found = _token(auth, body)
+        return found if found.refresh else Obtained(found.access, refresh, found.lifetime_s)
+    if auth.grant == "client_credentials":
+        body = BackendApplicationClient(auth.client_id).prepare_request_body(scope=auth.scope or None)
+    elif auth.grant == "jwt_bearer" and auth.assertion is not None:
+        signed = sign(auth.assertion, audience=str(auth.token_url)).value
+        body = prepare_token_request(JWT_BEARER, assertion=signed, scope=auth.scope or None)
+    else:
+        raise Refused("nobody has connected the account, or its token ended and had come without a refresh token")
+    found = _token(auth, body)
+    # A refresh token is of no use here (RFC 6749, 4.4.3), and would outlive a changed secret.
+    return Obtained(found.access, None, found.lifetime_s)
+
+
+def by_code(auth: OAuth2Auth, code: str, *, redirect_uri: str, verifier: str) -> Obtained:
+    """The token for an authorization code (RFC 6749, 4.1.3) with its PKCE verifier (RFC 7636)."""
+    client = WebApplicationClient(auth.client_id)
+    return _token(
+        auth,
+        client.prepare_request_body(
+            code=code, redirect_uri=redirect_uri, code_verifier=verifier, include_client_id=False
+        ),
+    )
+
+
+def by_device_code(auth: OAuth2Auth, device_code: str) -> Obtained:
+    """The token for a device code (RFC 8628, 3.4). `Refused.code` says why there is none yet."""
+    return _token(auth, DeviceClient(auth.client_id).prepare_request_body(device_code))
+
+
+def device(auth: OAuth2Auth) -> Json:
+    """What a person is to be shown, and the device code (RFC 8628, 3.1 and 3.2)."""
+    url = str(auth.device_authorization_url)
+    asked = {"client_id": auth.client_id, **({"scope": auth.scope} if auth.scope else {})}
+    answer = _ask(auth, url, urlencode(asked))
+    if answer.status != 200:
+        raise _error(answer, url)
+    try:
+        found = orjson.loads(answer.content)
+        given = {
+            "device_code": str(found["device_code"]),
+            "user_code": str(found["user_code"]),
+            "verification_uri": str(found.get("verification_uri") or found["verification_url"]),
+            "verification_uri_complete": found.get("verification_uri_complete"),
+            "expires_in": float(found["expires_in"]),
+            "interval": int(found.get("interval", 5)),
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Failed(f"{calls.host(url)} gave no device code") from None
+    return given
+
+
+def revoke(auth: OAuth2Auth, token: str, hint: str) -> None:
+    """Tell the authorization server that a token is not used any more (RFC 7009). Raises `Refused`, `Failed`."""
+    if auth.revocation_url is None:
+        return
+    url = str(auth.revocation_url)
+    answer = _ask(auth, url, urlencode({"token": token, "token_type_hint": hint}))
+    if answer.status != 200:
+        raise _error(answer, url)
+
+
+def _ask(auth: OAuth2Auth, url: str, body: str) -> RawAnswer:
+    """A request that shows who the client is (RFC 6749, 2.3)."""
+    secret = auth.client_secret.get_secret_value() if auth.client_secret is not None else None
+    headers: dict[str, str] = {}
+    more = dict(auth.parameters)
+    if auth.client_auth == "basic" and secret is not None:
+        headers["authorization"] = calls.basic(auth.client_id, secret)
+    elif auth.client_id:
+        if "client_id=" not in body:
+            more["client_id"] = auth.client_id
+        if auth.client_auth == "post" and secret is not None:
+            more["client_secret"] = secret
+    return calls.post(url, "&".join(filter(None, (body, urlencode(more)))), headers=headers)
+
+
+def _token(auth: OAuth2Auth, body: str) -> Obtained:
+    url = str(auth.token_url)
+    answer = _ask(auth, url, body)
+    if answer.status not in (200, 201):
+        raise _error(answer, url)
+    try:
+        found = parse_token_response(answer.content.decode())
+        access, refresh, lifetime = found["access_token"], found.get("refresh_token"), found.get("expires_in")
+        if not isinstance(access, str) or not access or not (refresh is None or isinstance(refresh, str)):
+            raise ValueError("no token")
+        lifetime_s = None if lifetime is None else min(max(0.0, float(lifetime)), LONGEST_LIFETIME_S)
+    except OAuth2Error as error:
+        raise _named(str(error.error or ""), answer, url) from None
+    except Exception:
+        raise Failed(f"{calls.host(url)} gave no token that can be read") from None
+    return Obtained(access, refresh or None, lifetime_s)
+
+
+def _error(answer: RawAnswer, url: str) -> Refused | Failed:
+    """What an answer without a token says (RFC 6749, 5.2)."""
+    try:
+        found = orjson.loads(answer.content)
+        code = found.get("error") if isinstance(found, dict) else None
+    except ValueError:
+        code = None
+    return _named(code if isinstance(code, str) else "", answer, url)
+
+
+def _named(code: str, answer: RawAnswer, url: str) -> Refused | Failed:
+    # The code alone: what a server writes beside it may quote what it was sent.
+    shown = "".join(each for each in code if each.isalnum() or each in "_-.")[:_ERROR_CHARACTERS]
+    said = f"{calls.host(url)} answered {shown or answer.status}"
+    passing = code in PASSING or answer.status in (408, 425, 429) or answer.status >= 500
+    if passing or (not code and answer.status not in STANDING):
+        return Failed(said, retry_after_s=Answer(answer.status, answer.headers).retry_after_s)
+    return Refused(said, code=code)
