@@ -118,6 +118,7 @@ def test_every_route_but_intake_and_liveness_refuses_a_stranger(
             "resource",
             "user",
             "invitation",
+            "connect",
         ],
         "x",
     )
@@ -271,6 +272,7 @@ def test_a_customer_user_reads_and_changes_nothing(
         "job": replay_job(mine, message_id),
         "approval": UNKNOWN,
         "key": api_key(mine),
+        "connect": UNKNOWN,
         "version": "1.0.0",
         "type": "jq",
         "name": "warehouse",

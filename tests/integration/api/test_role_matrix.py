@@ -137,7 +137,7 @@ def ask(user: User, method: str, path: str, operation: dict[str, Any], values: d
     query = {}
     if "organization" in names and "{organization}" not in path:
         query["organization"] = values["organization"]
-    if "state" in names:
+    if path.endswith("/oauth/callback"):
         query["state"] = values["state"]
     if path.endswith("/diff"):
         query |= {"old": "1.0.0", "new": "1.0.0"}
