@@ -95,6 +95,12 @@ class Settings(BaseSettings):
         "database may not write. Unset: `<state_dir>/audit`.",
     )
 
+    export_dir: Path | None = Field(
+        default=None,
+        description="Directory that organizations are exported to before they are deleted. Unset: "
+        "`<state_dir>/exports`.",
+    )
+
     max_message_bytes: int = Field(default=10 * 1024 * 1024, ge=1, description="Largest accepted payload.")
     payload_offload_bytes: int = Field(
         default=1024 * 1024,

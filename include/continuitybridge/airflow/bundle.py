@@ -25,7 +25,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from continuitybridge import database
 from continuitybridge.airflow import source as sources
 from continuitybridge.airflow.compiler import SOURCES_DIR
-from continuitybridge.deployments import Deployed, list_since
+from continuitybridge.deployments import Deployed, gone_since, list_since, newest_revision
 from continuitybridge.nodes.control.approval import Approval
 
 FLOWS_PER_FILE = 50
@@ -104,13 +104,18 @@ class FlowBundle(BaseDagBundle):
     def _update(self) -> dict[str, Any]:
         self.path.mkdir(parents=True, exist_ok=True)
         state = self._read_state()
-        if _newest_revision() != state["revision"] or not (self.base_dir / _STATE).exists():
+        if newest_revision() != state["revision"] or not (self.base_dir / _STATE).exists():
             with self.lock():
                 state = self._apply(self._read_state())
         return state
 
     def _apply(self, state: dict[str, Any]) -> dict[str, Any]:
+        gone = gone_since(state["revision"])
         changed = list_since(state["revision"])
+        for organization, _ in gone:
+            self._remove_all(organization, state)
+        if gone:
+            state["revision"] = gone[-1][1]
         if not changed:
             self._write_state(state)
             return state
@@ -118,7 +123,10 @@ class FlowBundle(BaseDagBundle):
         flows: dict[str, dict[str, str]] = state["files"]
         touched = set()
         for deployed in changed:
-            name = _file_name(deployed, places[deployed.organization_id, deployed.environment, deployed.flow])
+            place = places.get((deployed.organization_id, deployed.environment, deployed.flow))
+            if place is None:
+                continue  # Its organization has just been deleted: see `_remove_all`.
+            name = _file_name(deployed, place)
             path = self.sources / f"{deployed.dag_id}.json"
             content = flows.setdefault(name, {})
             if deployed.status == "removed":
@@ -134,11 +142,20 @@ class FlowBundle(BaseDagBundle):
         for name in sorted(touched):
             self._write_file(name, flows[name])
         self._write_approvals(state.setdefault("approvals", {}), changed)
-        state["revision"] = changed[-1].revision
+        state["revision"] = max(changed[-1].revision, state["revision"])
         self._write_state(state)
         for removed in (each for each in changed if each.status == "removed"):
             (self.sources / f"{removed.dag_id}.json").unlink(missing_ok=True)
         return state
+
+    def _remove_all(self, organization: str, state: dict[str, Any]) -> None:
+        """What is left of an organization that is gone, on a machine that did not see its flows removed."""
+        for kept in (state["files"], state.setdefault("approvals", {})):
+            for name in [each for each in kept if each.startswith(f"{organization}.")]:
+                (self.path / name).unlink(missing_ok=True)
+                del kept[name]
+        for path in self.sources.glob(f"{organization}.*.json"):
+            path.unlink(missing_ok=True)
 
     def _write_file(self, name: str, content: Mapping[str, str]) -> None:
         path = self.path / name
@@ -212,12 +229,6 @@ class _Rewritten:
     def __init__(self, flows: dict[str, str]) -> None:
         self.flows = flows
         self.at = self.touched_at = time.monotonic()
-
-
-def _newest_revision() -> int:
-    with database.relay() as connection:
-        [(revision,)] = connection.execute("SELECT coalesce(max(revision), 0) FROM bridge.deployments")
-    return int(revision)
 
 
 def _places(environments: Iterable[tuple[UUID, str]]) -> dict[tuple[UUID, str, str], int]:

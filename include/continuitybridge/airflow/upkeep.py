@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
-from continuitybridge import mail, organizations, secrets
+from continuitybridge import lifecycle, mail, organizations, secrets
 from continuitybridge.airflow.announcing import Announcer
+from continuitybridge.airflow.forgetting import forget_deleted
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
 from continuitybridge.airflow.pools import ensure_pools
@@ -25,9 +26,13 @@ REVIVE_INTERVAL_S = 5.0
 ANNOUNCE_INTERVAL_S = 1.0
 CLOSE_INTERVAL_S = 5.0
 MAIL_INTERVAL_S = 1.0
+FORGET_INTERVAL_S = 5.0
+DELETE_INTERVAL_S = 5.0
 TIDY_INTERVAL_S = 3600.0
 AGAIN_S = 5.0
 """How soon a job that failed is tried again."""
+
+DELETING = "bridge-deletions"
 
 _log = logging.getLogger("continuitybridge.upkeep")
 
@@ -55,6 +60,8 @@ class Upkeep:
             _Job("decided approvals", CLOSE_INTERVAL_S, approvals.close),
             _Job("old asset events", TIDY_INTERVAL_S, teller.forget),
             _Job("old stream runs", TIDY_INTERVAL_S, forget_runs),
+            _Job("deleted organizations' DAGs", FORGET_INTERVAL_S, forget_deleted),
+            _Job("deletions", DELETE_INTERVAL_S, _delete_organizations),
             _Job("audit checkpoints", TIDY_INTERVAL_S, _write_checkpoints),
             _Job("secrets that are due", TIDY_INTERVAL_S, _remind_of_secrets),
         ]
@@ -86,6 +93,12 @@ class Upkeep:
         else:
             return job.interval_s
         return min(AGAIN_S, job.interval_s)
+
+
+def _delete_organizations() -> None:
+    """In a thread of its own: it may take as long as there are messages."""
+    if not any(thread.name == DELETING for thread in threading.enumerate()):
+        threading.Thread(target=lifecycle.continue_deletions, name=DELETING, daemon=True).start()
 
 
 def _write_checkpoints() -> None:

@@ -26,6 +26,7 @@ from continuitybridge.inbox.replays.routes import router as replays
 from continuitybridge.inbox.routes import router as messages
 from continuitybridge.inbox.waits.routes import router as approvals
 from continuitybridge.invitations.routes import router as invitations
+from continuitybridge.lifecycle.routes import router as lifecycle
 from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.member_routes import router as members
@@ -86,6 +87,7 @@ def create_app(
         api_keys,
         guard,
         organizations,
+        lifecycle,
         members,
         invitations,
         node_types.router,

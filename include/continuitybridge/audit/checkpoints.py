@@ -14,7 +14,7 @@ import os
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,14 +91,30 @@ def read(settings: Settings | None = None) -> Checkpoints:
     return Checkpoints(dict(marks), forged)
 
 
-def faults(organizations: Collection[UUID] | None, settings: Settings | None = None) -> Iterator[Fault]:
-    """What is wrong with the file itself, and, given all `organizations` that there are, which others had a
-    trail."""
+def lines(organization_id: UUID, settings: Settings | None = None) -> Iterator[bytes]:
+    """The file's lines about this organization, as they stand there."""
+    file = path(settings)
+    if file.exists():
+        about = str(organization_id).encode()
+        with file.open("rb") as written:
+            yield from (line for line in written if about in line)
+
+
+def faults(
+    organizations: Collection[UUID] | None,
+    settings: Settings | None = None,
+    *,
+    deleted: Mapping[UUID, int] | None = None,
+) -> Iterator[Fault]:
+    """What is wrong with the file itself, and, given all `organizations` that there are, which others had a trail.
+    Of those that were `deleted`, how many events the trail had then is known."""
     found = read(settings)
     for number in found.forged:
         yield Fault(UUID(int=0), number, None, f"line {number} of {path(settings)} does not bear our signature")
     for organization_id, marks in found.marks.items():
         if organizations is not None and organization_id not in organizations:
+            if marks[-1].seq <= (deleted or {}).get(organization_id, -1):
+                continue
             problem = (
                 f"organization {organization_id} is gone; at a checkpoint its trail had {marks[-1].seq} events"
             )

@@ -86,18 +86,24 @@ def verify(organization: str | None, as_json: bool) -> None:
     """Check that nothing in the trail was changed, removed, put in between, put in another order or cut off.
 
     Against its hashes and the signed checkpoints. Exit status 1 names the first event of each trail that is wrong,
-    lines of the checkpoints that we did not sign, and organizations that had a trail and are gone.
+    lines of the checkpoints that we did not sign, and organizations that had a trail and are gone without having
+    been deleted. One that is being deleted is left out.
     """
-    from continuitybridge import organizations
+    from continuitybridge import lifecycle, organizations
     from continuitybridge.audit import chain, checkpoints
 
     known = checkpoints.read()
     of = organizations.list_all() if organization is None else [organizations.by_slug(organization)]
     there = {each.organization_id for each in of} if organization is None else None
     done = [
-        (each.slug, chain.verify(each.organization_id, known.marks.get(each.organization_id, ()))) for each in of
+        (each.slug, chain.verify(each.organization_id, known.marks.get(each.organization_id, ())))
+        for each in of
+        if each.status != "deleting"
     ]
-    wrong = list(checkpoints.faults(there))
+    deleted = [] if there is None else [each for each in lifecycle.deletions() if each.finished_at is not None]
+    wrong = list(
+        checkpoints.faults(there, deleted={each.organization_id: each.trail_events or 0 for each in deleted})
+    )
     if as_json:
         options.print_json(
             {
@@ -105,6 +111,7 @@ def verify(organization: str | None, as_json: bool) -> None:
                     {"organization": slug, "events": each.events, "hash": each.hash.hex(), "fault": each.fault}
                     for slug, each in done
                 ],
+                "deleted": deleted,
                 "checkpoints": {"file": str(checkpoints.path()), "faults": wrong},
             }
         )
@@ -113,6 +120,11 @@ def verify(organization: str | None, as_json: bool) -> None:
             ("organization", "events that hold", "last hash"),
             [(slug, each.events, each.hash.hex()[:16]) for slug, each in done],
         )
+        for gone in deleted:
+            click.echo(
+                f"{gone.slug}: deleted {gone.finished_at:%Y-%m-%d %H:%M} by {gone.requested_by}; its trail had"
+                f" {gone.trail_events} events"
+            )
     for slug, each in done:
         if each.fault is not None:
             event = "" if each.fault.event_id is None else f" ({each.fault.event_id})"

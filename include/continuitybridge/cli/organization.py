@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from continuitybridge.cli import options
@@ -68,6 +70,84 @@ def resume(slug: str) -> None:
 
     new = deployments.resume(options.organization_id(slug), by="cli")
     click.echo(f"{slug} goes on" if new else f"{slug} was not suspended")
+
+
+@group.command("export")
+@click.argument("slug")
+@click.option(
+    "--output",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory to write to. Without it: BRIDGE_EXPORT_DIR.",
+)
+def export(slug: str, directory: Path | None) -> None:
+    """Write everything that is stored of the organization SLUG into an archive: payloads in the clear, credentials
+    never."""
+    from continuitybridge import lifecycle, organizations
+
+    done = lifecycle.export(organizations.by_slug(slug), directory or lifecycle.export_directory(), record_it=True)
+    _told(done.file, done.sha256, done.unreadable)
+
+
+@group.command("delete")
+@click.argument("slug")
+@click.option("--export/--no-export", "with_export", default=None, help="Whether an archive is written first.")
+@click.option(
+    "--output",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of the archive. Without it: BRIDGE_EXPORT_DIR.",
+)
+@click.option("--confirm", help="The slug once more. Without it you are asked.")
+def delete(slug: str, with_export: bool | None, directory: Path | None, confirm: str | None) -> None:
+    """Delete the organization SLUG and everything of it, for ever; killed in the middle, the same call goes on."""
+    from continuitybridge import lifecycle
+
+    if with_export is None:
+        raise click.UsageError("say --export or --no-export")
+    if confirm is None:
+        confirm = click.prompt(f"everything of {slug} is deleted, for ever. Its slug, to confirm")
+    lifecycle.request_deletion(slug, confirm=confirm, with_export=with_export, by=options.operator())
+
+    def step(table: str, rows: int) -> None:
+        click.echo(f"{table}: {rows} rows removed", err=True)
+
+    done = lifecycle.work(slug, directory=directory, step=step)
+    if done.export_file is not None and done.export_sha256 is not None:
+        _told(Path(done.export_file), done.export_sha256, 0)
+    click.echo(f"{slug} is deleted")
+
+
+@group.command("deletions")
+@options.json_output
+def deletions(as_json: bool) -> None:
+    """List the organizations that were, or are being, deleted."""
+    from continuitybridge import lifecycle
+
+    found = lifecycle.deletions()
+    if as_json:
+        options.print_json(found)
+        return
+    options.print_table(
+        ("slug", "requested", "by", "exported", "sha-256", "finished"),
+        [
+            (
+                each.slug,
+                each.requested_at,
+                each.requested_by,
+                each.export_file,
+                each.export_sha256,
+                each.finished_at,
+            )
+            for each in found
+        ],
+    )  # fmt: skip
+
+
+def _told(file: Path, digest: str, unreadable: int) -> None:
+    click.echo(f"{file} (SHA-256 {digest})")
+    if unreadable:
+        click.echo(f"{unreadable} payloads could not be opened: the archive's manifest names them", err=True)
 
 
 @group.group("member")

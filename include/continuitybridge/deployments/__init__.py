@@ -1,6 +1,13 @@
 """Flow versions, which never change, and deployments: which version runs where."""
 
-from continuitybridge.deployments.catalog import Deployed, deployed, get_plan, list_since
+from continuitybridge.deployments.catalog import (
+    Deployed,
+    deployed,
+    get_plan,
+    gone_since,
+    list_since,
+    newest_revision,
+)
 from continuitybridge.deployments.suspension import resume, suspend
 from continuitybridge.deployments.verbs import (
     Deployment,
@@ -23,9 +30,11 @@ __all__ = [
     "deployed",
     "diff",
     "get_plan",
+    "gone_since",
     "history",
     "list_deployments",
     "list_since",
+    "newest_revision",
     "resume",
     "rollback",
     "set_status",

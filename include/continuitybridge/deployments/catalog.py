@@ -41,14 +41,16 @@ class Deployed:
 
 _SELECT = (
     "SELECT d.organization_id, o.slug, o.name, d.environment, d.flow, d.version, d.revision,"
-    " CASE WHEN o.status = 'active' THEN d.status ELSE 'disabled' END, v.description, v.labels, d.deployed_by,"
-    " v.plan::text FROM bridge.deployments d JOIN bridge.organizations o USING (organization_id)"
+    " CASE o.status WHEN 'active' THEN d.status WHEN 'deleting' THEN 'removed' ELSE 'disabled' END,"
+    " v.description, v.labels, d.deployed_by, v.plan::text"
+    " FROM bridge.deployments d JOIN bridge.organizations o USING (organization_id)"
     " JOIN bridge.flow_versions v USING (organization_id, flow, version)"
 )
 
 
 def list_since(revision: int = 0) -> list[Deployed]:
-    """Deployments changed after `revision`, in order of revision; removed ones included. One whose stored plan was
+    """Deployments changed after `revision`, in order of revision; removed ones included, and as such those of an
+    organization that is being deleted. One whose stored plan was
     altered is logged and left out."""
     with database.relay() as connection:
         rows = connection.execute(_SELECT + " WHERE d.revision > %s ORDER BY d.revision", (revision,)).fetchall()
@@ -60,6 +62,25 @@ def list_since(revision: int = 0) -> list[Deployed]:
             # A plan that somebody altered in the table: its neighbours must not go down with it.
             _log.error("%s.%s.%s is left out: %s", row[1], row[3], row[4], error.detail)
     return found
+
+
+def newest_revision() -> int:
+    """The last revision of any deployment, or of an organization's end."""
+    with database.relay() as connection:
+        [(revision,)] = connection.execute(
+            "SELECT greatest((SELECT max(revision) FROM bridge.deployments),"
+            " (SELECT max(revision) FROM bridge.deletions), 0)"
+        ).fetchall()
+    return int(revision)
+
+
+def gone_since(revision: int) -> list[tuple[str, int]]:
+    """Organizations that were deleted after `revision`: slug and revision, in order of revision. No other will
+    bear the slug."""
+    with database.relay() as connection:
+        return connection.execute(
+            "SELECT slug, revision FROM bridge.deletions WHERE revision > %s ORDER BY revision", (revision,)
+        ).fetchall()
 
 
 def deployed(organization: str, environment: str, flow: str) -> Deployed:

@@ -41,11 +41,11 @@ def _set(organization_id: UUID, status: str, by: str, reason: str) -> bool:
             action = "organization.suspended" if status == "suspended" else "organization.resumed"
             record(connection, organization_id, action, slug, details={"reason": reason} if reason else {}, by=by)
     # Also where nothing changed: whoever was killed between the two calls again.
-    _tell(organization_id)
+    tell(organization_id)
     return bool(before != status)
 
 
-def _tell(organization_id: UUID) -> None:
+def tell(organization_id: UUID) -> None:
     """Have those who keep deployments and endpoints in memory read this organization's anew."""
     with database.tenant(organization_id) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (DEPLOY_LOCK,))

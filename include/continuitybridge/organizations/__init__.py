@@ -12,8 +12,10 @@ from continuitybridge.organizations.roles import Role, role_of
 from continuitybridge.organizations.verbs import (
     ENVIRONMENTS,
     Organization,
+    add_environment,
     by_slug,
     create,
+    environments,
     list_all,
 )
 
@@ -22,10 +24,12 @@ __all__ = [
     "Membership",
     "Organization",
     "Role",
+    "add_environment",
     "add_member",
     "by_slug",
     "change_role",
     "create",
+    "environments",
     "list_all",
     "members",
     "memberships",

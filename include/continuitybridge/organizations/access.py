@@ -18,6 +18,7 @@ from fastapi import Depends, Request
 from continuitybridge.api_keys.holder import Holder
 from continuitybridge.errors import (
     ConfigurationError,
+    Conflict,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -109,9 +110,11 @@ class Caller:
 
     def check(self, place: Place) -> None:
         """Raises `NotAllowed` when the matrix does not let the caller do in that organization what the route does,
-        `OrganizationSuspended` when nobody may now who is no superadmin."""
+        `OrganizationSuspended` when nobody may now who is no superadmin, `Conflict` when it is being deleted."""
         if self.action is None or not may(place.role, self.action):
             raise NotAllowed(f"the role {place.role} in {place.slug!r} does not include {self.action}")
+        if MATRIX[self.action].changes and place.status == "deleting":
+            raise Conflict(f"the organization {place.slug!r} is being deleted", field="organization")
         if MATRIX[self.action].changes and place.status != "active" and not self.superadmin:
             raise OrganizationSuspended(f"the organization {place.slug!r} is suspended: it can be read only")
 

@@ -68,6 +68,9 @@ class Action(StrEnum):
     GUARD_PLATFORM = "guard.platform"
     QUOTA_READ = "quota.read"
     QUOTA_CHANGE = "quota.change"
+    ORGANIZATION_READ = "organization.read"
+    ORGANIZATION_CHANGE = "organization.change"
+    ORGANIZATION_MANAGE = "organization.manage"
     AIRFLOW_MANAGE = "airflow.manage"
     HEALTH_READ = "health.read"
 
@@ -126,6 +129,13 @@ MATRIX: Mapping[Action, Rule] = {
     ),
     Action.QUOTA_READ: Rule("See what the organization may have and has", _ALL),
     Action.QUOTA_CHANGE: Rule("Change its tier and its limits", _SUPERADMIN, changes=True),
+    Action.ORGANIZATION_READ: Rule("See an organization and its environments", _ALL),
+    Action.ORGANIZATION_CHANGE: Rule(
+        "Suspend, resume and delete an organization, and give it environments", _SUPERADMIN, changes=True
+    ),
+    Action.ORGANIZATION_MANAGE: Rule(
+        "Onboard organizations, see which were deleted", _SUPERADMIN, Scope.PLATFORM, True
+    ),
     Action.AIRFLOW_MANAGE: Rule(
         "Airflow's connections, variables, pools, assets, configuration, backfills",
         _SUPERADMIN,

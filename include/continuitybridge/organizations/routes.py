@@ -1,4 +1,4 @@
-"""Organizations over HTTP: what one is, and what it may have."""
+"""What an organization may have, over HTTP."""
 
 from __future__ import annotations
 

@@ -70,6 +70,10 @@ def create(
     organization_id = uuid7()
     try:
         with database.platform() as connection:
+            gone = connection.execute("SELECT 1 FROM bridge.deletions WHERE slug = %s", (slug,)).fetchone()
+            if gone is not None:
+                # Addresses, DAG ids, backups and logs of the former bear it.
+                raise Conflict(f"an organization {slug!r} was deleted: choose another", field="slug", value=slug)
             connection.execute(
                 "INSERT INTO bridge.organizations (organization_id, slug, name, tier) VALUES (%s, %s, %s, %s)",
                 (organization_id, slug, name, wanted.value),
@@ -106,3 +110,35 @@ def list_all() -> list[Organization]:
     with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
         cursor.execute("SELECT organization_id, slug, name, status, tier FROM bridge.organizations ORDER BY slug")
         return cursor.fetchall()
+
+
+def environments(organization_id: UUID) -> list[str]:
+    """The organization's environments, in the order of `ENVIRONMENTS`."""
+    with database.tenant(organization_id) as connection:
+        found = {row[0] for row in connection.execute("SELECT environment FROM bridge.environments")}
+    return [environment for environment in ENVIRONMENTS if environment in found]
+
+
+def add_environment(organization_id: UUID, environment: str, *, by: str) -> None:
+    """Give the organization an environment; one that it has stays. Raises `ConfigurationError`, `QuotaExceeded`,
+    `Conflict` for an organization that is being deleted."""
+    if environment not in ENVIRONMENTS:
+        raise ConfigurationError(
+            f"environment {environment!r} is not valid: choose from {', '.join(ENVIRONMENTS)}",
+            field="environment",
+            value=environment,
+            valid=list(ENVIRONMENTS),
+        )
+    with database.platform() as connection:
+        row = connection.execute(
+            "SELECT status FROM bridge.organizations WHERE organization_id = %s FOR KEY SHARE", (organization_id,)
+        ).fetchone()
+        if row is None or row[0] == "deleting":
+            raise Conflict("the organization is being deleted", field="organization")
+        new = connection.execute(
+            "INSERT INTO bridge.environments (organization_id, environment) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            (organization_id, environment),
+        ).rowcount
+        if new:
+            record(connection, organization_id, "environment.added", environment, environment=environment, by=by)

@@ -78,12 +78,17 @@ class Refusals:
                 await cursor.executemany(
                     "INSERT INTO bridge.refusals"
                     " (organization_id, environment, endpoint, code, minute, count, last_at, last_detail)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+                    # Of one that was deleted meanwhile nothing is kept.
+                    " SELECT o.organization_id, %s, %s, %s, %s, %s, %s, %s FROM bridge.organizations o"
+                    " WHERE o.organization_id = %s"
                     " ON CONFLICT (organization_id, environment, endpoint, code, minute) DO UPDATE SET"
                     " count = refusals.count + excluded.count, last_detail = excluded.last_detail,"
                     " last_at = greatest(refusals.last_at, excluded.last_at)",
                     # In one order in every process, so that two flushes cannot wait for each other.
-                    [(*key, c.count, c.last_at, c.last_detail) for key, c in sorted(counters.items(), key=_order)],
+                    [
+                        (*key[1:], c.count, c.last_at, c.last_detail, key[0])
+                        for key, c in sorted(counters.items(), key=_order)
+                    ],
                 )
         except Unavailable:
             for key, counter in counters.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from continuitybridge import deployments
+from continuitybridge import deployments, lifecycle
 from continuitybridge.flows.load import load_flow
 from continuitybridge.organizations import Organization
 
@@ -171,7 +171,7 @@ def test_a_worker_beside_the_dag_processor_asks_no_database(
     def fail() -> int:
         raise AssertionError("asked the database")
 
-    monkeypatch.setattr(module, "_newest_revision", fail)
+    monkeypatch.setattr(module, "newest_revision", fail)
     new_bundle(tmp_path).initialize()
     # A state that nobody touched for a while is looked after.
     state = bundle.base_dir / "state.json"
@@ -207,3 +207,28 @@ def test_a_lost_state_is_built_anew(bundle: Any, make_organization: Callable[[],
     (bundle.base_dir / "state.json").write_text("{broken")
     bundle.refresh()
     assert files(bundle, organization) == before
+
+
+def test_an_organization_that_is_deleted_leaves_no_file_even_where_nobody_looked_meanwhile(
+    bundle: Any, tmp_path: Path, make_organization: Callable[[], Organization]
+) -> None:
+    mine, other = make_organization(), make_organization()
+    for each in (mine, other):
+        deploy(each, "first")
+    bundle.refresh()
+    elsewhere = new_bundle(tmp_path / "elsewhere")
+    elsewhere.refresh()
+    assert files(elsewhere, mine)
+    lifecycle.request_deletion(mine.slug, confirm=mine.slug, with_export=False, by="test")
+    bundle.refresh()
+    assert not files(bundle, mine)
+    lifecycle.work(mine.slug)
+    deploy(other, "second")
+    for each in (bundle, elsewhere):
+        each.refresh()
+        assert not files(each, mine)
+        assert not list(each.sources.glob(f"{mine.slug}.*"))
+        assert "second" in "".join(files(each, other).values())
+    written = (bundle.base_dir / "state.json").stat().st_mtime_ns
+    bundle._update()
+    assert (bundle.base_dir / "state.json").stat().st_mtime_ns == written

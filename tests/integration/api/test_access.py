@@ -40,6 +40,8 @@ BODIES = {
     "guard_set_limits": {},
     "invitations_invite": {"email": "bert@acme.example"},
     "members_set_role": {"role": "customer_user"},
+    "organizations_suspend": {},
+    "organizations_delete": {"confirm": "nobody", "export": False},
     "organizations_set_tier": {"tier": "enterprise"},
     "organizations_agree_quota": {"allowed": 1000},
     "secrets_set_secret": {"type": "custom", "value": {"pin": "x"}},

@@ -56,6 +56,9 @@ EXPECTED = {
     "guard.platform": ADMIN,
     "quota.read": ALL,
     "quota.change": ADMIN,
+    "organization.read": ALL,
+    "organization.change": ADMIN,
+    "organization.manage": ADMIN,
     "airflow.manage": ADMIN,
 }
 """The matrix once more, in other words: who changes a right has to say it twice."""
@@ -88,6 +91,10 @@ OPERATIONS = {
     "member.manage": {
         *("members_set_role", "members_remove_member", "invitations_invite", "invitations_revoke"),
     },
+    "organization.change": {
+        f"organizations_{verb}" for verb in ("suspend", "resume", "add_environment", "delete")
+    },
+    "organization.manage": {"organizations_list_deletions"},
     "quota.change": {"organizations_set_tier", "organizations_agree_quota"},
     "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
 }
@@ -103,7 +110,14 @@ def document(sign_in: SignIn) -> dict[str, Any]:
 def cells(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], str]]:
     """Those that read come first, and those that delete last: what is asked for is there as long as can be."""
     order = {"get": 0, "delete": 2}
-    for method, path, operation in sorted(operations(document), key=lambda each: (order.get(each[0], 1), each[1])):
+
+    def when(operation: tuple[str, str, dict[str, Any]]) -> tuple[int, str]:
+        method, path, _ = operation
+        if path.endswith("/{organization}/suspend"):
+            return (3, path)
+        return (4 if path.endswith("/deletion") else order.get(method, 1), path)
+
+    for method, path, operation in sorted(operations(document), key=when):
         if (method, path) not in PUBLIC:
             yield method, path, operation, operation[matrix.EXTENSION]
 

@@ -86,7 +86,7 @@ def fill(organization: Organization) -> None:
         },
         "deployments": {"environment": "prod", "flow": "f", "version": "1", "deployed_by": "t"},
         "deployment_history": {
-            "revision": 1, "environment": "prod", "flow": "f", "version": "1", "action": "deploy", "by": "t",
+            "revision": 0, "environment": "prod", "flow": "f", "version": "1", "action": "deploy", "by": "t",
         },
         "endpoints": {
             "environment": "prod", "slug": "s", "flow": "f", "trigger_id": "t", "verification": "api_key",
@@ -207,7 +207,9 @@ def test_the_list_of_tables_here_is_complete(app: psycopg.Connection[Any]) -> No
         "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'bridge'::regnamespace"
         " AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
     )
-    assert {row[0] for row in rows} == {*TENANT_TABLES, "organizations", "data_keys", "alembic_version"}
+    assert {row[0] for row in rows} == {
+        *(*TENANT_TABLES, "organizations", "data_keys", "deletions", "alembic_version"),
+    }
 
 
 @pytest.mark.parametrize("table", [*TENANT_TABLES, "organizations"])

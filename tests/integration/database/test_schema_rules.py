@@ -100,6 +100,15 @@ def test_no_policy_or_grant_is_for_everybody() -> None:
     assert granted == []
 
 
+def test_every_table_can_be_emptied_of_an_organization_that_is_deleted() -> None:
+    found = catalogue(
+        "SELECT tablename::text FROM pg_policies WHERE schemaname = 'bridge' AND policyname = 'removal'"
+    )
+    partitions = catalogue("SELECT relname FROM pg_class WHERE relispartition AND relkind IN ('r', 'p')")
+    wanted = set(tables()) - {row[0] for row in partitions} - {"deletions"}
+    assert {row[0] for row in found} == wanted
+
+
 def test_partitions_are_reached_through_their_parent_only() -> None:
     granted = catalogue(
         "SELECT c.relname FROM pg_class c, LATERAL aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee"
@@ -135,11 +144,16 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
         "drop_settled_partitions",
         "make_replies_partition",
         "make_settled_partition",
+        "remove_rows",
         "settled_by_keys",
     ]
     for name, settings, grantees in functions:
         # Searching shows the organization of the transaction, as a policy does.
-        user = {"settled_by_keys": ["bridge_app"], "append_to_audit": []}.get(name, ["bridge_relay"])
+        user = {
+            "settled_by_keys": ["bridge_app"],
+            "append_to_audit": [],
+            "remove_rows": ["bridge_platform"],
+        }.get(name, ["bridge_relay"])
         assert sorted(grantees) == sorted(["bridge_owner", *user])
         assert "search_path=pg_catalog, pg_temp" in settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from trial import Trial
+from trial import FLOW, Trial, settled, wait_until
 
 PARTITIONS = """
 import json, psycopg
@@ -32,3 +32,24 @@ def test_the_maintenance_run_makes_partitions_and_drops_those_that_are_over(tria
     assert all("short" in name or "standard" in name for name in gone)
     assert after - before, "the next partitions were made"
     assert "removed" in trial.task_log("maintenance_retention", run_id, "remove_payloads")
+
+
+def test_an_organization_that_is_deleted_is_gone_from_airflow_too(trial: Trial) -> None:
+    mine, other = trial.organization(), trial.organization()
+    for each in (mine, other):
+        each.deploy("order", FLOW.format(version="1.0.0", path=each.slug))
+    message_id = mine.send("order", {"po": f"PO-{mine.slug}"})
+    settled(mine, message_id)
+    dag_id = mine.dag_id("order")
+    assert trial.api("GET", f"/dags/{dag_id}").status_code == 200
+    trial.bridge("organization", "delete", mine.slug, "--export", "--confirm", mine.slug)
+
+    def forgotten() -> bool:
+        return trial.api("GET", f"/dags/{dag_id}").status_code == 404
+
+    wait_until(forgotten, within_s=60, what="Airflow forgetting the DAG")
+    assert trial.runs(other.dag_id("order")) == []
+    assert trial.api("GET", f"/dags/{other.dag_id('order')}").status_code == 200
+    logs = trial.state_dir.rglob(f"dag_id={mine.slug}.*")
+    assert list(logs) == []
+    assert mine.slug not in trial.bridge("organization", "list")

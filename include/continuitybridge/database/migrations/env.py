@@ -24,6 +24,9 @@ def run() -> None:
                 include_schemas=True,
             )
             context.run_migrations()
+            if connection.scalar(text("SELECT to_regproc('bridge.allow_removal') IS NOT NULL")):
+                # Tables that were added get what lets an organization be deleted from them.
+                connection.execute(text("SELECT bridge.allow_removal()"))
     finally:
         engine.dispose()
 
