@@ -35,6 +35,55 @@ def create(slug: str, name: str, environments: tuple[str, ...], tier: str) -> No
     click.echo(f"organization {made.slug} ({made.organization_id})")
 
 
+@group.command("onboard")
+@click.argument("slug")
+@click.option("--name", required=True, help="The name people read.")
+@click.option("--admin-email", required=True, help="Who is invited as its first administrator.")
+@click.option(
+    "--environment",
+    "-e",
+    "environments",
+    multiple=True,
+    help="An environment to make; may be repeated. Without it: dev, test, staging and prod.",
+)
+@click.option(
+    "--tier", default="professional", show_default=True, help="What it may have: see `bridge quota tiers`."
+)
+@click.option("--days", type=int, default=7, show_default=True, help="How long the invitation holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the invitation's token.")
+def onboard(
+    slug: str,
+    name: str,
+    admin_email: str,
+    environments: tuple[str, ...],
+    tier: str,
+    days: int,
+    as_json: bool,
+) -> None:
+    """Make the organization SLUG with all that it needs, and print its first administrator's invitation, this
+    once."""
+    from continuitybridge import lifecycle, organizations
+
+    done = lifecycle.onboard(
+        slug,
+        name,
+        admin_email=admin_email,
+        environments=environments or organizations.ENVIRONMENTS,
+        tier=tier,
+        by=options.operator(),
+        days=days,
+    )
+    if as_json:
+        options.print_json(done)
+        return
+    click.echo(done.invitation.token)
+    shown = done.invitation.shown
+    until = f"{shown.expires_at:%Y-%m-%d %H:%M}"
+    click.echo(f"(shown this once; the invitation of {shown.email}, holds until {until})", err=True)
+    made = ", ".join(done.environments)
+    click.echo(f"organization {slug} ({done.organization.organization_id}): {made}", err=True)
+
+
 @group.command("list")
 @options.json_output
 def list_(as_json: bool) -> None:

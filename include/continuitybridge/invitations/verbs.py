@@ -89,7 +89,7 @@ def invite(
     """Invite whoever reads mail at this address. An invitation of the same address that is open ends: the last one
     holds.
 
-    In the caller's transaction where `connection` is given (application role, confined to the organization), so
+    In the caller's transaction where `connection` is given (application role, or platform), so
     that a mail that is queued in it goes out exactly when the invitation holds. Raises `ConfigurationError` for
     bad input, `QuotaExceeded` when members and open invitations fill the organization.
     """

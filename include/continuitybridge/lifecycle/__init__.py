@@ -12,16 +12,19 @@ from continuitybridge.lifecycle.deletion import (
     work,
 )
 from continuitybridge.lifecycle.export import Exported, export
+from continuitybridge.lifecycle.onboarding import Onboarded, onboard
 
 __all__ = [
     "Deletion",
     "Exported",
+    "Onboarded",
     "continue_deletions",
     "deletion",
     "deletions",
     "export",
     "export_directory",
     "forgotten",
+    "onboard",
     "request_deletion",
     "unforgotten",
     "work",

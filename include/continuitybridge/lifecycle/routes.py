@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Path
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from continuitybridge import deployments, lifecycle, organizations
 from continuitybridge.organizations.access import CallerDep
 from continuitybridge.organizations.matrix import Action, needs
-from continuitybridge.organizations.tiers import Tier
+from continuitybridge.organizations.tiers import DEFAULT_TIER, Tier
 
 router = APIRouter(tags=["organizations"])
 
@@ -30,6 +30,37 @@ class Organization(BaseModel):
     tier: Tier
     environments: list[Environment]
     role: str
+
+
+class OrganizationListed(BaseModel):
+    """An organization that the caller may see, and what he is there."""
+
+    organization_id: UUID
+    slug: str
+    status: Literal["active", "suspended", "deleting"]
+    role: str
+
+
+class OrganizationWanted(BaseModel):
+    """An organization to be made. `admin_email`: who is invited as its first administrator."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    slug: str = Field(min_length=1, max_length=40)
+    name: str = Field(min_length=1, max_length=200)
+    admin_email: str = Field(min_length=3, max_length=254)
+    tier: Tier = DEFAULT_TIER
+    environments: list[Environment] = Field(default=list(get_args(Environment)), min_length=1, max_length=4)
+
+
+class Onboarded(BaseModel):
+    """What was made. `invitation` is the token, shown this once: whoever holds it may become administrator."""
+
+    organization: Organization
+    storage_prefix: str
+    invitation: str
+    invitation_id: UUID
+    expires_at: datetime
 
 
 class Suspended(BaseModel):
@@ -60,6 +91,51 @@ class Deletion(BaseModel):
     export_file: str | None
     export_sha256: str | None
     finished_at: datetime | None
+
+
+@router.get(
+    "/organizations",
+    summary="The organizations that one may see",
+    openapi_extra=needs(Action.SELF_READ),
+)
+def list_organizations(caller: CallerDep) -> list[OrganizationListed]:
+    return [OrganizationListed.model_validate(each, from_attributes=True) for each in caller.organizations()]
+
+
+@router.post(
+    "/organizations",
+    summary="Onboard an organization, with the invitation of its first administrator",
+    status_code=201,
+    openapi_extra=needs(Action.ORGANIZATION_MANAGE),
+)
+def onboard(caller: CallerDep, wanted: OrganizationWanted) -> Onboarded:
+    caller.on_platform()
+    done = lifecycle.onboard(
+        wanted.slug,
+        wanted.name,
+        admin_email=wanted.admin_email,
+        environments=wanted.environments,
+        tier=wanted.tier,
+        by=caller.user_name,
+    )
+    return Onboarded(
+        organization=_shown(done.organization, "superadmin"),
+        storage_prefix=done.storage_prefix,
+        invitation=done.invitation.token,
+        invitation_id=done.invitation.shown.invitation_id,
+        expires_at=done.invitation.shown.expires_at,
+    )
+
+
+@router.put(
+    "/session/organization/{organization}",
+    summary="Work in one of one's organizations: what names none is this one's",
+    openapi_extra=needs(Action.ORGANIZATION_READ),
+)
+def choose(caller: CallerDep, organization: Slug) -> OrganizationListed:
+    place = caller.organization(organization)
+    caller.choose(place)
+    return OrganizationListed.model_validate(place, from_attributes=True)
 
 
 @router.get(

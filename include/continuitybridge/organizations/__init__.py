@@ -17,6 +17,7 @@ from continuitybridge.organizations.verbs import (
     create,
     environments,
     list_all,
+    making,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "create",
     "environments",
     "list_all",
+    "making",
     "members",
     "memberships",
     "remove_member",

@@ -24,7 +24,7 @@ from continuitybridge.errors import (
     NotFound,
     OrganizationSuspended,
 )
-from continuitybridge.organizations import membership, verbs
+from continuitybridge.organizations import membership, verbs, visits
 from continuitybridge.organizations.matrix import EXTENSION, GRANTABLE, MATRIX, SUPERADMIN, Action, Scope, may
 from continuitybridge.organizations.membership import Membership
 from continuitybridge.organizations.roles import Role
@@ -117,6 +117,8 @@ class Caller:
             raise Conflict(f"the organization {place.slug!r} is being deleted", field="organization")
         if MATRIX[self.action].changes and place.status != "active" and not self.superadmin:
             raise OrganizationSuspended(f"the organization {place.slug!r} is suspended: it can be read only")
+        if place.role == Role.CONSULTANT:
+            visits.enter(place.organization_id, self.user_name)
 
     def allows(self, place: Place, action: Action) -> bool:
         """Whether `check` would let him, were the route that action."""
@@ -136,12 +138,20 @@ class Caller:
         if self.action is None or MATRIX[self.action].scope is not Scope.PLATFORM or not may(role, self.action):
             raise NotAllowed(f"{self.action} is the superadmin's")
 
+    def choose(self, place: Place) -> None:
+        """Have the caller work there. A key has one organization anyway."""
+        if not self.by_api_key:
+            visits.choose(place.organization_id, self.user_name)
+
     def chosen(self, slug: str | None) -> Place:
-        """The organization named, or the caller's only one; otherwise as `organization`. Raises
-        `ConfigurationError` when it must be named."""
+        """The organization named, or the caller's only one, or the one of several that he chose to work in;
+        otherwise as `organization`. Raises `ConfigurationError` when it must be named."""
         if slug is not None:
             return self.organization(slug)
         places = self.organizations() if not self.superadmin else []
+        if len(places) > 1:
+            chosen = visits.choice(self.user_name)
+            places = [place for place in places if place.organization_id == chosen] or places
         if len(places) != 1:
             raise ConfigurationError(
                 "name the organization: ?organization=<slug>",

@@ -7,7 +7,8 @@ serves one person runs as the application role under row-level security.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,10 +18,11 @@ from uuid6 import uuid7
 
 from continuitybridge import database
 from continuitybridge.audit import record
+from continuitybridge.database.connections import Connection
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.organizations import quotas
 from continuitybridge.organizations.tiers import DEFAULT_TIER, tier_of
-from continuitybridge.vault.keyring import Keyring
+from continuitybridge.vault.keyring import DataKeys, Keyring
 
 ENVIRONMENTS = ("dev", "test", "staging", "prod")
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -44,27 +46,29 @@ def create(
     environments: Sequence[str] = ENVIRONMENTS,
     tier: str = DEFAULT_TIER,
     keyring: Keyring | None = None,
+    by: str | None = None,
 ) -> Organization:
     """Make an organization with its environments, its quotas and its first data key, in one transaction.
 
     Raises `ConfigurationError` for a bad slug, environment or tier, `Conflict` when the slug is taken.
     """
-    if not _SLUG.fullmatch(slug):
-        raise ConfigurationError(
-            f"slug {slug!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter, "
-            "at most 40 characters",
-            field="slug",
-            value=slug,
-        )
-    if not name.strip():
-        raise ConfigurationError("name must not be empty", field="name", value=name)
-    unknown = [environment for environment in environments if environment not in ENVIRONMENTS]
-    if unknown or not environments:
-        raise ConfigurationError(
-            f"environments {unknown or 'empty'} are not valid: choose from {', '.join(ENVIRONMENTS)}",
-            field="environments",
-            value=list(environments),
-        )
+    with making(slug, name, environments=environments, tier=tier, keyring=keyring, by=by) as (_, made, _):
+        return made
+
+
+@contextmanager
+def making(
+    slug: str,
+    name: str,
+    *,
+    environments: Sequence[str] = ENVIRONMENTS,
+    tier: str = DEFAULT_TIER,
+    keyring: Keyring | None = None,
+    by: str | None = None,
+) -> Iterator[tuple[Connection, Organization, DataKeys]]:
+    """As `create`, for what else belongs into the same transaction (platform role): the organization is there,
+    with the data keys given, when the block ends. Raises as `create`."""
+    _check(slug, name, environments)
     wanted = tier_of(tier)
     keyring = keyring or Keyring.open()
     organization_id = uuid7()
@@ -86,10 +90,29 @@ def create(
                 )
             keyring.create_key(connection, organization_id)
             keys = keyring.read(connection, organization_id)
-            record(connection, organization_id, "organization.created", slug, keys=keys)
+            record(connection, organization_id, "organization.created", slug, keys=keys, by=by)
+            yield connection, Organization(organization_id, slug, name, "active", wanted.value), keys
     except psycopg.errors.UniqueViolation:
         raise Conflict(f"an organization with the slug {slug!r} exists", field="slug", value=slug) from None
-    return Organization(organization_id, slug, name, "active", wanted.value)
+
+
+def _check(slug: str, name: str, environments: Sequence[str]) -> None:
+    if not _SLUG.fullmatch(slug):
+        raise ConfigurationError(
+            f"slug {slug!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter, "
+            "at most 40 characters",
+            field="slug",
+            value=slug,
+        )
+    if not name.strip():
+        raise ConfigurationError("name must not be empty", field="name", value=name)
+    unknown = [environment for environment in environments if environment not in ENVIRONMENTS]
+    if unknown or not environments:
+        raise ConfigurationError(
+            f"environments {unknown or 'empty'} are not valid: choose from {', '.join(ENVIRONMENTS)}",
+            field="environments",
+            value=list(environments),
+        )
 
 
 def by_slug(slug: str) -> Organization:

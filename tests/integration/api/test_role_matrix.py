@@ -94,7 +94,8 @@ OPERATIONS = {
     "organization.change": {
         f"organizations_{verb}" for verb in ("suspend", "resume", "add_environment", "delete")
     },
-    "organization.manage": {"organizations_list_deletions"},
+    "organization.read": {"organizations_read", "organizations_choose"},
+    "organization.manage": {"organizations_onboard", "organizations_list_deletions"},
     "quota.change": {"organizations_set_tier", "organizations_agree_quota"},
     "audit.read": {f"audit_{verb}_audit" for verb in ("search", "export", "verify")},
 }

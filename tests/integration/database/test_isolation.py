@@ -60,6 +60,7 @@ TENANT_TABLES = (
     "mails",
     "tokens",
     "token_connects",
+    "visits",
 )
 PLATFORM_TABLES = {
     *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
@@ -152,6 +153,7 @@ def fill(organization: Organization) -> None:
             "invitation_id": uuid4(), "hash": uuid4().bytes * 2, "email": "anna@acme.example",
             "role": "customer_user", "created_by": "t", "expires_at": "2100-01-01",
         },
+        "visits": {"user_name": "anna"},
         "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
         "guard_policies": {"mode": "detect"},
         "mails": {"mail_id": uuid4(), "kind": "k", "content": b"x", "expires_at": "2100-01-01"},

@@ -52,4 +52,4 @@ def test_an_organization_that_is_deleted_is_gone_from_airflow_too(trial: Trial) 
     assert trial.api("GET", f"/dags/{other.dag_id('order')}").status_code == 200
     logs = trial.state_dir.rglob(f"dag_id={mine.slug}.*")
     assert list(logs) == []
-    assert mine.slug not in trial.bridge("organization", "list")
+    assert mine.slug not in trial.bridge("organization", "list").stdout
