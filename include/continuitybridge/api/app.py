@@ -34,6 +34,7 @@ from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.secrets.routes import router as secrets
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.stream.direct import DirectWorker
+from continuitybridge.systems.routes import router as systems
 from continuitybridge.tokens.routes import router as tokens
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.routes import router as endpoints
@@ -88,6 +89,7 @@ def create_app(
         guard,
         organizations,
         lifecycle,
+        systems,
         members,
         invitations,
         node_types.router,

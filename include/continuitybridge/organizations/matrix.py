@@ -59,6 +59,8 @@ class Action(StrEnum):
     TOKEN_READ = "token.read"  # noqa: S105  (no secret)
     TOKEN_CHANGE = "token.change"  # noqa: S105
     API_KEY_MANAGE = "api_key.manage"
+    SYSTEM_READ = "system.read"
+    SYSTEM_CHANGE = "system.change"
     MEMBER_READ = "member.read"
     MEMBER_MANAGE = "member.manage"
     AUDIT_READ = "audit.read"
@@ -114,6 +116,8 @@ MATRIX: Mapping[Action, Rule] = {
     Action.TOKEN_READ: Rule("See how connections' tokens stand", _ALL),
     Action.TOKEN_CHANGE: Rule("Connect accounts, refresh and revoke tokens", _WRITERS, changes=True),
     Action.API_KEY_MANAGE: Rule("List, make and revoke API keys", _WRITERS, changes=True),
+    Action.SYSTEM_READ: Rule("See ecosystems and systems", _ALL),
+    Action.SYSTEM_CHANGE: Rule("Name and remove ecosystems and systems", _WRITERS, changes=True),
     Action.MEMBER_READ: Rule("See members and invitations", _WRITERS),
     Action.MEMBER_MANAGE: Rule(
         "Invite, change and remove members: an administrator customer users, a consultant administrators too",

@@ -28,6 +28,7 @@ _USED = {
     Resource.CONNECTIONS: "SELECT count(*) FROM bridge.connections",
     Resource.MEMBERS: "SELECT count(*) FROM bridge.memberships",
     Resource.ENVIRONMENTS: "SELECT count(*) FROM bridge.environments",
+    Resource.SYSTEM_INSTANCES: "SELECT count(*) FROM bridge.systems",
 }
 """As the application role, which sees one organization's rows."""
 

@@ -38,6 +38,7 @@ class Resource(StrEnum):
     CONNECTIONS = "connections"
     MEMBERS = "members"
     ENVIRONMENTS = "environments"
+    SYSTEM_INSTANCES = "system_instances"
     RUNS_PER_HOUR = "runs_per_hour"
     RUNS_PER_DAY = "runs_per_day"
     MESSAGES_PER_HOUR = "messages_per_hour"
@@ -51,6 +52,7 @@ MEANING: Mapping[Resource, str] = {
     Resource.CONNECTIONS: "Connections",
     Resource.MEMBERS: "Members",
     Resource.ENVIRONMENTS: "Environments",
+    Resource.SYSTEM_INSTANCES: "Systems, each counted in each environment where it stands",
     Resource.RUNS_PER_HOUR: "DAG runs an hour (UTC)",
     Resource.RUNS_PER_DAY: "DAG runs a day (UTC)",
     Resource.MESSAGES_PER_HOUR: "Messages accepted an hour (UTC)",
@@ -64,6 +66,7 @@ _COUNTED: Mapping[Resource, tuple[int | None, ...]] = {
     Resource.CONNECTIONS: (2, 5, 20, UNLIMITED),
     Resource.MEMBERS: (5, 10, 50, UNLIMITED),
     Resource.ENVIRONMENTS: (UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED),
+    Resource.SYSTEM_INSTANCES: (1, 2, 10, UNLIMITED),
     Resource.RUNS_PER_HOUR: (100, 500, 2_000, UNLIMITED),
     Resource.RUNS_PER_DAY: (1_000, 10_000, 50_000, UNLIMITED),
 }

@@ -47,6 +47,8 @@ EXPECTED = {
     "token.read": ALL,
     "token.change": WRITERS,
     "api_key.manage": WRITERS,
+    "system.read": ALL,
+    "system.change": WRITERS,
     "member.read": WRITERS,
     "member.manage": WRITERS,
     "audit.read": WRITERS,
@@ -87,6 +89,10 @@ OPERATIONS = {
     "guard.change": {"guard_block", "guard_lift", "guard_set_policy"},
     "guard.limit": {"guard_set_limits"},
     "guard.platform": {"guard_list_platform_blocks", "guard_block_on_platform", "guard_lift_on_platform"},
+    "system.change": {
+        *("systems_put_ecosystem", "systems_remove_ecosystem", "systems_put_system", "systems_remove_system"),
+        "systems_connect",
+    },
     "member.read": {"members_list_members", "invitations_list_invitations"},
     "member.manage": {
         *("members_set_role", "members_remove_member", "invitations_invite", "invitations_revoke"),

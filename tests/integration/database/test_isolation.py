@@ -61,6 +61,8 @@ TENANT_TABLES = (
     "tokens",
     "token_connects",
     "visits",
+    "ecosystems",
+    "systems",
 )
 PLATFORM_TABLES = {
     *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
@@ -154,6 +156,8 @@ def fill(organization: Organization) -> None:
             "role": "customer_user", "created_by": "t", "expires_at": "2100-01-01",
         },
         "visits": {"user_name": "anna"},
+        "ecosystems": {"ecosystem": "e", "kind": "erp", "name": "E"},
+        "systems": {"environment": "prod", "system": "s", "ecosystem": "e", "name": "S"},
         "guard_blocks": {"address": "192.0.2.1", "reason": "r", "blocked_by": "t"},
         "guard_policies": {"mode": "detect"},
         "mails": {"mail_id": uuid4(), "kind": "k", "content": b"x", "expires_at": "2100-01-01"},
@@ -210,7 +214,7 @@ def test_the_list_of_tables_here_is_complete(app: psycopg.Connection[Any]) -> No
         " AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
     )
     assert {row[0] for row in rows} == {
-        *(*TENANT_TABLES, "organizations", "data_keys", "deletions", "alembic_version"),
+        *(*TENANT_TABLES, "organizations", "data_keys", "deletions", "accounts", "alembic_version"),
     }
 
 

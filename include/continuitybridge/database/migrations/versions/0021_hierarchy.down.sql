@@ -1,0 +1,10 @@
+ALTER TABLE bridge.organization_limits NO FORCE ROW LEVEL SECURITY;
+DELETE FROM bridge.organization_limits WHERE resource = 'system_instances';
+ALTER TABLE bridge.organization_limits FORCE ROW LEVEL SECURITY;
+ALTER TABLE bridge.connections DROP COLUMN system;
+DROP TABLE bridge.systems;
+DROP TABLE bridge.ecosystems;
+DROP TRIGGER account_quota ON bridge.organizations;
+ALTER TABLE bridge.organizations DROP COLUMN account;
+DROP TABLE bridge.accounts;
+DROP FUNCTION bridge.check_system_quota, bridge.check_account_quota;

@@ -1,0 +1,94 @@
+"""Accounts: organizations of one customer or consultancy together, and how many they may be. The platform's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+
+from continuitybridge import database
+from continuitybridge.audit import record
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`max_organizations` None: unlimited. `organizations` are the slugs of those that belong to it."""
+
+    account: str
+    name: str
+    max_organizations: int | None
+    organizations: list[str]
+
+
+def put(account: str, name: str, *, max_organizations: int | None) -> Account:
+    """Make an account, or change one; organizations beyond a lower limit stay. Raises `ConfigurationError`."""
+    if not _NAME.fullmatch(account):
+        raise ConfigurationError(
+            f"account {account!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter",
+            field="account",
+            value=account,
+        )
+    if not name.strip():
+        raise ConfigurationError("name must not be empty", field="name", value=name)
+    if max_organizations is not None and max_organizations < 0:
+        raise ConfigurationError("a limit is not negative", field="max_organizations", value=max_organizations)
+    with database.platform() as connection:
+        connection.execute(
+            "INSERT INTO bridge.accounts (account, name, max_organizations) VALUES (%s, %s, %s)"
+            " ON CONFLICT (account) DO UPDATE SET name = excluded.name,"
+            " max_organizations = excluded.max_organizations",
+            (account, name.strip(), max_organizations),
+        )
+    return by_name(account)
+
+
+def accounts() -> list[Account]:
+    """Every account, by name."""
+    with database.platform() as connection, connection.cursor(row_factory=class_row(Account)) as cursor:
+        cursor.execute(
+            "SELECT a.account, a.name, a.max_organizations, array(SELECT o.slug FROM bridge.organizations o"
+            " WHERE o.account = a.account ORDER BY o.slug) AS organizations"
+            " FROM bridge.accounts a ORDER BY a.account"
+        )
+        return cursor.fetchall()
+
+
+def by_name(account: str) -> Account:
+    """Raises `NotFound`."""
+    for each in accounts():
+        if each.account == account:
+            return each
+    raise NotFound(f"no account {account!r}", field="account", value=account)
+
+
+def assign(organization_id: UUID, account: str | None) -> None:
+    """Have the organization belong to an account; None: to none. Raises `NotFound`, `QuotaExceeded`
+    (`organizations`)."""
+    try:
+        with database.platform() as connection:
+            connection.execute(
+                "UPDATE bridge.organizations SET account = %s WHERE organization_id = %s",
+                (account, organization_id),
+            )
+            record(connection, organization_id, "organization.account_changed", account or "")
+    except psycopg.errors.ForeignKeyViolation:
+        raise NotFound(f"no account {account!r}", field="account", value=account) from None
+
+
+def remove(account: str) -> None:
+    """Raises `NotFound`; `Conflict` while organizations belong to it."""
+    try:
+        with database.platform() as connection:
+            removed = connection.execute("DELETE FROM bridge.accounts WHERE account = %s", (account,)).rowcount
+    except psycopg.errors.ForeignKeyViolation:
+        raise Conflict(
+            f"organizations belong to the account {account!r}", field="account", value=account
+        ) from None
+    if not removed:
+        raise NotFound(f"no account {account!r}", field="account", value=account)

@@ -1,0 +1,116 @@
+"""Account, organization, ecosystem, environment, system: what there is, what leads where, and how many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from continuitybridge import organizations, systems
+from continuitybridge.cli import bridge
+from continuitybridge.connections import verbs as connections
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound, QuotaExceeded
+from continuitybridge.organizations import Organization, accounts, quotas
+from continuitybridge.organizations.tiers import Resource
+
+
+def command(*arguments: str, status: int = 0) -> str:
+    done = CliRunner().invoke(bridge, list(arguments))
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def test_a_system_stands_in_an_environment_and_connections_lead_there(organization: Organization) -> None:
+    slug, owner = organization.slug, organization.organization_id
+    command("ecosystem", "set", "warehouse", "-o", slug, "--kind", "wms", "--name", "Our warehouse")
+    place = ("-o", slug, "-e", "prod")
+    command("system", "set", "north", *place, "--ecosystem", "warehouse", "--name", "North")
+    connections.put(owner, "prod", "wms", {"base_url": "https://wms.example"}, "test")
+    command("system", "connect", "wms", "north", *place)
+    [shown] = json.loads(command("system", "list", "-o", slug, "--json"))
+    assert shown == {
+        "environment": "prod", "system": "north", "ecosystem": "warehouse", "kind": "wms", "name": "North",
+        "connections": ["wms"],
+    }  # fmt: skip
+    # A change of the connection leaves where it leads.
+    connections.put(owner, "prod", "wms", {"base_url": "https://other.example"}, "test")
+    assert systems.systems(owner)[0].connections == ["wms"]
+    with pytest.raises(Conflict, match="connections"):
+        systems.remove_system(owner, "prod", "north", by="test")
+    with pytest.raises(Conflict, match="systems"):
+        systems.remove_ecosystem(owner, "warehouse", by="test")
+    assert "1" in command("ecosystem", "list", "-o", slug)
+    command("system", "connect", "wms", *place)
+    command("system", "remove", "north", *place)
+    command("ecosystem", "remove", "warehouse", "-o", slug)
+    assert (systems.systems(owner), systems.ecosystems(owner)) == ([], [])
+    trail = json.loads(command("audit", "list", "-o", slug, "--json"))
+    told = {each["action"] for each in trail}
+    assert {"ecosystem.changed", "system.changed", "connection.system_changed", "system.removed"} <= told
+
+
+def test_what_does_not_exist_is_named_with_what_does(organization: Organization) -> None:
+    owner = organization.organization_id
+    systems.put_ecosystem(owner, "shop", kind="marketplace", name="Shop", by="test")
+    with pytest.raises(ConfigurationError) as refused:
+        systems.put_system(owner, "prod", "one", ecosystem="store", name="One", by="test")
+    assert (refused.value.facts["field"], refused.value.facts["valid"]) == ("ecosystem", ["shop"])
+    with pytest.raises(ConfigurationError) as refused:
+        systems.put_system(owner, "qa", "one", ecosystem="shop", name="One", by="test")
+    assert (refused.value.facts["field"], refused.value.facts["valid"][0]) == ("environment", "dev")
+    with pytest.raises(ConfigurationError, match="3pl"):
+        systems.put_ecosystem(owner, "carrier", kind="carrier", name="Carrier", by="test")
+    for wrong in ("Shop", "", "a b"):
+        with pytest.raises(ConfigurationError):
+            systems.put_ecosystem(owner, wrong, kind="erp", name="x", by="test")
+    with pytest.raises(NotFound):
+        systems.connect(owner, "prod", "nothing", None, by="test")
+
+
+def test_systems_have_a_quota_and_another_organizations_do_not_count(
+    make_organization: Callable[[], Organization],
+) -> None:
+    mine, other = make_organization(), make_organization()
+    for each in (mine, other):
+        quotas.set_tier(each.organization_id, "starter")
+        systems.put_ecosystem(each.organization_id, "erp", kind="erp", name="ERP", by="test")
+    owner = mine.organization_id
+
+    def add(name: str, environment: str = "prod", to: Organization = mine) -> None:
+        systems.put_system(to.organization_id, environment, name, ecosystem="erp", name=name, by="test")
+
+    add("one")
+    add("one", "test")
+    add("one")
+    with pytest.raises(QuotaExceeded) as refused:
+        add("two")
+    facts = refused.value.facts
+    assert (facts["resource"], facts["allowed"], facts["used"]) == ("system_instances", 2, 2)
+    add("one", to=other)
+    found = {each.resource: each.used for each in quotas.quotas(owner)}
+    assert found[Resource.SYSTEM_INSTANCES] == 2
+
+
+def test_an_account_holds_as_many_organizations_as_it_may(make_organization: Callable[[], Organization]) -> None:
+    first, second = make_organization(), make_organization()
+    account = f"account-{uuid4().hex[:8]}"
+    command("account", "set", account, "--name", "Acme Group", "--max-organizations", "1")
+    command("account", "assign", account, "-o", first.slug)
+    command("account", "assign", account, "-o", first.slug)
+    with pytest.raises(QuotaExceeded) as refused:
+        accounts.assign(second.organization_id, account)
+    facts = refused.value.facts
+    assert (facts["resource"], facts["allowed"], facts["used"]) == ("organizations", 1, 1)
+    [shown] = [each for each in json.loads(command("account", "list", "--json")) if each["account"] == account]
+    assert (shown["organizations"], shown["max_organizations"]) == ([first.slug], 1)
+    command("account", "remove", account, status=2)
+    command("account", "assign", "-o", first.slug)
+    accounts.assign(second.organization_id, account)
+    accounts.assign(second.organization_id, None)
+    command("account", "remove", account)
+    with pytest.raises(NotFound):
+        accounts.assign(second.organization_id, account)
+    assert organizations.by_slug(second.slug).slug == second.slug
