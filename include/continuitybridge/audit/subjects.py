@@ -17,8 +17,11 @@ from continuitybridge.vault.keyring import Cipher
 
 Connection = psycopg.Connection[Any]
 
-_KEY = "audit-subject"
-_PERSONAL = "audit-personal"
+KEY_PURPOSE = "audit-subject"
+PERSONAL_PURPOSE = "audit-personal"
+
+FINGERPRINT_BYTES = 36
+"""Of a stored fingerprint, so many count. What follows tells apart those of a person who met two data keys."""
 
 
 class Subject:
@@ -39,7 +42,7 @@ class Subject:
         return found
 
     def _bound(self, event_id: UUID) -> bytes:
-        return associated_data(self.organization_id, _PERSONAL, str(event_id))
+        return associated_data(self.organization_id, PERSONAL_PURPOSE, str(event_id))
 
 
 def of_name(connection: Connection, organization_id: UUID, name: str, keys: Cipher) -> Subject:
@@ -51,7 +54,12 @@ def of_name(connection: Connection, organization_id: UUID, name: str, keys: Ciph
         connection.execute(
             "INSERT INTO bridge.audit_subjects (organization_id, subject_id, fingerprint, sealed_key)"
             " VALUES (%s, %s, %s, %s) ON CONFLICT (organization_id, fingerprint) DO NOTHING",
-            (organization_id, subject_id, fingerprint, keys.encrypt(organization_id, _KEY, str(subject_id), key)),
+            (
+                organization_id,
+                subject_id,
+                fingerprint,
+                keys.encrypt(organization_id, KEY_PURPOSE, str(subject_id), key),
+            ),
         )
         # Another transaction may have met him at the same moment; its commit was waited for.
         found = _by_fingerprint(connection, organization_id, fingerprint, keys)
@@ -68,7 +76,7 @@ def known(
         " WHERE organization_id = %s AND subject_id = ANY (%s) AND sealed_key IS NOT NULL",
         (organization_id, list(subject_ids)),
     ).fetchall()
-    return {row[0]: _opened(organization_id, row[0], row[1], keys) for row in rows}
+    return {row[0]: opened(organization_id, row[0], row[1], keys) for row in rows}
 
 
 def ids_of_name(connection: Connection, organization_id: UUID, name: str, keys: Cipher) -> list[UUID]:
@@ -80,7 +88,26 @@ def ids_of_name(connection: Connection, organization_id: UUID, name: str, keys: 
         (organization_id,),
     ).fetchall()
     data = name.encode()
-    return [row[0] for row in rows if keys.matches(organization_id, data, row[1])]
+    return [row[0] for row in rows if keys.matches(organization_id, data, row[1][:FINGERPRINT_BYTES])]
+
+
+def name_of(connection: Connection, organization_id: UUID, subject_id: UUID, keys: Cipher) -> str | None:
+    """A person's name, as any event of his says it; None for one who is erased or in none."""
+    person = known(connection, organization_id, [subject_id], keys).get(subject_id)
+    if person is None:
+        return None
+    row = connection.execute(
+        "SELECT event_id, personal FROM bridge.audit_events WHERE organization_id = %s AND subject_id = %s"
+        " LIMIT 1",
+        (organization_id, subject_id),
+    ).fetchone()
+    if row is None:
+        row = connection.execute(
+            "SELECT event_id, decode(details ->> 'about', 'base64') FROM bridge.audit_events"
+            " WHERE organization_id = %s AND target = %s AND details ->> 'about' IS NOT NULL LIMIT 1",
+            (organization_id, str(subject_id)),
+        ).fetchone()
+    return None if row is None else str(person.open(*row)["name"])
 
 
 def erase(connection: Connection, organization_id: UUID, subject_ids: Collection[UUID]) -> int:
@@ -100,8 +127,11 @@ def _by_fingerprint(
         "SELECT subject_id, sealed_key FROM bridge.audit_subjects WHERE organization_id = %s AND fingerprint = %s",
         (organization_id, fingerprint),
     ).fetchone()
-    return None if row is None else _opened(organization_id, row[0], row[1], keys)
+    return None if row is None else opened(organization_id, row[0], row[1], keys)
 
 
-def _opened(organization_id: UUID, subject_id: UUID, sealed_key: bytes, keys: Cipher) -> Subject:
-    return Subject(organization_id, subject_id, keys.decrypt(organization_id, _KEY, str(subject_id), sealed_key))
+def opened(organization_id: UUID, subject_id: UUID, sealed_key: bytes, keys: Cipher) -> Subject:
+    """A person by his row; raises `DecryptionFailed`."""
+    return Subject(
+        organization_id, subject_id, keys.decrypt(organization_id, KEY_PURPOSE, str(subject_id), sealed_key)
+    )

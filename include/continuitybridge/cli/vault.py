@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from continuitybridge.cli import options
+
+if TYPE_CHECKING:
+    from continuitybridge.custody import Verified
 
 
 @click.group("vault")
@@ -58,3 +62,87 @@ def rotate_data_key(organization: str) -> None:
 
     version = rotation.rotate_data_key(options.organization_id(organization), by=options.operator())
     click.echo(f"{organization} encrypts under version {version} from now on, every process within a minute")
+
+
+@group.command("verify")
+@click.option("--organization", "-o", envvar="BRIDGE_ORGANIZATION", help="Only this organization's.")
+@click.option(
+    "--objects",
+    type=click.Choice(["none", "sample", "all"]),
+    default="sample",
+    show_default=True,
+    help="How many of the large payloads, which stand in the payload store, are opened.",
+)
+@options.json_output
+def verify(organization: str | None, objects: Literal["none", "sample", "all"], as_json: bool) -> None:
+    """Open every row of every encrypted column, while everything runs. Exit status 1 when one does not open: the
+    first of its column is named."""
+    from continuitybridge import custody, organizations
+    from continuitybridge.vault import PLATFORM, Keyring, rotation
+
+    chosen = [organizations.by_slug(organization)] if organization else organizations.list_all()
+    places = {each.slug: each.organization_id for each in chosen}
+    if organization is None:
+        places["(platform)"] = PLATFORM
+    broken_keys = [each for each in rotation.check() if each.problem and each.organization in places]
+    found: dict[str, list[Verified]] = {}
+    for slug, organization_id in places.items():
+        found[slug] = custody.verify(organization_id, Keyring.open(), objects=objects)
+    if as_json:
+        options.print_json({"data_keys": broken_keys, "organizations": found})
+    else:
+        for key in broken_keys:
+            click.echo(f"{key.organization}: data key {key.version} does not open: {key.problem}", err=True)
+        options.print_table(
+            ("organization", "table", "column", "opened", "objects", "broken"),
+            [
+                (slug, each.table, each.column, each.opened, each.objects, each.broken)
+                for slug, columns in found.items()
+                for each in columns
+                if each.opened or each.broken
+            ],
+        )
+        for slug, columns in found.items():
+            for done in columns:
+                if done.first is not None:
+                    click.echo(
+                        f"{slug}: {done.table}.{done.column} {done.first.key}: {done.first.problem}", err=True
+                    )
+    if broken_keys or any(each.broken for columns in found.values() for each in columns):
+        sys.exit(1)
+
+
+@group.command("reencrypt")
+@options.organization
+def reencrypt(organization: str) -> None:
+    """Bring everything of the organization to its current data key, while everything runs.
+
+    Interrupted, it goes on when it is called again. Exit status 1 when something still names another key.
+    """
+    from continuitybridge import custody
+
+    done = custody.reencrypt(options.organization_id(organization), by=options.operator())
+    click.echo(f"{organization}: {done.rows} rows were brought to version {done.version} of the data key")
+    if done.left:
+        click.echo(
+            f"{done.left} rows name another version: call it again in a minute, and `bridge vault verify`",
+            err=True,
+        )
+        sys.exit(1)
+
+
+@group.command("retire-keys")
+@options.organization
+def retire_keys(organization: str) -> None:
+    """Delete data keys that nothing needs any more: everything is opened without them first.
+
+    Exit status 1 names the versions that are kept, and why.
+    """
+    from continuitybridge import custody
+
+    done = custody.retire(options.organization_id(organization), by=options.operator())
+    click.echo(f"{organization}: retired {', '.join(map(str, done.versions)) or 'none'}")
+    for version, reason in done.kept.items():
+        click.echo(f"version {version} is kept: {reason}", err=True)
+    if done.kept:
+        sys.exit(1)

@@ -24,6 +24,7 @@ from continuitybridge.connections.auth import NEEDS_TOKEN, Auth, Declared, NoAut
 from continuitybridge.errors import ConfigurationError, EgressRefused, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.nodes.http import address
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 CHANNEL = "bridge_connections"
@@ -233,3 +234,16 @@ def _bound_to(environment: str, name: str, revision: int) -> str:
 
 def _one(organization_id: UUID, environment: str, name: str) -> StoredConnection:
     return next(item for item in list_connections(organization_id, environment) if item.name == name)
+
+
+COLUMNS = (
+    EncryptedColumn(
+        "connections",
+        "ciphertext",
+        ("environment", "name"),
+        PURPOSE,
+        lambda row: _bound_to(row["environment"], row["name"], row["revision"]),
+        more=("revision",),
+    ),
+)
+"""What of this room's tables is encrypted."""

@@ -99,6 +99,11 @@ def unseal(keys: Cipher, organization_id: UUID, purpose: str, id: str, stored: b
     return keys.decrypt(organization_id, purpose, id, ciphertext)
 
 
+def check_reference(keys: Cipher, organization_id: UUID, purpose: str, id: str, stored: bytes) -> None:
+    """Open a reference without what it leads to; raises `DecryptionFailed`."""
+    keys.decrypt(organization_id, REFERENCE, f"{purpose}/{id}", stored[1:])
+
+
 _LOOK = """
 SELECT o.organization_id, o.object_id, o.key,
        EXISTS (SELECT FROM bridge.messages m

@@ -22,6 +22,7 @@ from continuitybridge.errors import BridgeError, Unavailable, Verdict
 from continuitybridge.mail.letters import Letter, Rendered, render
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import PLATFORM
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Keyring
 
 MAX_TRIES = 12
@@ -212,3 +213,17 @@ def forget_ended() -> int:
         return connection.execute(
             "DELETE FROM bridge.mails WHERE status <> 'waiting' AND ended_at < now() - %s", (KEPT,)
         ).rowcount
+
+
+COLUMNS = (
+    EncryptedColumn(
+        "mails",
+        "content",
+        ("mail_id",),
+        _PURPOSE,
+        lambda row: str(row["mail_id"]),
+        reader="platform",
+        writer="platform",
+    ),
+)
+"""What of this room's tables is encrypted."""

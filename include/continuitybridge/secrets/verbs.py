@@ -21,6 +21,7 @@ from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, Gone, NotFound
 from continuitybridge.secrets import types
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 PURPOSE = "secret"
@@ -332,3 +333,15 @@ def _unknown(place: Mapping[str, Any]) -> NotFound:
         field="name",
         value=place["name"],
     )
+
+
+COLUMNS = (
+    EncryptedColumn(
+        "secret_versions",
+        "ciphertext",
+        ("environment", "name", "version"),
+        PURPOSE,
+        lambda row: bound_to(row["environment"], row["name"], row["version"]),
+    ),
+)
+"""What of this room's tables is encrypted."""

@@ -28,6 +28,7 @@ from continuitybridge.settings import get_settings
 from continuitybridge.tokens import oauth, store
 from continuitybridge.tokens.calls import Failed, Refused
 from continuitybridge.tokens.kept import Obtained, Place
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 CALLBACK = "/bridge/oauth/callback"
@@ -298,3 +299,9 @@ def _failed(place: Place, reason: str) -> DeliveryFailed:
         verdict=Verdict.TERMINAL,
         connection=place.connection,
     )
+
+
+COLUMNS = (
+    EncryptedColumn("token_connects", "ciphertext", ("connect_id",), PURPOSE, lambda row: str(row["connect_id"])),
+)
+"""What of the table `token_connects` is encrypted."""

@@ -23,6 +23,7 @@ from continuitybridge.connections.auth import revealed
 from continuitybridge.errors import NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.settings import get_settings
 from continuitybridge.tokens.kept import Obtained, Place, Token, fresh_until
+from continuitybridge.vault.columns import EncryptedColumn, FingerprintColumn
 from continuitybridge.vault.keyring import Cipher
 
 PURPOSE = "token"
@@ -364,3 +365,17 @@ def _store(
 
 def _bound_to(place: Place, generation: int) -> str:
     return f"{place.environment}/{place.connection}/{generation}"
+
+
+COLUMNS: tuple[EncryptedColumn | FingerprintColumn, ...] = (
+    EncryptedColumn(
+        "tokens",
+        "ciphertext",
+        ("environment", "connection"),
+        PURPOSE,
+        lambda row: f"{row['environment']}/{row['connection']}/{row['generation']}",
+        more=("generation",),
+    ),
+    FingerprintColumn("tokens", "grant_fingerprint", ("environment", "connection")),
+)
+"""What of the table `tokens` is encrypted."""

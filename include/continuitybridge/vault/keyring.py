@@ -108,6 +108,12 @@ class DataKeys(_Ring):
             }
         )
 
+    def without(self, organization_id: UUID, version: int) -> DataKeys:
+        """The same keys but for one version of an organization's."""
+        kept = {each: list(versions.values()) for each, versions in self._keys.items()}
+        kept[organization_id] = [key for key in kept[organization_id] if key.version != version]
+        return DataKeys(kept)
+
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
         versions = self._keys.get(organization_id)
         if not versions:

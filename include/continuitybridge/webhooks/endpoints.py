@@ -26,6 +26,7 @@ from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.nodes.triggers.webhook_trigger import WebhookTriggerConfig
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 from continuitybridge.webhooks.verification import Verifier, verifier
 
@@ -353,3 +354,15 @@ def _unknown(environment: str, slug: str) -> NotFound:
 
 def _bound_to(environment: str, slug: str, secret_id: UUID) -> str:
     return f"{environment}/{slug}/{secret_id}"
+
+
+COLUMNS = (
+    EncryptedColumn(
+        "endpoint_secrets",
+        "ciphertext",
+        ("environment", "slug", "secret_id"),
+        PURPOSE,
+        lambda row: _bound_to(row["environment"], row["slug"], row["secret_id"]),
+    ),
+)
+"""What of this room's tables is encrypted."""

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from continuitybridge import database
+from continuitybridge.custody.registry import COLUMNS, PLAIN
 from continuitybridge.database.bootstrap import ROLES
 
 ALEMBICS_OWN = {"alembic_version"}
@@ -166,3 +167,16 @@ def test_a_commit_waits_for_the_disk() -> None:
     """fsync and full_page_writes are tried on a server that is not the tests' own."""
     with database.relay() as connection:
         assert connection.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
+
+
+def test_every_column_of_bytes_is_proved_to_open_or_said_to_be_plain() -> None:
+    found = catalogue(
+        "SELECT c.table_name, c.column_name FROM information_schema.columns c"
+        " JOIN pg_class t ON t.relname = c.table_name AND t.relnamespace = 'bridge'::regnamespace"
+        " WHERE c.table_schema = 'bridge' AND c.data_type = 'bytea' AND NOT t.relispartition"
+    )
+    known = {(each.table, each.column) for each in COLUMNS}
+    assert known & PLAIN.keys() == set()
+    assert set(found) - known - PLAIN.keys() == set(), "declare it in its room's COLUMNS (see vault/columns.py)"
+    assert PLAIN.keys() - set(found) == set()
+    assert {place for place in known - set(found) if place != ("audit_events", "details")} == set()
