@@ -42,7 +42,10 @@ class ContinuityBridgePlugin(AirflowPlugin):
         """Asked for by the api-server only, so that no other process pays for building them."""
         from continuitybridge.airflow.http_auth import authenticate
         from continuitybridge.api import mounts
+        from continuitybridge.vault.rotation import check_master_key
 
+        # Raised here, it stops the api-server.
+        check_master_key()
         return [{"app": app, "url_prefix": prefix, "name": name} for name, prefix, app in mounts(authenticate)]
 
     @classmethod

@@ -17,6 +17,8 @@ def dispatch() -> None:
     # Airflow reads its configuration while it is imported.
     os.environ.update(process_environment(get_settings()))
     from continuitybridge.airflow.dispatcher import run_dispatcher
+    from continuitybridge.vault.rotation import check_master_key
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    check_master_key()
     run_dispatcher()

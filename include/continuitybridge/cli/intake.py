@@ -15,9 +15,11 @@ def intake(host: str | None, port: int | None, workers: int) -> None:
     """Serve POST /bridge/hooks/{organization}/{environment}/{slug} until stopped."""
     from continuitybridge.api import intake_alone
     from continuitybridge.settings import get_settings
+    from continuitybridge.vault.rotation import check_master_key
     from continuitybridge.webhooks import server
 
     settings = get_settings()
+    check_master_key()
     host, port = host or settings.host, port or settings.intake_port
     click.echo(f"intake at http://{host}:{port}/bridge/hooks/", err=True)
     try:

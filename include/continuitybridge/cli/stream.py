@@ -17,8 +17,10 @@ def stream(workers: int, life_s: float | None) -> None:
     import logging
 
     from continuitybridge.stream import process
+    from continuitybridge.vault.rotation import check_master_key
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    check_master_key()
     if workers == 1:
         process.serve(life_s=life_s)
     else:

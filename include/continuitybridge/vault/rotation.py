@@ -151,6 +151,7 @@ def _require_some(keyring: Keyring) -> None:
 def require_keys() -> None:
     """Raise `ConfigurationError`, naming the key that is needed, when a data key does not open: nothing should
     start that would take messages under keys that nobody has."""
+    require_master_key()
     broken = [each for each in check() if each.problem is not None]
     if broken:
         first = broken[0]
@@ -159,6 +160,37 @@ def require_keys() -> None:
             f"{first.problem}",
             field="BRIDGE_MASTER_KEY_FILE",
         )
+
+
+def require_master_key(settings: Settings | None = None) -> None:
+    """Raise `ConfigurationError`, naming the ids of the keys that are needed, when the master key's file lacks one
+    that wraps a data key, or is missing though there are data keys: it is not made then. What serves and works
+    asks this when it starts. Raises `Unavailable` when the database does not answer."""
+    settings = settings or get_settings()
+    file = settings.master_key_path
+    with database.platform() as connection:
+        rows = connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys ORDER BY 1").fetchall()
+    named = [row[0] for row in rows]
+    try:
+        held = [key.key_id for key in master.load_all(file)]
+    except FileNotFoundError:
+        held = []
+    if missing := [each for each in named if each not in held]:
+        raise ConfigurationError(
+            f"the data keys were wrapped by master key {', '.join(missing)}; {file} holds "
+            f"{', '.join(held) or 'none'}: put the right file there, or set BRIDGE_MASTER_KEY_FILE",
+            field="BRIDGE_MASTER_KEY_FILE",
+            value=", ".join(held),
+        )
+
+
+def check_master_key() -> None:
+    """`require_master_key` for what serves: while the database does not answer nothing can be checked, nor done,
+    and each data key is checked when it is first used."""
+    try:
+        require_master_key()
+    except Unavailable as error:
+        log.warning("the master key could not be checked: %s", error.detail)
 
 
 def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:

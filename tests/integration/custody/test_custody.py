@@ -224,6 +224,8 @@ def test_everything_comes_to_the_new_key_and_the_old_one_goes_when_nothing_needs
     with database.relay() as connection:
         connection.execute("DELETE FROM bridge.idempotency_keys WHERE organization_id = %s", (o,))
         connection.execute("DELETE FROM bridge.wait_groups WHERE organization_id = %s", (o,))
+    with database.tenant(o) as connection:
+        connection.execute("DELETE FROM bridge.tokens")
     assert custody.retire(o, by="anna", after_s=0) == custody.Retired((1,), {})
     Keyring.open().forget()
     assert not any(each.broken for each in opened(world).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -208,6 +209,37 @@ def test_nothing_starts_under_another_master_key(
     with pytest.raises(ConfigurationError, match="no data key opens"):
         rotation.rotate_master_key()
     assert other_key.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["stream", "intake", "dispatch"])
+def test_what_works_or_serves_ends_at_once_and_names_the_key_that_it_needs(
+    with_secret: Organization, settings: Settings, tmp_path: Path, command: str
+) -> None:
+    [needed] = file_of(settings)
+    missing, wrong = tmp_path / "missing.key", tmp_path / "wrong.key"
+    other = load_or_create(wrong).key_id
+    cases = ((missing, "none"), (wrong, other))
+    for file, told in cases if command == "stream" else cases[1:]:
+        done = subprocess.run(
+            [sys.executable, "-m", "continuitybridge.cli", command],
+            env={**os.environ, "BRIDGE_MASTER_KEY_FILE": str(file)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2, done.stderr
+        assert f"wrapped by master key {needed}; {file} holds {told}" in done.stderr
+    assert not missing.exists()
+
+
+def test_the_api_server_gets_no_applications_without_its_key(
+    with_secret: Organization, settings: Settings, other_key: Path
+) -> None:
+    from continuitybridge.airflow.plugin import ContinuityBridgePlugin
+
+    [needed] = file_of(settings)
+    with pytest.raises(ConfigurationError, match=needed):
+        _ = ContinuityBridgePlugin().fastapi_apps
 
 
 def test_a_rotated_data_key_encrypts_and_the_former_opens_what_it_encrypted(with_secret: Organization) -> None:
