@@ -41,6 +41,14 @@ def maintenance_retention() -> None:
         return dropped
 
     @task
+    def expire_by_tier() -> int:
+        from continuitybridge.inbox.retention import expire_by_tier
+
+        removed = expire_by_tier()
+        log.info("%d settled messages were older than their organization's tier keeps them", removed)
+        return removed
+
+    @task
     def remove_payloads() -> int:
         from continuitybridge.inbox.offload import collect
 
@@ -48,7 +56,7 @@ def maintenance_retention() -> None:
         log.info("%d objects of the payload store looked at, %d removed", collected.checked, collected.removed)
         return collected.removed
 
-    make_partitions() >> drop_expired_partitions() >> remove_payloads()
+    make_partitions() >> drop_expired_partitions() >> expire_by_tier() >> remove_payloads()
 
 
 maintenance_retention()

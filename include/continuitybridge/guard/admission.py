@@ -48,14 +48,18 @@ async def admit_caller(
     settings: Settings | None = None,
 ) -> None:
     """Count a request to the API: on the account of its API key, or of its user where there is none, and of the
-    organization (slug) that it is about. Raises `TooManyRequests`."""
+    organization (slug) that it is about, whose tier limits programs. Raises `TooManyRequests`."""
     settings = settings or get_settings()
     if api_key is None:
         wanted = [Claim("user", limit, user_name) for limit in limits_of(settings.limit_per_user)]
     else:
         wanted = [Claim("api-key", limit, str(api_key)) for limit in limits_of(settings.limit_per_api_key)]
     if organization is not None:
-        own = known.policy(organization).api_limit
+        policy = known.policy(organization)
+        own = policy.api_limit
         limits = limits_of(settings.limit_per_organization if own is None else own)
         wanted += [Claim("organization", limit, organization) for limit in limits]
+        if api_key is not None and own is None:
+            # What its tier allows programs; a limit of its own was agreed upon instead.
+            wanted += [Claim("tier", limit, organization) for limit in limits_of(policy.programs_limit)]
     await admit(scope, wanted)

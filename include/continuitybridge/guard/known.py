@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -45,6 +45,8 @@ class Policy:
     allowed: tuple[network.Network, ...] = ()
     webhooks_limit: str | None = None
     api_limit: str | None = None
+    programs_limit: str | None = None
+    """What its tier allows calls by API keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +134,21 @@ def _read(connection: Any) -> Snapshot:
         "SELECT o.slug, p.mode, p.block_bots, p.allowed, p.webhooks_limit, p.api_limit"
         " FROM bridge.guard_policies p JOIN bridge.organizations o USING (organization_id)"
     ).fetchall()
+    tiers = dict(
+        connection.execute(
+            "SELECT o.slug, string_agg(l.allowed || '/' || split_part(l.resource, '_per_', 2), ';')"
+            " FROM bridge.organization_limits l JOIN bridge.organizations o USING (organization_id)"
+            " WHERE l.resource IN ('api_calls_per_minute', 'api_calls_per_hour') AND l.allowed IS NOT NULL"
+            " GROUP BY o.slug"
+        ).fetchall()
+    )
+    own = {
+        slug: Policy(mode, bots, network.networks(tuple(allowed)), webhooks, api)
+        for slug, mode, bots, allowed, webhooks, api in policies
+    }
     return Snapshot(
         {(slug, address): end for slug, address, end in blocks},
-        {
-            slug: Policy(mode, bots, network.networks(tuple(allowed)), webhooks, api)
-            for slug, mode, bots, allowed, webhooks, api in policies
-        },
+        {slug: replace(own.get(slug, _NOTHING), programs_limit=tiers.get(slug)) for slug in {*own, *tiers}},
     )
 
 

@@ -89,13 +89,16 @@ WITH ready AS (
           ({_READY.format(table="bridge.hand_overs", ready=_HAND_OVERS_READY)})) AS units
     GROUP BY organization_id, environment, flow, version
 ), turns AS (
-    SELECT ready.*, o.slug, v.ordering_key IS NOT NULL AS ordered,
+    SELECT ready.*, o.slug, v.ordering_key IS NOT NULL AS ordered, l.allowed,
+           l.organization_id IS NOT NULL AS known,
            row_number() OVER (PARTITION BY ready.organization_id ORDER BY ready.available_at) AS turn
     FROM ready
     JOIN bridge.organizations o USING (organization_id)
     JOIN bridge.deployments d USING (organization_id, environment, flow)
     LEFT JOIN bridge.flow_versions v
         ON (v.organization_id, v.flow, v.version) = (ready.organization_id, ready.flow, ready.version)
+    LEFT JOIN bridge.organization_limits l
+        ON (l.organization_id, l.resource) = (ready.organization_id, 'concurrent_runs')
     WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="ready")}
       AND NOT EXISTS (
           SELECT FROM unnest(%(paused)s::uuid[], %(paused_environments)s::text[], %(paused_flows)s::text[])
@@ -108,8 +111,18 @@ WITH ready AS (
           < CASE WHEN v.concurrency IS NULL THEN %(max_open)s ELSE 1 END
 )
 SELECT organization_id, environment, flow, version, slug, ordered FROM turns
+WHERE known AND (allowed IS NULL OR turn <= allowed - (
+    SELECT count(*) FROM bridge.batches b
+    WHERE b.organization_id = turns.organization_id AND b.status IN ('created', 'started')))
 ORDER BY turn, available_at LIMIT %(max_batches)s
 """  # noqa: S608  (constants of this module)
+
+_ROOM = """
+SELECT l.allowed IS NULL OR l.allowed > (
+    SELECT count(*) FROM bridge.batches b
+    WHERE b.organization_id = l.organization_id AND b.status IN ('created', 'started'))
+FROM bridge.organization_limits l WHERE l.organization_id = %s AND l.resource = 'concurrent_runs'
+"""
 
 _INSERT = """
 INSERT INTO bridge.batches (organization_id, batch_id, environment, flow, version, dag_id, run_id, status)
@@ -182,7 +195,8 @@ def dispatch_ready(
     One batch holds messages of one organization, environment, flow and version, at most `max_messages` (default
     `BRIDGE_BATCH_MAX_MESSAGES`). Organizations take turns: none gets its second batch before every other with
     something to do has its first. Left alone are held flows (`holds`) and those in `paused`, disabled or removed
-    deployments, organizations that are suspended or have used up their runs, and flows with `max_open_per_flow`
+    deployments, organizations that are suspended, have used up their runs or have as many under way as they may
+    (`concurrent_runs`), and flows with `max_open_per_flow`
     batches open: their messages stay accepted.
 
     Any number of dispatchers may run at once: no message gets into two batches. A crash before the commit leaves
@@ -217,6 +231,10 @@ def dispatch_ready(
             try:
                 allowance.take(connection, organization_id, "runs", 1)
             except AllowanceExhausted:
+                continue
+            # Counting the run made other dispatchers wait: what they have begun is seen now.
+            if connection.execute(_ROOM, (organization_id,)).fetchone() != (True,):
+                allowance.give_back(connection, organization_id, "runs", 1)
                 continue
             if ordered:
                 connection.execute(_PUT_BEHIND, names)

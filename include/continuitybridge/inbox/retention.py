@@ -13,6 +13,9 @@ WIDTH_DAYS: Mapping[str, int] = {"short": 1, "standard": 7, "long": 91}
 """Days per partition of each retention class. Ranges begin at multiples of the width since 1970-01-01; the first
 migration makes the first partitions by the same rule."""
 
+EXPIRED_AT_ONCE = 1_000
+"""Messages that one transaction removes."""
+
 _EPOCH = date(1970, 1, 1)
 
 
@@ -74,6 +77,30 @@ def drop_expired(*, now: datetime | None = None) -> list[str]:
             row[0] for row in connection.execute("SELECT bridge.drop_replies_partitions(%s)", (kept_since,))
         ]
     return dropped
+
+
+def expire_by_tier(*, now: datetime | None = None) -> int:
+    """Remove settled messages that are older than their organization's `data_retention_days`, in transactions of
+    bounded size; returns how many rows. What is under legal hold stays. Any number may run at once; a crash leaves
+    the rest for the next run."""
+    now = now or datetime.now(UTC)
+    with database.relay() as connection:
+        limits = connection.execute(
+            "SELECT organization_id, allowed FROM bridge.organization_limits"
+            " WHERE resource = 'data_retention_days' AND allowed IS NOT NULL"
+        ).fetchall()
+    removed = 0
+    for organization_id, days in limits:
+        before = now - timedelta(days=days)
+        while True:
+            with database.relay() as connection:
+                [(gone,)] = connection.execute(
+                    "SELECT bridge.expire_settled(%s, %s, %s)", (organization_id, before, EXPIRED_AT_ONCE)
+                ).fetchall()
+            removed += gone
+            if not gone:
+                break
+    return removed
 
 
 def hold(organization_id: UUID, message_ids: Sequence[str]) -> int:

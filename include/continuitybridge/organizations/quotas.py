@@ -29,6 +29,7 @@ _USED = {
     Resource.MEMBERS: "SELECT count(*) FROM bridge.memberships",
     Resource.ENVIRONMENTS: "SELECT count(*) FROM bridge.environments",
     Resource.SYSTEM_INSTANCES: "SELECT count(*) FROM bridge.systems",
+    Resource.CONCURRENT_RUNS: "SELECT count(*) FROM bridge.batches WHERE status IN ('created', 'started')",
 }
 """As the application role, which sees one organization's rows."""
 
@@ -42,7 +43,8 @@ FROM bridge.quota_windows
 @dataclass(frozen=True, slots=True)
 class Quota:
     """`allowed` None: unlimited. `agreed`: it was agreed upon for this organization, and is not its tier's. `used`
-    of messages counts those that a process has taken in advance."""
+    of messages counts those that a process has taken in advance; of calls and days it is 0, as nobody counts them
+    here."""
 
     resource: Resource
     allowed: int | None

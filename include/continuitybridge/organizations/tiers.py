@@ -43,6 +43,10 @@ class Resource(StrEnum):
     RUNS_PER_DAY = "runs_per_day"
     MESSAGES_PER_HOUR = "messages_per_hour"
     MESSAGES_PER_DAY = "messages_per_day"
+    CONCURRENT_RUNS = "concurrent_runs"
+    API_CALLS_PER_MINUTE = "api_calls_per_minute"
+    API_CALLS_PER_HOUR = "api_calls_per_hour"
+    DATA_RETENTION_DAYS = "data_retention_days"
 
 
 MEANING: Mapping[Resource, str] = {
@@ -57,6 +61,10 @@ MEANING: Mapping[Resource, str] = {
     Resource.RUNS_PER_DAY: "DAG runs a day (UTC)",
     Resource.MESSAGES_PER_HOUR: "Messages accepted an hour (UTC)",
     Resource.MESSAGES_PER_DAY: "Messages accepted a day (UTC)",
+    Resource.CONCURRENT_RUNS: "DAG runs that the dispatcher has under way at once; more messages wait",
+    Resource.API_CALLS_PER_MINUTE: "Calls of the API by API keys a minute",
+    Resource.API_CALLS_PER_HOUR: "Calls of the API by API keys an hour",
+    Resource.DATA_RETENTION_DAYS: "Days that settled messages are kept at most, whatever their retention class",
 }
 
 _COUNTED: Mapping[Resource, tuple[int | None, ...]] = {
@@ -69,6 +77,10 @@ _COUNTED: Mapping[Resource, tuple[int | None, ...]] = {
     Resource.SYSTEM_INSTANCES: (1, 2, 10, UNLIMITED),
     Resource.RUNS_PER_HOUR: (100, 500, 2_000, UNLIMITED),
     Resource.RUNS_PER_DAY: (1_000, 10_000, 50_000, UNLIMITED),
+    Resource.CONCURRENT_RUNS: (2, 5, 20, 100),
+    Resource.API_CALLS_PER_MINUTE: (10, 50, 200, 1_000),
+    Resource.API_CALLS_PER_HOUR: (500, 2_000, 10_000, UNLIMITED),
+    Resource.DATA_RETENTION_DAYS: (7, 30, 90, 365),
 }
 
 

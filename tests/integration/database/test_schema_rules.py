@@ -147,6 +147,7 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
         "append_to_audit",
         "drop_replies_partitions",
         "drop_settled_partitions",
+        "expire_settled",
         "make_replies_partition",
         "make_settled_partition",
         "remove_rows",

@@ -11,7 +11,8 @@ import pytest
 from api.conftest import Server, SignIn, server, sign_in, stranger
 
 from continuitybridge import api, api_keys
-from continuitybridge.organizations import Organization
+from continuitybridge.guard.known import known
+from continuitybridge.organizations import Organization, quotas
 from continuitybridge.settings import get_settings
 
 __all__ = ["server", "sign_in", "stranger"]
@@ -101,6 +102,27 @@ def test_an_api_key_has_a_limit_of_its_own_and_goes_on_its_organizations_account
     assert '"organization";r=0' in refused.headers["ratelimit"]
     for client in clients:
         client.close()
+
+
+def test_a_tier_limits_programs_and_no_people(
+    server: Server, make_organization: Callable[[], Organization], sign_in: SignIn
+) -> None:
+    ours = make_organization()
+    quotas.agree(ours.organization_id, "api_calls_per_hour", 3)
+    user = sign_in({ours: "customer_admin"})
+    made = api_keys.create(ours.organization_id, "program", user_name=user.name, by=user.name)
+    token = uuid4().hex
+    server.users[token] = api.SignedIn(user.name, api_key=api_keys.verify(made.key))
+    # Every process hears of a limit within a second or so.
+    deadline = time.monotonic() + 10
+    while known.policy(ours.slug).programs_limit is None or "3/hour" not in str(known.policy(ours.slug)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {token}"}) as client:
+        count, refused = until_refused(lambda: client.get("/bridge/flows"))
+    assert count == 3
+    assert '"tier";r=0' in refused.headers["ratelimit"]
+    assert all(user.get("/bridge/flows").status_code == 200 for _ in range(5))
 
 
 def test_a_stranger_uses_up_nobodys_limit(stranger: httpx.Client, sign_in: SignIn, configure: Configure) -> None:

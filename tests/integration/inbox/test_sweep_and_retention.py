@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,9 @@ from continuitybridge.inbox.retry import RetryPolicy
 from continuitybridge.inbox.settle import settle, skip
 from continuitybridge.inbox.status import status
 from continuitybridge.inbox.sweep import sweep
+from continuitybridge.organizations import Organization, quotas
 from continuitybridge.settings import get_settings
+from continuitybridge.vault.keyring import Keyring
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +232,30 @@ def test_expired_partitions_are_dropped_and_what_is_held_outlives_them(deployed:
     assert retention.release_hold(deployed.organization_id, [held]) == 1
     retention.drop_expired()
     assert reconcile.check(deployed.organization_id, [held]).missing == [held]
+
+
+def test_an_organizations_tier_ends_what_its_retention_class_would_keep(
+    deployed: Deployed, make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    other = Deployed(make_organization(), keyring, deployed.flow)
+    held, gone, recent = (settle_one(deployed) for _ in range(3))
+    theirs = settle_one(other)
+    for each, messages in ((deployed, [held, gone]), (other, [theirs])):
+        as_owner(
+            "UPDATE bridge.settled_messages SET settled_at = %s"
+            " WHERE organization_id = %s AND message_id = ANY(%s)",
+            datetime.now(UTC) - timedelta(days=10),
+            each.organization_id,
+            messages,
+        )
+    retention.hold(deployed.organization_id, [held])
+    retention.expire_by_tier()
+    assert reconcile.check(deployed.organization_id, [held, gone, recent]).missing == []
+    quotas.set_tier(deployed.organization_id, "free")
+    assert retention.expire_by_tier() == 1
+    ledger = reconcile.check(deployed.organization_id, [held, gone, recent])
+    assert (sorted(ledger.done), ledger.missing) == (sorted([held, recent]), [gone])
+    assert reconcile.check(other.organization_id, [theirs]).done == [theirs]
 
 
 def test_answers_are_kept_for_their_hours_and_dropped_by_the_day(deployed: Deployed) -> None:

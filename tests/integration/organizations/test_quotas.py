@@ -62,7 +62,12 @@ def test_each_tier_allows_at_least_what_the_one_below_does() -> None:
         assert known == sorted(known), resource
     assert limits_of(Tier.FREE)[Resource.FLOWS] == 5
     assert limits_of(Tier.PROFESSIONAL)[Resource.MESSAGES_PER_HOUR] == 20 * 2_000
-    assert limits_of(Tier.ENTERPRISE) == dict.fromkeys(Resource)
+    bounded = {
+        Resource.CONCURRENT_RUNS: 100,
+        Resource.API_CALLS_PER_MINUTE: 1_000,
+        Resource.DATA_RETENTION_DAYS: 365,
+    }
+    assert limits_of(Tier.ENTERPRISE) == {**dict.fromkeys(Resource), **bounded}
 
 
 def test_a_flow_beyond_the_limit_is_refused_with_resource_limit_and_use(free: Organization) -> None:
@@ -276,6 +281,37 @@ def test_batches_wait_when_the_runs_are_used_up_and_their_messages_stay_accepted
         )
     quotas.agree(free.organization_id, "runs_per_hour", 2)
     assert dispatched() == 1
+
+
+def test_no_more_runs_are_begun_than_may_be_under_way_and_the_rest_waits(
+    free: Organization, organization: Organization, keyring: Keyring
+) -> None:
+    """The lowest tier: two."""
+    for each in (free, organization):
+        for name in ("orders", "stock", "returns"):
+            deploy(each, name)
+            accept(Acceptance(each.organization_id, "dev", name, "1.0.0", "api", b"{}"), keyring)
+
+    def dispatched(owner: Organization) -> list[batches.Batch]:
+        with database.relay() as connection:
+            others = connection.execute(
+                "SELECT organization_id, environment, flow FROM bridge.deployments"
+                " WHERE organization_id <> ALL(%s)",
+                ([free.organization_id, organization.organization_id],),
+            ).fetchall()
+        found = batches.dispatch_ready(max_messages=1, max_open_per_flow=10, paused=others)
+        begun.extend(found)
+        return [each for each in begun if each.organization_id == owner.organization_id]
+
+    begun: list[batches.Batch] = []
+    assert len(dispatched(free)) == 2
+    assert len(dispatched(organization)) == 3
+    assert len(dispatched(free)) == 2
+    assert used(free, Resource.CONCURRENT_RUNS) == 2
+    assert used(free, Resource.RUNS_PER_HOUR) == 2
+    first = next(each for each in begun if each.organization_id == free.organization_id)
+    batches.release(first)
+    assert len(dispatched(free)) == 3
 
 
 @pytest.fixture
