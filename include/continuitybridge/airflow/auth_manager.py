@@ -10,7 +10,6 @@ membership holds within `CACHE_S`.
 
 from __future__ import annotations
 
-import hmac
 import time
 from enum import IntEnum
 from typing import Any
@@ -18,23 +17,24 @@ from typing import Any
 from airflow import settings
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
 from airflow.api_fastapi.common.types import MenuItem
-from airflow.configuration import conf
 from airflow.models import DagModel
 from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
 from airflow.utils.session import NEW_SESSION, provide_session
+from fastapi import HTTPException
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
+from starlette.requests import Request
+from starlette.responses import Response
 
-from continuitybridge import organizations
+from continuitybridge import organizations, problems
+from continuitybridge.airflow import stamps
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.api_keys import current_holder
+from continuitybridge.errors import BridgeError
 from continuitybridge.organizations import Membership
 from continuitybridge.organizations.matrix import Action, may
 
 CACHE_S = 1.0
-
-_SINCE = "bridge_since"
-"""The claim of a token that says under which password it was given."""
 
 _READABLE = frozenset(DagAccessEntity) - {DagAccessEntity.AUDIT_LOG}
 _WRITABLE = frozenset({DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.HITL_DETAIL})
@@ -66,16 +66,32 @@ class OrganizationAuthManager(FabAuthManager):
         # starts with a connection that was looked at, and not in a transaction that somebody left in this thread.
         if settings.Session is not None:
             settings.Session.remove()
-        return super().create_token(headers=headers, body=body)
+        user = super().create_token(headers=headers, body=body)
+        if user is not None:
+            from continuitybridge.sign_in import second_factor
+
+            code = body.get("code")
+            try:
+                second_factor.after_password(user.username, code if isinstance(code, str) else None)
+            except (second_factor.CodeNeeded, second_factor.WrongCode) as error:
+                raise HTTPException(401, {"code": error.code, "detail": error.detail}) from error
+        return user
+
+    def get_fastapi_app(self) -> Any:
+        app = super().get_fastapi_app()
+        if app is not None:
+            app.add_exception_handler(BridgeError, _problem)
+        return app
 
     def serialize_user(self, user: Any) -> dict[str, Any]:
-        return {**super().serialize_user(user), _SINCE: _stamp(user)}
+        return {**super().serialize_user(user), stamps.CLAIM: stamps.stamp(user)}
 
     def deserialize_user(self, token: dict[str, Any]) -> Any:  # type: ignore[override]
-        """As FAB's; a token that was given before the user's password changed is none any more."""
+        """As FAB's; a token that was given before the user's password changed, or before his sessions ended, is
+        none any more."""
         user = super().deserialize_user(token)
-        if not hmac.compare_digest(str(token.get(_SINCE, "")), _stamp(user)):
-            raise ValueError("the password was changed after this token was given")
+        if not stamps.holds(token.get(stamps.CLAIM), user):
+            raise ValueError("the user's sessions ended after this token was given")
         return user
 
     def is_authorized_dag(
@@ -187,10 +203,9 @@ def organization_of(dag_id: str) -> str:
     return parts[0] if len(parts) == 3 else ""
 
 
-def _stamp(user: Any) -> str:
-    """Another one for each password that the user ever has; tells nothing of it."""
-    key = conf.get_mandatory_value("api_auth", "jwt_secret").encode()
-    return hmac.digest(key, f"{user.id}:{user.password or ''}".encode(), "sha256").hex()[:32]
+async def _problem(_: Request, error: Exception) -> Response:
+    problem = problems.of(error)
+    return Response(problem.body(), problem.status, problem.headers, media_type=problems.MEDIA_TYPE)
 
 
 def _is_superadmin(user: Any) -> bool:

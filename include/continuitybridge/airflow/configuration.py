@@ -98,6 +98,9 @@ def _api(settings: Settings) -> Options:
         ("core", "execution_api_server_url"): f"{settings.base_url}/execution/",
         # A member who is removed or demoted is so at the next request, not half a minute later.
         ("fab", "cache_ttl"): "0",
+        ("fab", "config_file"): str(Path(__file__).with_name("webserver_config.py")),
+        # What a browser's session holds stands in the database, where it can be ended.
+        ("fab", "session_backend"): "database",
     }
 
 

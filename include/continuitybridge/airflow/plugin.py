@@ -17,6 +17,7 @@ from continuitybridge.airflow.old_addresses import OldAddressesMiddleware
 from continuitybridge.airflow.same_origin import SameOriginMiddleware
 from continuitybridge.airflow.schedules import ZonedCronsTimetable
 from continuitybridge.airflow.sign_in_lockout import SignInLockoutMiddleware
+from continuitybridge.airflow.sign_out import SignOutMiddleware
 
 
 class ContinuityBridgePlugin(AirflowPlugin):
@@ -34,19 +35,22 @@ class ContinuityBridgePlugin(AirflowPlugin):
         {"middleware": ApiKeyMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge API keys"},
         {"middleware": SignInLockoutMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge lockout"},
         {"middleware": OldAddressesMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge old addresses"},
+        {"middleware": SignOutMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge sign-out"},
         {"middleware": SameOriginMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge same origin"},
     ]
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Asked for by the api-server only, so that no other process pays for building them."""
+        from continuitybridge.airflow.accounts import AirflowAccounts
         from continuitybridge.airflow.http_auth import authenticate
         from continuitybridge.api import mounts
         from continuitybridge.vault.rotation import check_master_key
 
         # Raised here, it stops the api-server.
         check_master_key()
-        return [{"app": app, "url_prefix": prefix, "name": name} for name, prefix, app in mounts(authenticate)]
+        mounted = mounts(authenticate, accounts=AirflowAccounts())
+        return [{"app": app, "url_prefix": prefix, "name": name} for name, prefix, app in mounted]
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Guessing passwords: after some failures no more tries, at every way in alike (see `sign_in_failures`).
+"""Guessing passwords: after some failures no more tries, at every way in alike (see `sign_in.failures`).
 
 Whoever failed too often is told 429 and when to come back before the password is looked at, so that a right guess
 tells nothing. Imports little: every Airflow process loads it with the plugin.
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from continuitybridge.errors import PayloadTooLarge, TooManyRequests
 
 if TYPE_CHECKING:
-    from continuitybridge.airflow.sign_in_failures import Failures
+    from continuitybridge.sign_in.failures import Failures
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -39,8 +39,11 @@ class SignInLockoutMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in WAYS_IN:
             await self.app(scope, receive, send)
             return
-        from continuitybridge.airflow.sign_in_failures import Failures, account_of
+        from continuitybridge.actor import Actor, acting
+        from continuitybridge.airflow.accounts import account_of
         from continuitybridge.api.gate import answer
+        from continuitybridge.sign_in import events
+        from continuitybridge.sign_in.failures import TOLD, Failures
 
         body = await _read(receive)
         if body is None:
@@ -48,12 +51,16 @@ class SignInLockoutMiddleware:
             return
         if self._failures is None:
             self._failures = Failures.open()
-        account = await to_thread.run_sync(account_of, _name(scope, body))
+        name = await to_thread.run_sync(account_of, _name(scope, body))
+        account, address = name.casefold(), _address(scope)
         # Tries for one account take turns: many at once are judged as if they had come one after the other.
         async with self._turns.setdefault(account, Lock()):
-            who = account, _address(scope)
+            who = account, address
             wait_s = await to_thread.run_sync(self._failures.begin, *who)
             if wait_s:
+                if not await to_thread.run_sync(self._failures.take, TOLD, account):
+                    with acting(Actor("platform", address=address)):
+                        await to_thread.run_sync(events.tell, name, "sign_in.locked")
                 error = TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
                 await answer(error, send)
                 return
@@ -66,7 +73,8 @@ class SignInLockoutMiddleware:
                 await send(message)
 
             try:
-                await self.app(scope, _again(body, receive), watched)
+                with acting(Actor("platform", address=address)):
+                    await self.app(scope, _again(body, receive), watched)
             finally:
                 if start is None or start["status"] >= 500:
                     await to_thread.run_sync(self._failures.failed_not, *who)

@@ -33,6 +33,9 @@ from continuitybridge.organizations.member_routes import router as members
 from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.secrets.routes import router as secrets
 from continuitybridge.settings import Settings, get_settings
+from continuitybridge.sign_in import Accounts
+from continuitybridge.sign_in.pages import Pages
+from continuitybridge.sign_in.routes import router as account
 from continuitybridge.stream.direct import DirectWorker
 from continuitybridge.systems.routes import router as systems
 from continuitybridge.tokens.routes import router as tokens
@@ -44,7 +47,11 @@ PREFIX = "/bridge"
 
 
 def create_app(
-    *, authenticate: gate.Authenticate, intake: IntakeApp | None = None, settings: Settings | None = None
+    *,
+    authenticate: gate.Authenticate,
+    intake: IntakeApp | None = None,
+    settings: Settings | None = None,
+    accounts: Accounts | None = None,
 ) -> FastAPI:
     """The API, to be mounted at `/bridge`. Every address but `gate.PUBLIC` answers 401 unless `authenticate`
     knows the user. Its lifespan starts and stops `intake`, which is mounted beside it (`mounts`)."""
@@ -73,8 +80,10 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.intake = intake
+    app.state.accounts = accounts
     routers = (
         me.router,
+        account,
         flows,
         flow_holds,
         destinations,
@@ -111,16 +120,19 @@ def create_app(
 
 
 def mounts(
-    authenticate: gate.Authenticate, settings: Settings | None = None
+    authenticate: gate.Authenticate, settings: Settings | None = None, *, accounts: Accounts | None = None
 ) -> Sequence[tuple[str, str, ASGIApp]]:
     """(name, prefix, application) of everything to mount in an api-server, in this order: the first prefix that
-    fits a path takes it."""
+    fits a path takes it. With `accounts` the pages for signing in are among it."""
     settings = settings or get_settings()
     intake = IntakeApp(settings, direct=DirectWorker)
+    pages = () if accounts is None else (("ContinuityBridge sign-in", f"{PREFIX}/sign-in", Pages(accounts).app()),)
+    api = create_app(authenticate=authenticate, intake=intake, settings=settings, accounts=accounts)
     return (
         ("ContinuityBridge intake", f"{PREFIX}/hooks", intake),
         ("ContinuityBridge intake, old address", "/api/webhook", intake),
-        ("ContinuityBridge", PREFIX, create_app(authenticate=authenticate, intake=intake, settings=settings)),
+        *pages,
+        ("ContinuityBridge", PREFIX, api),
     )
 
 

@@ -130,6 +130,7 @@ flow = LazyGroup(
         "invitation": f"{_HERE}.invitation",
         "vault": f"{_HERE}.vault",
         "mail": f"{_HERE}.mail",
+        "person": f"{_HERE}.person",
         "account": f"{_HERE}.account",
         "ecosystem": f"{_HERE}.system",
         "system": f"{_HERE}.system",

@@ -18,15 +18,18 @@ from email_validator import EmailNotValidError, validate_email
 from psycopg.rows import class_row
 from uuid6 import uuid7
 
-from continuitybridge import database
+from continuitybridge import database, mail
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended
 from continuitybridge.organizations import Membership, Role, role_of
+from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 DAYS = 7
 """How long an invitation holds unless it is said otherwise."""
 MAX_DAYS = 30
+PAGE = "/bridge/sign-in/invitation"
+"""Where an invitation is accepted (`sign_in.pages`)."""
 PREFIX = "cbi_"
 """How a token begins."""
 
@@ -87,7 +90,7 @@ def invite(
     keys: Cipher | None = None,
 ) -> NewInvitation:
     """Invite whoever reads mail at this address. An invitation of the same address that is open ends: the last one
-    holds.
+    holds. Where mails can be sent, one is on its way with it.
 
     In the caller's transaction where `connection` is given (application role, or platform), so
     that a mail that is queued in it goes out exactly when the invitation holds. Raises `ConfigurationError` for
@@ -130,7 +133,26 @@ def _invite(
         connection, organization_id, "member.invited", "", details=details, about=address, by=by,
         keys=keys or Keyring.open(),
     )  # fmt: skip
-    return NewInvitation(token, _one(connection, organization_id, invitation_id))
+    made = NewInvitation(token, _one(connection, organization_id, invitation_id))
+    if mail.is_set_up():
+        mail.put(connection, organization_id, _letter(made), valid_for=timedelta(days=days))
+    return made
+
+
+def _letter(made: NewInvitation) -> mail.Letter:
+    shown = made.shown
+    return mail.Letter(
+        kind="invitation",
+        to=shown.email,
+        subject=f"You are invited to {' '.join(shown.organization_name.split())} on ContinuityBridge",
+        paragraphs=(
+            f"{shown.created_by} invites you to join {shown.organization_name} as "
+            f"{shown.role.value.replace('_', ' ')}.",
+        ),
+        # Behind the #: browsers do not send that part, so that no log and no mail scanner's request holds it.
+        button=("Accept the invitation", f"{get_settings().external_url}{PAGE}#{made.token}"),
+        closing=(f"The invitation works once, until {shown.expires_at:%d %B %Y, %H:%M} UTC.",),
+    )
 
 
 def list_invitations(organization_id: UUID) -> list[Invitation]:

@@ -41,6 +41,7 @@ class Action(StrEnum):
 
     REFERENCE_READ = "reference.read"
     SELF_READ = "self.read"
+    SELF_MANAGE = "self.manage"
     FLOW_READ = "flow.read"
     FLOW_DEPLOY = "flow.deploy"
     FLOW_HOLD = "flow.hold"
@@ -94,6 +95,7 @@ _SUPERADMIN = frozenset({SUPERADMIN})
 
 MATRIX: Mapping[Action, Rule] = {
     Action.SELF_READ: Rule("See oneself and one's organizations", _ALL, Scope.SIGNED_IN),
+    Action.SELF_MANAGE: Rule("End one's sessions, set up one's second factor", _ALL, Scope.SIGNED_IN),
     Action.REFERENCE_READ: Rule("Read what node types and addresses there are", _ALL, Scope.SIGNED_IN),
     Action.HEALTH_READ: Rule("See whether the platform is ready", _ALL, Scope.SIGNED_IN),
     Action.FLOW_READ: Rule("See flows, versions, differences, holds", _ALL),

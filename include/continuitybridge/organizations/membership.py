@@ -1,7 +1,8 @@
 """Who belongs to an organization, and as what.
 
 Who may make whom what stands in `matrix.GRANTABLE`; here it is done. An organization that has an administrator
-keeps one: the last is neither removed nor made less, except by the platform's own callers.
+keeps one: the last is neither removed nor made less, except by the platform's own callers. Who gets another role
+or is removed signs in again: his sessions end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from continuitybridge import database
+from continuitybridge import database, sessions
 from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import Conflict, NotFound
@@ -31,6 +32,12 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
     """Make the user a member, or change the role of one. Raises `ConfigurationError`, `QuotaExceeded`."""
     wanted = role_of(role)
     with database.platform() as connection:
+        before = connection.execute(
+            "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s FOR UPDATE",
+            (organization_id, user_name),
+        ).fetchone()
+        if before is not None and before[0] != wanted.value:
+            sessions.end_all(connection, user_name)
         connection.execute(
             "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
             "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
@@ -57,6 +64,7 @@ def change_role(
             "UPDATE bridge.memberships SET role = %s WHERE organization_id = %s AND user_name = %s",
             (wanted.value, organization_id, user_name),
         )
+        sessions.end_all(connection, user_name)
         details = {"role": wanted.value, "before": before.value}
         record(connection, organization_id, "member.role_changed", "", details=details, about=user_name, by=by)
 
@@ -74,6 +82,7 @@ def remove_member(
             "DELETE FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
             (organization_id, user_name),
         )
+        sessions.end_all(connection, user_name)
         record(
             connection,
             organization_id,

@@ -28,6 +28,7 @@ ROLES = {"SA": "superadmin", "CON": "consultant", "CA": "customer_admin", "CU": 
 EXPECTED = {
     "reference.read": ALL,
     "self.read": ALL,
+    "self.manage": ALL,
     "health.read": ALL,
     "flow.read": ALL,
     "flow.deploy": WRITERS,
@@ -66,6 +67,10 @@ EXPECTED = {
 """The matrix once more, in other words: who changes a right has to say it twice."""
 
 OPERATIONS = {
+    "self.manage": {
+        "me_end_sessions",
+        *(f"me_{verb}_second_factor" for verb in ("begin", "confirm", "remove")),
+    },
     "flow.deploy": {"flows_deploy", "flows_rollback", "flows_disable", "flows_enable", "flows_remove"},
     "flow.hold": {f"flows_{verb}_flow" for verb in ("pause", "drain", "resume", "cancel")},
     "message.replay": {
@@ -257,7 +262,7 @@ def test_a_key_that_reads_may_what_a_customer_user_may(
     own = things(mine, stranger)
     for method, path, operation, action in cells(document):
         answer = ask(user, method, path, operation, own)
-        if "{approval}" in path or path.startswith("/bridge/api-keys"):
+        if "{approval}" in path or path.startswith("/bridge/api-keys") or action == "self.manage":
             assert answer.status_code in (403, 404)
         elif "CU" in EXPECTED[action].split():
             assert answer.status_code == 200, (method, path, answer.text)

@@ -69,6 +69,8 @@ PLATFORM_TABLES = {
     *("guard_blocks", "guard_policies", "invitations", "mails"),
 }
 """What the platform role reads, beside organizations and data keys."""
+PERSONS_TABLES = ("people", "recovery_codes", "sign_in_tokens")
+"""What is a person's and no organization's: the platform role's alone."""
 
 
 @pytest.fixture
@@ -214,7 +216,8 @@ def test_the_list_of_tables_here_is_complete(app: psycopg.Connection[Any]) -> No
         " AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
     )
     assert {row[0] for row in rows} == {
-        *(*TENANT_TABLES, "organizations", "data_keys", "deletions", "accounts", "alembic_version"),
+        *(*TENANT_TABLES, *PERSONS_TABLES),
+        *("organizations", "data_keys", "deletions", "accounts", "alembic_version"),
     }
 
 
@@ -278,7 +281,13 @@ def test_rows_of_another_organization_can_be_neither_changed_nor_deleted_nor_mad
 
 
 def test_the_application_role_sees_no_data_keys_and_no_secrets_of_the_schema(app: psycopg.Connection[Any]) -> None:
-    for table in ("data_keys", "alembic_version", "settled_messages_held", "settled_messages_standard_default"):
+    for table in (
+        "data_keys",
+        "alembic_version",
+        "settled_messages_held",
+        "settled_messages_standard_default",
+        *PERSONS_TABLES,
+    ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute(sql.SQL("SELECT 1 FROM bridge.{}").format(sql.Identifier(table)))
     for statement in (
@@ -306,7 +315,7 @@ def test_the_relay_role_reads_no_connections_memberships_or_keys_and_writes_no_f
 ) -> None:
     with psycopg.connect(role_url("relay"), autocommit=True) as relay:
         assert {each.organization_id for each in two} <= visible(relay, "messages")
-        for table in ("connections", "memberships", "data_keys"):
+        for table in ("connections", "memberships", "data_keys", *PERSONS_TABLES):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 visible(relay, table)
         for statement in (

@@ -9,19 +9,28 @@ import httpx
 import pytest
 from trial import FLOW, Delivery, Tenant, Trial, wait_until
 
+from mail_server import mail_server
+
 
 @pytest.fixture(scope="session")
 def trial(shared: ExitStack) -> Trial:
     """The running platform. A lease is short, so that what a killed task held is free soon."""
-    return shared.enter_context(
+    mails = shared.enter_context(mail_server())
+    made = shared.enter_context(
         Trial.running(
             BRIDGE_LEASE_S="8",
             BRIDGE_RETRY_BASE_S="0.5",
             BRIDGE_MAX_ATTEMPTS="3",
             BRIDGE_OUTCOME_INTERVAL_S="2",
             BRIDGE_STREAM_GENERATION_S="40",
+            BRIDGE_SMTP_HOST="127.0.0.1",
+            BRIDGE_SMTP_PORT=str(mails.port),
+            BRIDGE_SMTP_SECURITY="none",
+            BRIDGE_SMTP_FROM="bridge@example.com",
         )
     )
+    made.mails = mails
+    return made
 
 
 @pytest.fixture(scope="session")

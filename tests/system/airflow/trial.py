@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
@@ -25,6 +25,8 @@ import psutil
 
 from continuitybridge.runtime.ports import free_port
 
+if TYPE_CHECKING:
+    from mail_server import MailServer
 BRIDGE = Path(sys.executable).with_name("bridge")
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND_TIMEOUT_S = 480
@@ -90,6 +92,7 @@ class Trial:
     settings: dict[str, str] = field(default_factory=dict)
     destination: Destination = field(default_factory=Destination)
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
+    mails: MailServer | None = None
     _clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     @classmethod

@@ -12,13 +12,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from airflow.providers.fab.auth_manager.models import User
-from airflow.utils.session import create_session
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, Storage, storage_from_string
-from sqlalchemy import func, or_, select
 
 from continuitybridge.settings import get_settings
 
@@ -26,21 +24,16 @@ WINDOW_S = 15 * 60
 OF_PAIR = RateLimitItemPerSecond(5, WINDOW_S, namespace="sign-in/pair")
 OF_NAME = RateLimitItemPerSecond(50, WINDOW_S, namespace="sign-in/name")
 OF_ADDRESS = RateLimitItemPerSecond(50, WINDOW_S, namespace="sign-in/address")
+LINKS_OF_ADDRESS = RateLimitItemPerSecond(20, WINDOW_S, namespace="sign-in/links-of-address")
+"""How often one address may come with a link that does not hold."""
+TOLD = RateLimitItemPerSecond(1, WINDOW_S, namespace="sign-in/told")
+MAILS_OF_ADDRESS = RateLimitItemPerSecond(20, WINDOW_S, namespace="sign-in/mails-of-address")
+"""How often one address may ask for links by mail."""
+MAILS_OF_ACCOUNT = RateLimitItemPerSecond(5, WINDOW_S, namespace="sign-in/mails-of-account")
+"""How many of these mails one account gets; whoever asks is not told."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-def account_of(name: str) -> str:
-    """What the tries for a name are counted under: its account's user name, for an account may be signed in to by
-    its e-mail address too; the name itself where nobody is called so."""
-    with create_session() as session:
-        found = session.scalars(
-            select(User.username)
-            .where(or_(func.lower(User.username) == name.lower(), func.lower(User.email) == name.lower()))
-            .order_by(func.lower(User.username) != name.lower())
-        ).first()
-    return (found or name).casefold()
 
 
 class Failures:
@@ -52,9 +45,9 @@ class Failures:
 
     @classmethod
     def open(cls) -> Failures:
+        """This process's: all ways in count together."""
         url = get_settings().redis_url
-        shared = MemoryStorage() if url is None else storage_from_string(url.get_secret_value())
-        return cls(cast(Storage, shared))
+        return _opened(None if url is None else url.get_secret_value())
 
     def begin(self, account: str, address: str) -> int:
         """Count a try as a failure. Returns 0; or, counting nothing, for how many seconds nobody may try this."""
@@ -70,6 +63,26 @@ class Failures:
                     self._give_back(taken)
                     return max(1, math.ceil(until - time.time()))
         return 0
+
+    def take(self, limit: RateLimitItem, key: str) -> int:
+        """Count one of what `limit` bounds. Returns 0; or, counting nothing, for how many seconds no more are
+        taken."""
+        name = limit.key_for(key)
+        taken: list[tuple[Storage, RateLimitItem, str]] = []
+        for store in self._stores:
+            found = self._try(store.incr, name, limit.get_expiry(), 1)
+            if found is None:
+                continue
+            taken.append((store, limit, name))
+            if found > limit.amount:
+                until = self._try(store.get_expiry, name) or time.time()
+                self._give_back(taken)
+                return max(1, math.ceil(until - time.time()))
+        return 0
+
+    def give_back(self, limit: RateLimitItem, key: str) -> None:
+        """Give back what `take` counted."""
+        self._give_back([(store, limit, limit.key_for(key)) for store in self._stores])
 
     def failed_not(self, account: str, address: str) -> None:
         """Give back what `begin` counted: the try came to no verdict."""
@@ -94,6 +107,11 @@ class Failures:
         except Exception as error:
             log.warning("failed sign-ins are counted by this process alone: %s", error)
             return None
+
+
+@lru_cache(maxsize=1)
+def _opened(url: str | None) -> Failures:
+    return Failures(cast(Storage, MemoryStorage() if url is None else storage_from_string(url)))
 
 
 def _limits(account: str, address: str) -> tuple[tuple[RateLimitItem, str], ...]:

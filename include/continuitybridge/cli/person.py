@@ -1,0 +1,32 @@
+"""`bridge person`: people who sign in, as the operator helps them."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("person")
+def group() -> None:
+    """Sessions and second factors of people. Airflow makes and removes people: `airflow users`."""
+
+
+@group.command("end-sessions")
+@click.argument("user")
+def end_sessions(user: str) -> None:
+    """Sign USER out everywhere: every session and token ends at its next request."""
+    from continuitybridge.cli.options import operator
+    from continuitybridge.sign_in import verbs
+
+    verbs.end_sessions(user, by=operator())
+    click.echo(f"{user} is signed out everywhere")
+
+
+@group.command("remove-second-factor")
+@click.argument("user")
+def remove_second_factor(user: str) -> None:
+    """Let USER, who has lost it, sign in without the second factor. Make sure that it is he who asks."""
+    from continuitybridge.cli.options import operator
+    from continuitybridge.sign_in import second_factor
+
+    removed = second_factor.remove(user, by=operator())
+    click.echo(f"{user} signs in without it now" if removed else f"{user} had no second factor")

@@ -1,0 +1,192 @@
+"""What is done by the links in mails: signing in, choosing a new password, joining an organization."""
+
+from __future__ import annotations
+
+import logging
+
+from continuitybridge import database, invitations, mail, sessions
+from continuitybridge.errors import BridgeError, NotAuthenticated, NotFound, TooManyRequests
+from continuitybridge.invitations import Invitation
+from continuitybridge.sign_in import events, letters, second_factor, tokens
+from continuitybridge.sign_in.accounts import Account, Accounts
+from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, MAILS_OF_ACCOUNT, Failures
+from continuitybridge.sign_in.second_factor import Enrolment
+from continuitybridge.sign_in.tokens import Purpose
+
+log = logging.getLogger(__name__)
+
+_LETTERS = {"link": letters.sign_in_link, "reset": letters.reset}
+
+
+class Ways:
+    """The verbs, over the people who there are and the failures that are counted. For threads."""
+
+    def __init__(self, accounts: Accounts, failures: Failures) -> None:
+        self.accounts = accounts
+        self.failures = failures
+
+    def mail_token(self, purpose: Purpose, email: str) -> None:
+        """Mail a link to whoever has this address and may sign in; to nobody otherwise. Tells nobody which: it
+        raises nothing, and callers do not wait for it."""
+        try:
+            account = self.accounts.by_email(email)
+            if account is None or not account.active:
+                return
+            if self.failures.take(MAILS_OF_ACCOUNT, account.user_name.casefold()):
+                log.warning("an account gets no more links by mail for a while")
+                return
+            with database.platform() as connection:
+                token = tokens.issue(connection, purpose, account.user_name)
+                mail.put(connection, None, _LETTERS[purpose](account, token), valid_for=tokens.VALID_FOR[purpose])
+        except BridgeError as error:
+            log.warning("no link was mailed: %s", error.detail)
+        except Exception:
+            log.exception("no link was mailed")
+
+    def confirm_link(self, token: str, code: str | None, address: str) -> Account:
+        """Use a sign-in link up; gives who is to be signed in. Raises `NotFound` for one that does not hold,
+        `CodeNeeded` and `WrongCode` (the link goes on holding), `TooManyRequests`, `NotAuthenticated` for an
+        account that is not active any more."""
+        user_name = self._held(token, "link", address)
+        account = self.accounts.by_name(user_name)
+        if account is None or not account.active:
+            events.tell(user_name, "sign_in.failed", way="link", why="not active")
+            raise NotAuthenticated("the account is not active")
+        self.pass_second_factor(user_name, code, address, way="link")
+        with database.platform() as connection:
+            tokens.use(connection, token, "link")
+        events.tell(user_name, "sign_in.succeeded", way="link")
+        return account
+
+    def reset_password(self, token: str, password: str, address: str) -> Account:
+        """Choose a new password by a link; every session and every other link ends, and a mail says so. Raises
+        `NotFound`, `TooManyRequests`, `WeakPassword` (the link goes on holding)."""
+        user_name = self._held(token, "reset", address)
+        account = self.accounts.by_name(user_name)
+        if account is None or not account.active:
+            raise NotFound("the link does not hold: it is wrong, used, or too old")
+        # First, so that of two at once one changes it; a password that is not taken gives the link back.
+        with database.platform() as connection:
+            tokens.use(connection, token, "reset")
+            tokens.end_all(connection, user_name)
+            self.accounts.set_password(user_name, password)
+            mail.put(connection, None, letters.password_changed(account))
+            events.record_for(connection, user_name, "password.reset")
+        self.failures.succeeded(user_name.casefold(), address)
+        return account
+
+    def find_invitation(self, token: str, address: str) -> tuple[Invitation, Account | None]:
+        """What the token invites to, and who has the invited address already. Raises `NotFound`,
+        `TooManyRequests`."""
+        self._count(address)
+        found = invitations.find(token)
+        self._holds(address)
+        return found, self.accounts.by_email(found.email)
+
+    def join_as_new(self, token: str, first_name: str, last_name: str, password: str, address: str) -> Account:
+        """Become somebody by an invitation: his user name is the invited address. Raises as `find_invitation`,
+        `WeakPassword`, `Conflict`, `QuotaExceeded`."""
+        found, there = self.find_invitation(token, address)
+        if there is not None:
+            raise NotFound("there is an account of this address: sign in to accept")
+        account = self.accounts.make(
+            user_name=found.email, email=found.email, first_name=first_name, last_name=last_name, password=password
+        )
+        try:
+            invitations.accept(token, account.user_name)
+        except BaseException:
+            self.accounts.remove(account.user_name)
+            raise
+        events.tell(account.user_name, "sign_in.succeeded", way="invitation")
+        return account
+
+    def join_as_known(self, token: str, password: str, code: str | None, address: str) -> Account:
+        """Join with the account that the invited address has, by its password. Raises as `find_invitation`,
+        `NotAuthenticated`, `CodeNeeded`, `WrongCode`, `TooManyRequests`."""
+        _, account = self.find_invitation(token, address)
+        if account is None:
+            raise NotAuthenticated("the password is wrong")
+        who = account.user_name.casefold(), address
+        if wait_s := self.failures.begin(*who):
+            raise _too_many(wait_s)
+        if not self.accounts.verify(account.user_name, password):
+            events.tell(account.user_name, "sign_in.failed", way="invitation")
+            raise NotAuthenticated("the password is wrong")
+        self.failures.failed_not(*who)
+        self.pass_second_factor(account.user_name, code, address, way="invitation")
+        invitations.accept(token, account.user_name)
+        self.failures.succeeded(*who)
+        events.tell(account.user_name, "sign_in.succeeded", way="invitation")
+        return account
+
+    def begin_second_factor(self, name: str, password: str, address: str) -> tuple[Enrolment, str]:
+        """Begin with a second factor by one's password; gives what the app needs, and a token for
+        `confirm_second_factor`. Raises `NotAuthenticated`, `TooManyRequests`, `Conflict`."""
+        account = self.accounts.by_name(name) or self.accounts.by_email(name)
+        user_name = name if account is None else account.user_name
+        who = user_name.casefold(), address
+        if wait_s := self.failures.begin(*who):
+            raise _too_many(wait_s)
+        if not self.accounts.verify(user_name, password):
+            events.tell(user_name, "sign_in.failed", way="second factor")
+            raise NotAuthenticated("the name or the password is wrong")
+        self.failures.succeeded(*who)
+        begun = second_factor.begin(user_name)
+        with database.platform() as connection:
+            return begun, tokens.issue(connection, "enrol", user_name)
+
+    def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
+        """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""
+        user_name = self._held(token, "enrol", address)
+        who = user_name.casefold(), address
+        if wait_s := self.failures.begin(*who):
+            raise _too_many(wait_s)
+        codes = second_factor.confirm(user_name, code)
+        self.failures.succeeded(*who)
+        with database.platform() as connection:
+            tokens.end_all(connection, user_name)
+        return codes
+
+    def pass_second_factor(self, user_name: str, code: str | None, address: str, *, way: str) -> None:
+        """Raises `CodeNeeded`, `WrongCode`, `TooManyRequests`: wrong codes count as failed sign-ins."""
+        who = user_name.casefold(), address
+        if not code:
+            second_factor.require(user_name, None)
+            return
+        if wait_s := self.failures.begin(*who):
+            raise _too_many(wait_s)
+        try:
+            second_factor.require(user_name, code)
+        except second_factor.WrongCode:
+            events.tell(user_name, "sign_in.failed", way=way, why="second factor")
+            raise
+        except BaseException:
+            self.failures.failed_not(*who)
+            raise
+        self.failures.succeeded(*who)
+
+    def _held(self, token: str, purpose: Purpose, address: str) -> str:
+        self._count(address)
+        user_name = tokens.find(token, purpose)
+        self._holds(address)
+        return user_name
+
+    def _count(self, address: str) -> None:
+        # Nobody guesses 256 bits; an address that tries is stopped all the same.
+        if wait_s := self.failures.take(LINKS_OF_ADDRESS, address):
+            raise _too_many(wait_s)
+
+    def _holds(self, address: str) -> None:
+        self.failures.give_back(LINKS_OF_ADDRESS, address)
+
+
+def _too_many(wait_s: int) -> TooManyRequests:
+    return TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
+
+
+def end_sessions(user_name: str, *, by: str | None = None) -> None:
+    """Sign the person out everywhere: every session, token and link ends at its next request. API keys hold on."""
+    with database.platform() as connection:
+        sessions.end_all(connection, user_name)
+        tokens.end_all(connection, user_name)
+        events.record_for(connection, user_name, "sessions.ended", by=by)

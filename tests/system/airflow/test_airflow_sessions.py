@@ -1,0 +1,257 @@
+"""Sessions at a real Airflow: what begins them, and that each ends at the next request after what ends it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import httpx
+import pyotp
+import pytest
+from trial import Trial, wait_until
+
+_number = count(1)
+FAB = """
+import os
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.settings import get_settings
+os.environ.update(process_environment(get_settings()))
+from airflow.providers.fab.www.app import create_app
+app = create_app(enable_plugins=False)
+with app.app_context():
+    manager = app.appbuilder.sm
+    user = manager.find_user(username={name!r})
+    {change}
+    assert manager.update_user(user)
+"""
+PAGES = ("/ui/dags", "/api/v2/dags", "/bridge/me", "/auth/resetmypassword/form")
+
+
+@contextmanager
+def browser(trial: Trial, cookies: httpx.Cookies | None = None) -> Iterator[httpx.Client]:
+    """From an address of its own, so that what is refused to it is refused to no other."""
+    transport = httpx.HTTPTransport(local_address=f"127.0.2.{next(_number)}")
+    headers = {"accept": "text/html,application/json", "origin": trial.url}
+    with httpx.Client(base_url=trial.url, timeout=60, transport=transport, headers=headers) as client:
+        client.cookies.update(cookies or {})
+        yield client
+
+
+def person(trial: Trial) -> tuple[str, str, str]:
+    """A member of an organization: name, password, the organization's slug."""
+    tenant, name = trial.organization(), f"person-{next(_number)}"
+    password = trial.accounts([name])[name]
+    trial.bridge("organization", "member", "add", "-o", tenant.slug, name, "--role", "customer_admin")
+    return name, password, tenant.slug
+
+
+def csrf(page: httpx.Response) -> str:
+    found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
+    assert found, page.text
+    return found[1]
+
+
+def sign_in(client: httpx.Client, name: str, password: str) -> httpx.Response:
+    form = {"username": name, "password": password, "csrf_token": csrf(client.get("/auth/login/"))}
+    return client.post("/auth/login/", data=form)
+
+
+def seen(client: httpx.Client) -> list[int]:
+    return [client.get(path).status_code for path in PAGES]
+
+
+def mailed_token(trial: Trial, address: str) -> str:
+    assert trial.mails is not None
+    mails = trial.mails
+    [mail] = wait_until(lambda: mails.to(address), within_s=30, what=f"a mail to {address}")
+    match = re.search(r"/bridge/sign-in/[a-z-]+#(\S+)", str(mail.get_body(("plain",)).get_content()))
+    assert match
+    mails.mails.clear()
+    return match[1]
+
+
+def events(trial: Trial, slug: str, action: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(
+        trial.bridge("audit", "list", "-o", slug, "--action", action, "--json").stdout
+    )
+    return found
+
+
+def test_a_mailed_link_signs_in_to_all_of_airflows_pages(trial: Trial) -> None:
+    name, _, slug = person(trial)
+    with browser(trial) as client:
+        assert client.post("/bridge/sign-in/link", data={"email": f"{name}@example.com"}).status_code == 202
+        token = mailed_token(trial, f"{name}@example.com")
+        done = client.post("/bridge/sign-in/confirm", data={"token": token})
+        assert (done.status_code, done.headers["location"]) == (303, "/")
+        assert seen(client) == [200, 200, 200, 200]
+        assert client.get("/bridge/me").json()["user_name"] == name
+        for cookie in done.headers.get_list("set-cookie"):
+            assert "httponly" in cookie.lower()
+            assert "samesite=lax" in cookie.lower() or cookie.startswith("session=")
+    with browser(trial) as other:
+        assert other.post("/bridge/sign-in/confirm", data={"token": token}).status_code == 404
+    [event] = events(trial, slug, "sign_in.succeeded")
+    assert event["actor"] == name
+    assert str(event["address"]).startswith("127.0.2.")
+
+
+@pytest.mark.parametrize("path", ["/api/v2/auth/logout", "/auth/logout"])
+def test_signing_out_ends_the_token_and_the_session_and_no_others(trial: Trial, path: str) -> None:
+    name, password, _ = person(trial)
+    with browser(trial) as client, browser(trial) as other:
+        for each in (client, other):
+            assert sign_in(each, name, password).status_code in (302, 303)
+            assert seen(each) == [200] * 4
+        with browser(trial, client.cookies) as thief:
+            assert seen(thief) == [200] * 4
+            client.get(path)
+            assert seen(thief)[:3] == [401] * 3
+            assert thief.get("/auth/resetmypassword/form").status_code in (302, 303)
+            thief.cookies.delete("_token")
+            thief.get("/auth/login/")
+            assert "_token" not in thief.cookies, "a session that was kept gives no new token"
+        assert seen(other) == [200] * 4
+
+
+@pytest.mark.parametrize("what", ["deactivated", "role of Airflow", "role", "removed", "everywhere", "password"])
+def test_every_session_and_token_ends_at_the_next_request(trial: Trial, what: str) -> None:
+    name, password, slug = person(trial)
+    trial.sign_in(name, password)
+    program = trial._clients[name]
+    with browser(trial) as client:
+        sign_in(client, name, password)
+        assert seen(client) == [200] * 4
+        assert program.get("/bridge/me").status_code == 200
+        if what == "deactivated":
+            for active in (False, True):
+                trial.python(FAB.format(name=name, change=f"user.active = {active}"))
+        elif what == "role of Airflow":
+            trial.python(FAB.format(name=name, change="user.roles = [manager.find_role('Viewer')]"))
+        elif what == "role":
+            trial.bridge("organization", "member", "add", "-o", slug, name, "--role", "customer_user")
+        elif what == "removed":
+            trial.bridge("organization", "member", "remove", "-o", slug, name)
+        elif what == "everywhere":
+            assert program.post("/bridge/me/end-sessions").status_code == 204
+        else:
+            form = {"csrf_token": csrf(client.get("/auth/resetmypassword/form"))}
+            weak = client.post(
+                "/auth/resetmypassword/form", data={**form, "password": name, "conf_password": name}
+            )
+            assert weak.status_code == 200
+            assert "at least 12 characters" in weak.text
+            assert program.get("/bridge/me").status_code == 200
+            new = "plum lantern orbit quiver"
+            with browser(trial, client.cookies) as same:
+                answer = same.post(
+                    "/auth/resetmypassword/form", data={**form, "password": new, "conf_password": new}
+                )
+                assert answer.status_code in (302, 303)
+        assert program.get("/bridge/me").status_code == 401
+        assert program.get("/api/v2/dags").status_code == 401
+        assert seen(client)[:3] == [401] * 3
+        assert client.get("/auth/resetmypassword/form").status_code in (302, 303)
+        client.get("/auth/login/")
+        assert "_token" not in client.cookies
+
+
+def test_weak_passwords_are_taken_by_no_way(trial: Trial) -> None:
+    trial.api("GET", "/version")
+    admin = trial._clients["admin"]
+    account = {
+        "username": f"weak-{next(_number)}",
+        "email": f"weak-{next(_number)}@example.com",
+        "first_name": "A",
+        "last_name": "B",
+        "roles": [{"name": "Member"}],
+    }
+    for weak in ("password1234", account["username"] + "-12", "short"):
+        made = admin.post("/auth/fab/v1/users", json={**account, "password": weak})
+        assert made.status_code == 422, made.text
+        assert made.json()["code"] == "weak-password"
+    good = "plum lantern orbit quiver"
+    assert admin.post("/auth/fab/v1/users", json={**account, "password": good}).status_code in (200, 201)
+    changed = admin.patch(
+        f"/auth/fab/v1/users/{account['username']}", json={**account, "password": "password1234"}
+    )
+    assert changed.status_code == 422
+    made = trial.python(
+        "import os, subprocess, sys\n"
+        "from continuitybridge.runtime.environment import process_environment\n"
+        "from continuitybridge.settings import get_settings\n"
+        "env = {**os.environ, **process_environment(get_settings())}\n"
+        "done = subprocess.run([sys.executable, '-m', 'airflow', 'users', 'create', '-u', 'cli-weak', '-f', 'A',"
+        " '-l', 'B', '-e', 'cli-weak@example.com', '-r', 'Member', '-p', 'password1234'], env=env,"
+        " capture_output=True, text=True)\n"
+        "print(done.returncode, done.stdout, done.stderr)\n"
+    )
+    assert not made.startswith("0 ")
+    assert "too easily guessed" in made
+
+
+def test_with_a_second_factor_no_way_in_does_without_its_code(trial: Trial) -> None:
+    name, password, slug = person(trial)
+    trial.sign_in(name, password)
+    program = trial._clients[name]
+    assert program.post("/bridge/me/second-factor", json={"password": "wrong"}).status_code == 422
+    begun = program.post("/bridge/me/second-factor", json={"password": password}).json()
+    assert begun["uri"].startswith("otpauth://totp/")
+    assert begun["qr"].startswith("<svg")
+    code = pyotp.TOTP(begun["secret"])
+    confirmed = program.post("/bridge/me/second-factor/confirm", json={"code": code.now()})
+    assert confirmed.status_code == 200, confirmed.text
+    recovery = confirmed.json()["recovery_codes"]
+    assert program.get("/bridge/me").status_code == 401, "sessions of before end"
+
+    def later() -> str:
+        """A code that was not used yet: the next step's is taken as well."""
+        return code.at(int(time.time()) + 30)
+
+    def token(**more: str) -> httpx.Response:
+        with browser(trial) as client:
+            return client.post("/auth/token", json={"username": name, "password": password, **more})
+
+    missing = token()
+    assert missing.status_code == 401
+    assert missing.json()["detail"]["code"] == "second-factor-needed"
+    assert token(code="000000").json()["detail"]["code"] == "second-factor-wrong"
+    used = later()
+    assert token(code=used).status_code == 201
+    assert token(code=used).status_code == 401, "a code holds once"
+    assert token(code=recovery[0]).status_code == 201
+    assert token(code=recovery[0]).status_code == 401
+    with browser(trial) as client:
+        asked = sign_in(client, name, password)
+        assert asked.status_code == 200
+        assert "Code of your authenticator app" in asked.text
+        assert client.get("/bridge/me").status_code == 401
+        form = {"csrf_token": csrf(asked), "username": name}
+        wrong = client.post("/auth/login/", data={**form, "code": "123456"})
+        assert wrong.status_code == 200
+        assert client.get("/bridge/me").status_code == 401
+        right = client.post("/auth/login/", data={**form, "code": recovery[1]})
+        assert right.status_code in (302, 303)
+        assert seen(client) == [200] * 4
+    with browser(trial) as client:
+        client.post("/bridge/sign-in/link", data={"email": f"{name}@example.com"})
+        link = mailed_token(trial, f"{name}@example.com")
+        asked = client.post("/bridge/sign-in/confirm", data={"token": link})
+        assert asked.status_code == 200
+        assert "_token" not in client.cookies
+        done = client.post("/bridge/sign-in/confirm", data={"token": link, "code": recovery[2]})
+        assert done.status_code == 303
+        assert seen(client) == [200] * 4
+    with browser(trial) as client:
+        tries = [
+            client.post("/auth/token", json={"username": name, "password": password, "code": "000000"}).status_code
+            for _ in range(6)
+        ]
+    assert tries == [401] * 5 + [429]
+    assert {"sign_in.succeeded", "sign_in.failed", "sign_in.locked"} <= {
+        str(each["action"]) for each in events(trial, slug, "sign_in")
+    }
