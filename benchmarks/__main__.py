@@ -27,6 +27,7 @@ BENCHES: dict[str, str] = {
     "neighbour": "benchmarks.noisy_neighbour",
     "settled": "benchmarks.settled_ten_million",
     "stream-latency": "benchmarks.stream_latency",
+    "stream-fairness": "benchmarks.stream_fairness",
     "stream-throughput": "benchmarks.stream_throughput",
     "reply": "benchmarks.reply_round_trip",
     "stream-memory": "benchmarks.stream_memory",

@@ -109,6 +109,10 @@ class Room:
         """How many units more the organization may hold."""
         return max(0, (self.free - self._of[organization_id] + 1) // 2)
 
+    def holds_of(self, organization_id: UUID) -> int:
+        """How many units of the organization are held."""
+        return self._of[organization_id]
+
     def take(self, organization_id: UUID, size: int) -> None:
         self._held += 1
         self._held_size += size

@@ -48,6 +48,11 @@ LOOK_BLIND_S = 0.25
 BUSY, VERY_BUSY = 8, 48
 BUSY_PAUSE_S, VERY_BUSY_PAUSE_S = 0.005, 0.01
 """With more than so many units under way, so much time is between two claims: they come together then."""
+LEAST_PAUSE_S = 0.001
+"""The same for who has nothing under way here yet: he does not wait for the others' sake."""
+MOST_AT_ONCE = 24
+"""Most units of one claim: who has none under way waits for one that is being made, and for what it took to begin.
+Where there may be more, the next claim follows at once."""
 REFRESH_S = 30.0
 """How often is read again what notifications told to have changed, in case one was lost."""
 SETTLE_REST_S = 2.0
@@ -103,6 +108,8 @@ class StreamWorker:
         self._added: set[FlowKey] = set()
         """Flows that got something to do while a claim was under way."""
         self._wake = asyncio.Event()
+        self._pressing = asyncio.Event()
+        """Set when an organization that has nothing under way here got something to do."""
         self._look_at = 0.0
         self._stale: set[str] = set()
         self._changed = asyncio.Event()
@@ -216,6 +223,8 @@ class StreamWorker:
         self._turns.add(flow)
         self._added.add(flow)
         self._wake.set()
+        if not self._room.holds_of(flow[0]):
+            self._pressing.set()
 
     async def _refresh(self) -> None:
         """Keep what is known of flows and destinations like the tables."""
@@ -253,6 +262,7 @@ class StreamWorker:
                 wanted = self._wanted()
                 if wanted:
                     self._added.clear()
+                    self._pressing.clear()
                     sealed = await self._claims.claim(wanted, self._room.free_size)
                     self._look_again(wanted, sealed)
                     await self._begin(sealed)
@@ -265,19 +275,15 @@ class StreamWorker:
                 continue
             if not wanted:
                 self._wake.clear()
-                await self._sleep(self._look_at - time.monotonic())
-            elif len(self._held) > BUSY:
+                await _until(self._wake, self._look_at)
+            elif sum(each.most for each in wanted) < MOST_AT_ONCE and len(self._held) > BUSY:
                 pause_s = BUSY_PAUSE_S if len(self._held) < VERY_BUSY else VERY_BUSY_PAUSE_S
-                await asyncio.sleep(started + pause_s - time.monotonic())
-
-    async def _sleep(self, most_s: float) -> None:
-        if most_s > 0:
-            timer = asyncio.get_running_loop().call_later(most_s, self._wake.set)
-            await self._wake.wait()
-            timer.cancel()
+                await asyncio.sleep(min(pause_s, LEAST_PAUSE_S))
+                await _until(self._pressing, started + pause_s)
 
     def _wanted(self) -> list[Wanted]:
-        chosen = self._turns.choose(self._room.free, self._room.allowance) if self._turns else {}
+        free = min(self._room.free, MOST_AT_ONCE)
+        chosen = self._turns.choose(free, self._room.allowance) if self._turns else {}
         return [Wanted(*flow, most, self._bounds.of(flow)) for flow, most in chosen.items()]
 
     def _look_again(self, wanted: Iterable[Wanted], sealed: Iterable[Sealed]) -> None:
@@ -396,3 +402,12 @@ class StreamWorker:
             await asyncio.to_thread(claims.release, [each.claimed for each in held])
         except Unavailable:
             log.warning("%d units could not be given back: their leases run out", len(held))
+
+
+async def _until(event: asyncio.Event, at: float) -> None:
+    """Wait for the event, until that moment (`time.monotonic`) at most."""
+    most_s = at - time.monotonic()
+    if most_s > 0:
+        timer = asyncio.get_running_loop().call_later(most_s, event.set)
+        await event.wait()
+        timer.cancel()
