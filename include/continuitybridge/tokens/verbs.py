@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +13,7 @@ from psycopg.rows import class_row
 from continuitybridge import connections, database
 from continuitybridge.connections import Definition
 from continuitybridge.connections.auth import JwtAuth, OAuth2Auth, revealed
-from continuitybridge.errors import BridgeError, NotFound
+from continuitybridge.errors import BridgeError, NotFound, Unavailable
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.tokens import oauth, obtaining, store
 from continuitybridge.tokens.calls import Failed, Refused
@@ -22,6 +23,8 @@ from continuitybridge.vault.keyring import Cipher, Keyring
 
 LOOK_UP_WAIT_S = 4.0
 """So long somebody who looks a connection up waits for its token, beside others who look up others."""
+USED_ON_S = 2.0
+"""So often another is asked for while a token is used in its last minute."""
 AHEAD_S = 300
 """Tokens that end within so many seconds are refreshed ahead."""
 
@@ -74,9 +77,11 @@ def _bearing(
     shown = {"type": "api_key", "header": header, "value": f"{prefix} {token.value}".strip()}
     if (header.lower(), prefix) == ("authorization", "Bearer"):
         shown = {"type": "bearer", "token": token.value}
-    return ConnectionInfo(
-        found.name, found.base_url, found.headers, shown, token.fresh_until, token.generation, renew_on
-    )
+    until = token.fresh_until
+    if until is not None and token.expires_at is not None:
+        # One that is used on because no other is to be had: not asked for again with each message.
+        until = min(token.expires_at, max(until, time.time() + USED_ON_S))
+    return ConnectionInfo(found.name, found.base_url, found.headers, shown, until, token.generation, renew_on)
 
 
 def list_tokens(organization_id: UUID, environment: str | None = None) -> list[StoredToken]:
@@ -116,7 +121,11 @@ def refresh(organization_id: UUID, environment: str, name: str, keys: Cipher | N
     one(organization_id, environment, name)
     definition = connections.read(organization_id, environment, name, keys)
     obtaining.access_token(Place(organization_id, environment, name), definition, keys, ahead=True)
-    return one(organization_id, environment, name)
+    found = one(organization_id, environment, name)
+    if found.problem is not None:
+        # What is held is used on meanwhile.
+        raise Unavailable(f"no other token for the connection {name!r} now: {found.problem}", connection=name)
+    return found
 
 
 def revoke(organization_id: UUID, environment: str, name: str, keys: Cipher | None = None) -> StoredToken:

@@ -284,7 +284,7 @@ class IntakeApp:
         way, now = target.verifier, time.time()
         keys = self._keys(target, now)
         if way.prepares:
-            await way.prepare(request)
+            await way.prepare(request, keys)
         is_large = len(body) > THREAD_BYTES
         if is_large:
             await asyncio.to_thread(way.verify, request, keys, now)

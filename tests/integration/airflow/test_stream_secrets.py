@@ -9,12 +9,13 @@ from uuid import uuid4
 import pytest
 
 from continuitybridge import connections, database
-from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.errors import NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.payloads import PAYLOAD
 from continuitybridge.organizations import Organization
 from continuitybridge.stream.access import Access
 from continuitybridge.vault.keyring import Keyring
+from token_server import TokenServer
 
 BODY = b'{"po": 1}'
 
@@ -197,3 +198,66 @@ async def test_a_connection_is_there_while_a_message_of_its_environment_is_lease
     ):
         with pytest.raises(NotFound):
             await worker.access.connection(*missing)
+
+
+async def test_a_worker_gets_the_access_token_alone_and_another_when_that_is_refused(
+    worker: Worker, organization: Organization, keyring: Keyring
+) -> None:
+    provider = TokenServer()
+    try:
+        organization_id = organization.organization_id
+        connections.put(organization_id, "prod", "erp", provider.oauth("refresh_token"), "anna")
+        lease(accepted(organization, keyring), worker.owner)
+        first, again = [await worker.access.connection(organization_id, "prod", "erp") for _ in range(2)]
+        assert first is again
+        assert first.auth == {"type": "bearer", "token": next(iter(provider.valid))}
+        second = await worker.access.connection(organization_id, "prod", "erp", refused=first.token)
+        assert second.auth["token"] in provider.valid - {first.auth["token"]}
+        assert await worker.access.connection(organization_id, "prod", "erp", refused=first.token) is second
+        assert provider.grants() == ["refresh_token"] * 2
+        connections.put(
+            organization_id, "prod", "erp", provider.oauth("refresh_token", refresh_token="not-theirs"), "anna"
+        )
+        worker.access.forget(organization_id, "prod")
+        asked = worker.asked
+        for _ in range(3):
+            with pytest.raises(ReconnectNeeded, match="invalid_grant") as refused:
+                await worker.access.connection(organization_id, "prod", "erp")
+        assert refused.value.facts["connection"] == "erp"
+        assert worker.asked == asked + 1
+    finally:
+        provider.close()
+
+
+def test_the_task_that_refreshes_ahead_is_told_how_it_went_and_nothing_else(
+    organization: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+    from continuitybridge.airflow import secrets
+
+    provider = TokenServer()
+    try:
+        organization_id = organization.organization_id
+        connections.put(organization_id, "prod", "erp", provider.oauth(), "anna")
+        backend = secrets.OrganizationSecrets()
+        name = f"{organization_id}:prod:erp"
+
+        def ask(asker: secrets.Asker, conn_id: str) -> str:
+            monkeypatch.setattr(secrets, "_asker", lambda: asker)
+            found = backend.get_connection(conn_id)
+            return f"{found.login}{found.extra or ''}{found.password or ''}"
+
+        assert ask(secrets.RefreshTask(), secrets.TOKEN_PREFIX + name) == "refreshed"
+        assert len(provider.valid) == 1
+        for asker, conn_id in (
+            (secrets.RefreshTask(), secrets.KEYS),
+            (secrets.RefreshTask(), secrets.CONNECTION_PREFIX + name),
+            (secrets.RefreshTask(), secrets.TOKEN_PREFIX + "x"),
+            (secrets.FlowTask(organization_id, "prod"), secrets.TOKEN_PREFIX + name),
+            (secrets.StreamTask("stream/x@"), secrets.TOKEN_PREFIX + name),
+        ):
+            with pytest.raises(AirflowSecretsBackendAccessDenied):
+                ask(asker, conn_id)
+    finally:
+        provider.close()

@@ -26,6 +26,7 @@ from continuitybridge.cli import bridge
 from continuitybridge.inbox import payloads
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
+from token_server import TokenServer
 
 from .conftest import Deploy, Hook, Intake, end, eventually, run_intake
 
@@ -306,6 +307,45 @@ def test_tokens_of_an_authorization_server_are_believed_once_its_keys_can_be_fet
         assert send(login.token("one")) == 202, "what was fetched is used on"
     finally:
         end(intake)
+
+
+def test_opaque_tokens_are_asked_about_kept_a_while_and_never_taken_when_nobody_can_say(
+    client: httpx.Client, deploy: Deploy, intake: Intake
+) -> None:
+    server = TokenServer()
+    try:
+        way = {"type": "introspection", "url": f"{server.url}/introspect", "client_id": server.client_id}
+        hook = deploy(verification={**way, "audience": "orders", "scopes": ["write"], "cache_s": 2})
+        good = {"active": True, "aud": ["orders"], "scope": "read write", "exp": time.time() + 600}
+        server.introspected = {
+            "good": good,
+            "ended": {**good, "exp": time.time() - 1},
+            "other audience": {**good, "aud": "stock"},
+            "read only": {**good, "scope": "read"},
+            "text": {**good, "active": "true"},
+        }
+
+        def send(token: str | None) -> int:
+            headers = {**JSON, **({} if token is None else {"authorization": f"Bearer {token}"})}
+            return client.post(hook.path, content=BODY, headers=headers).status_code
+
+        assert send("good") == 503, "there is no secret yet"
+        give(hook, "not-the-clients-secret")
+        eventually(lambda: server.calls != [] or send("good") == 0)
+        assert send("good") == 503, "the server does not know us"
+        give(hook, server.client_secret)
+        eventually(lambda: send("good") == 202)
+        asked = len(server.calls)
+        assert [send("good") for _ in range(5)] == [202] * 5
+        assert len(server.calls) == asked
+        for bad in ("ended", "other audience", "read only", "text", "unknown", None):
+            assert send(bad) == 401, bad
+        server.introspected["good"] = {"active": False}
+        eventually(lambda: send("good") == 401, within_s=10)
+    finally:
+        server.close()
+    assert send("new") == 503
+    assert server.client_secret not in intake.log.read_text()
 
 
 def test_the_window_of_a_key_and_what_another_body_means_are_the_triggers_to_say(

@@ -32,7 +32,7 @@ def believes(login: AuthorizationServer, **settings: Any) -> Verifier[Any]:
 
 async def send(found: Verifier[Any], token: str) -> None:
     request = Example("", {b"authorization": b"Bearer " + token.encode()})
-    await found.prepare(request)
+    await found.prepare(request, [])
     found.verify(request, [], time.time())
 
 

@@ -101,6 +101,8 @@ class Verifier(ABC, Generic[SettingsT]):
     """Where the provider puts the key that tells a repetition, in the words of the trigger's `idempotency`."""
     prepares: ClassVar[bool] = False
     """Whether `prepare` has to be awaited before `verify`."""
+    asks: ClassVar[bool] = False
+    """Whether somebody else is asked about each request, so that no example can be tried by itself."""
 
     settings: SettingsT
 
@@ -125,7 +127,7 @@ class Verifier(ABC, Generic[SettingsT]):
         """What a warning should say of a secret that is taken all the same."""
         return weakness(len(secret.encode()))
 
-    async def prepare(self, received: Received) -> None:
+    async def prepare(self, received: Received, keys: Sequence[Any]) -> None:
         """Fetch what `verify` needs beside the secrets. Raises `Unavailable`."""
 
     @abstractmethod

@@ -35,14 +35,14 @@ Algorithm = Literal[
     "ES512",
     "EdDSA",
 ]
-_LOOPBACK = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
+LOOPBACK = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
 
 
 class JwtSettings(VerificationSettings):
     type: Literal["jwt"] = Field(default="jwt", description="The way's name.")
     jwks_url: str | None = Field(
         default=None,
-        pattern=rf"^(https://[^\s/@]+/|{_LOOPBACK})\S*$",
+        pattern=rf"^(https://[^\s/@]+/|{LOOPBACK})\S*$",
         description="Address of the authorization server's key set (RFC 7517), by HTTPS; plain HTTP on this "
         "machine only. Without it the endpoint's secret is the key.",
         json_schema_extra=hints(placeholder="https://login.example.com/.well-known/jwks.json"),
@@ -154,7 +154,7 @@ class Jwt(Signing[JwtSettings]):
     def weakness(self, secret: str) -> str | None:
         return super().weakness(secret) if self._symmetric else None
 
-    async def prepare(self, received: Received) -> None:
+    async def prepare(self, received: Received, keys: Sequence[Any]) -> None:
         if self._set is not None:
             await self._set.ensure(self._head(self._token(received)).get("kid"))
 
