@@ -8,6 +8,7 @@ from continuitybridge.connections import verbs as connections
 from continuitybridge.inbox import encrypted as inbox
 from continuitybridge.mail import outbox as mail
 from continuitybridge.secrets import verbs as secrets
+from continuitybridge.sign_in import second_factor
 from continuitybridge.tokens import connect as token_connects
 from continuitybridge.tokens import store as tokens
 from continuitybridge.vault.columns import EncryptedColumn, FingerprintColumn
@@ -21,6 +22,7 @@ COLUMNS: tuple[Column, ...] = (
     *endpoints.COLUMNS,
     *inbox.COLUMNS,
     *mail.COLUMNS,
+    *second_factor.COLUMNS,
     *tokens.COLUMNS,
     *token_connects.COLUMNS,
     *audit.COLUMNS,
@@ -29,6 +31,8 @@ COLUMNS: tuple[Column, ...] = (
 PLAIN = {
     ("api_keys", "hash"): "SHA-256 of 256 random bits",
     ("invitations", "hash"): "SHA-256 of a random token",
+    ("sign_in_tokens", "hash"): "SHA-256 of 256 random bits",
+    ("recovery_codes", "hash"): "scrypt of a code",
     ("token_connects", "state_hash"): "SHA-256 of a random text",
     ("audit_chains", "hash"): "the chain's end",
     ("audit_events", "hash"): "the chain",

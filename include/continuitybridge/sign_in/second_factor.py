@@ -20,6 +20,7 @@ from continuitybridge import database, sessions
 from continuitybridge.errors import ConfigurationError, Conflict, NotAuthenticated
 from continuitybridge.sign_in import events
 from continuitybridge.vault import PLATFORM
+from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Keyring
 
 ISSUER = "ContinuityBridge"
@@ -192,3 +193,17 @@ def _recovery_code() -> str:
 def _hash(user_name: str, code: str) -> bytes:
     # Slow: the codes are short, and the table may be read by whoever steals a backup.
     return hashlib.scrypt(_plain(code).encode(), salt=user_name.encode(), n=2**12, r=8, p=1, dklen=32)
+
+
+COLUMNS = (
+    EncryptedColumn(
+        "people",
+        "totp_secret",
+        ("user_name",),
+        _PURPOSE,
+        lambda row: str(row["user_name"]),
+        reader="platform",
+        writer="platform",
+    ),
+)
+"""Of `vault.columns`."""
