@@ -16,6 +16,7 @@ from airflow.sdk import DAG, Asset, Param, get_parsing_context
 from airflow.sdk.definitions.timetables.trigger import CronTriggerTimetable, MultipleCronTriggerTimetable
 
 from continuitybridge.airflow import source as sources
+from continuitybridge.airflow.configuration import organization_pool
 from continuitybridge.airflow.documentation import render, stage_title
 from continuitybridge.airflow.schedules import ZonedCronsTimetable
 from continuitybridge.airflow.source import DagSource
@@ -81,6 +82,7 @@ def compile_dag(source: DagSource, *, shown: bool = True) -> DAG:
             task_id=stage.id,
             task_display_name=stage_title(plan, stage.nodes),
             owner=source.organization,
+            pool=organization_pool(source.organization),
             organization_id=source.organization_id,
             organization=source.organization,
             environment=source.environment,

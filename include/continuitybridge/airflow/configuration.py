@@ -32,6 +32,12 @@ TOKEN_REFRESH_FILE = "maintenance/token_refresh.py"  # noqa: S105
 STREAM_POOL = "stream"
 """The stream workers' pool: batch flows never wait for them, nor they for batch flows."""
 
+
+def organization_pool(slug: str) -> str:
+    """The pool of an organization's batch flows."""
+    return f"organization.{slug}"
+
+
 Options = dict[tuple[str, str], str]
 
 

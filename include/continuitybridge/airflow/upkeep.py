@@ -17,12 +17,13 @@ from continuitybridge.airflow.announcing import Announcer
 from continuitybridge.airflow.forgetting import forget_deleted
 from continuitybridge.airflow.generations import forget_runs, revive
 from continuitybridge.airflow.outcomes import OutcomeTeller
-from continuitybridge.airflow.pools import ensure_pools
+from continuitybridge.airflow.pools import ensure_organization_pools, ensure_pools
 from continuitybridge.audit import checkpoints
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.settings import Settings
 
 REVIVE_INTERVAL_S = 5.0
+POOLS_INTERVAL_S = 1.0
 ANNOUNCE_INTERVAL_S = 1.0
 CLOSE_INTERVAL_S = 5.0
 MAIL_INTERVAL_S = 1.0
@@ -54,6 +55,7 @@ class Upkeep:
         self._stopping = stopping
         self._jobs = [
             _Job("pools", TIDY_INTERVAL_S, lambda: ensure_pools(settings)),
+            _Job("organizations' pools", POOLS_INTERVAL_S, lambda: ensure_organization_pools(settings)),
             _Job("stream runs", REVIVE_INTERVAL_S, lambda: revive(settings)),
             _Job("outcomes", settings.outcome_interval_s, teller.tell),
             _Job("approvals", ANNOUNCE_INTERVAL_S, approvals.announce),

@@ -41,6 +41,11 @@ def test_an_organization_that_is_deleted_is_gone_from_airflow_too(trial: Trial) 
     message_id = mine.send("order", {"po": f"PO-{mine.slug}"})
     settled(mine, message_id)
     dag_id = mine.dag_id("order")
+    # Its batch flows have a pool with as many slots as its tier (enterprise) allows runs.
+    pools = {each["name"]: each for each in trial.api("GET", "/pools?limit=100").json()["pools"]}
+    assert pools[f"organization.{mine.slug}"]["slots"] == 100
+    [task] = {each["pool"] for each in trial.api("GET", f"/dags/{dag_id}/tasks").json()["tasks"]}
+    assert task == f"organization.{mine.slug}"
     assert trial.api("GET", f"/dags/{dag_id}").status_code == 200
     trial.bridge("organization", "delete", mine.slug, "--export", "--confirm", mine.slug)
 
@@ -48,6 +53,11 @@ def test_an_organization_that_is_deleted_is_gone_from_airflow_too(trial: Trial) 
         return trial.api("GET", f"/dags/{dag_id}").status_code == 404
 
     wait_until(forgotten, within_s=60, what="Airflow forgetting the DAG")
+    wait_until(
+        lambda: f"organization.{mine.slug}" not in trial.api("GET", "/pools?limit=100").text,
+        within_s=10,
+        what="the pool going",
+    )
     assert trial.runs(other.dag_id("order")) == []
     assert trial.api("GET", f"/dags/{other.dag_id('order')}").status_code == 200
     logs = trial.state_dir.rglob(f"dag_id={mine.slug}.*")
