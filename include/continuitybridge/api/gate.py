@@ -14,13 +14,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from anyio import to_thread
-from psycopg import OperationalError
+from psycopg import DataError, OperationalError
 from starlette.requests import Request
 
 from continuitybridge import origins, problems
 from continuitybridge.actor import PLATFORM, Actor, acting
 from continuitybridge.api_keys import Holder
-from continuitybridge.errors import NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
+from continuitybridge.errors import ConfigurationError, NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
 from continuitybridge.guard import admission
 from continuitybridge.organizations.access import Caller
 
@@ -104,6 +104,9 @@ async def answer(error: Exception, send: Send) -> None:
     """Send the problem that an error is; the log gets its id and its cause when the platform is at fault."""
     if isinstance(error, OperationalError):
         error = Unavailable(f"the database does not answer: {error}")
+    elif isinstance(error, DataError) and error.sqlstate is None and "NUL" in str(error):
+        # psycopg's own refusal, before anything is sent: PostgreSQL's text holds every character but this.
+        error = ConfigurationError("no text in a request may hold the character U+0000")
     problem = problems.of(error)
     if problem.status >= 500:
         log.error("%s", problem.instance, exc_info=error)

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from continuitybridge import problems
 from continuitybridge.api import gate
+from continuitybridge.organizations.matrix import EXTENSION, MATRIX, ROLES, Action
 from continuitybridge.settings import Settings
 from continuitybridge.webhooks.verification import VERIFIERS
 
@@ -150,6 +151,8 @@ def _complete(operation: dict[str, Any], method: str, *, public: bool) -> None:
         statuses.append("422")
     if method != "get":
         statuses += ["403", "409"]
+    elif not public and MATRIX[Action(operation[EXTENSION])].roles < set(ROLES):
+        statuses.append("403")
     if "requestBody" in operation:
         statuses.append("413")
     for status in sorted(statuses):
