@@ -180,6 +180,25 @@ def test_the_document_describes_every_route_that_is_served(document: dict[str, A
     assert served == described - {(method, path) for method, path in PUBLIC if path != "/bridge/health/live"}
 
 
+def test_a_body_takes_the_properties_that_it_declares_and_no_others(
+    document: dict[str, Any], sign_in: SignIn
+) -> None:
+    """No mass assignment: what is not declared is refused, not passed over."""
+    user = sign_in(superadmin=True)
+    values = dict.fromkeys(("organization", "environment", "flow", "slug", "name", "resource", "version"), "x")
+    values |= dict.fromkeys(("id", "job", "approval", "key"), UNKNOWN)
+    tried = 0
+    for method, path, operation in operations(document):
+        if (method, path) in PUBLIC or "requestBody" not in operation:
+            continue
+        body = {**BODIES.get(operation["operationId"], {}), "organization_id": UNKNOWN}
+        answer = user.client.request(method, filled(path, values), json=body)
+        assert answer.status_code == 422, (path, answer.text)
+        assert "body.organization_id" in {each["field"] for each in answer.json()["problems"]}, (path, answer.text)
+        tried += 1
+    assert tried > 10
+
+
 def test_the_document_names_each_answer_of_intake_and_the_ways_to_prove_who_one_is(
     document: dict[str, Any],
 ) -> None:
