@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from continuitybridge import browser_headers
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
@@ -87,7 +88,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _end(self, status: bytes) -> None:
         self._head_arrived()
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            lines = b"".join(b"%s: %s\r\n" % each for each in self.server_state.default_headers)
+            end = b"content-length: 0\r\nconnection: close\r\n\r\n"
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + lines + end)
             self.transport.close()
 
 
@@ -126,6 +129,11 @@ def prepare_process() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
+def _careful(settings: Settings) -> browser_headers.Headers:
+    by_https = settings.external_url.startswith("https://")
+    return (*browser_headers.DATA, *browser_headers.HSTS) if by_https else browser_headers.DATA
+
+
 def serve(application: str, host: str, port: int, workers: int) -> None:
     """Serve what `application` (`module:factory`) makes in each worker process, until SIGTERM or SIGINT;
     requests under way are answered first. Raises `OSError` for a busy port."""
@@ -145,6 +153,8 @@ def serve(application: str, host: str, port: int, workers: int) -> None:
         log_level="warning",
         proxy_headers=False,
         server_header=False,
+        # Written by the server itself: nothing is paid for them at a request.
+        headers=[(name.decode(), value.decode()) for name, value in _careful(settings)],
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.intake_drain_s)),

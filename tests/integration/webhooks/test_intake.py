@@ -92,6 +92,21 @@ def test_a_signed_message_is_answered_with_202_when_its_row_is_there(
     assert b"4711" not in row[9]
 
 
+def test_every_answer_of_the_server_alone_tells_browsers_to_run_nothing(intake: Intake, deploy: Deploy) -> None:
+    hook = deploy()
+    answers = [
+        intake.post(hook),
+        intake.post(hook, headers={"content-type": "application/json"}),
+        intake.client.get("/nothing"),
+        intake.client.get("/bridge/health/live"),
+    ]
+    assert [each.status_code for each in answers] == [202, 401, 404, 200]
+    for answer in answers:
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_the_same_id_again_gives_the_same_message_and_says_so(
     client: httpx.Client, deploy: Deploy, keyring: Keyring
 ) -> None:

@@ -105,7 +105,9 @@ def test_a_head_that_does_not_arrive_ends_the_connection(strict: Intake, deploy:
         reused.sendall(head(hook, f"content-length: {len(BODY)}") + BODY)
         assert status(reused.recv(65536)) == 202
         reused.sendall(b"POST /bridge")
-        assert status(everything(reused)) == 408
+        ended = everything(reused)
+        assert status(ended) == 408
+        assert b"\r\nx-content-type-options: nosniff\r\n" in ended
 
 
 def test_a_head_without_end_is_refused(strict: Intake, deploy: Deploy) -> None:
