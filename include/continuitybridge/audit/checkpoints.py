@@ -3,11 +3,14 @@
 Whoever can write the tables as their owner can write a whole chain anew; he cannot make it end in what was signed
 before. So the file belongs where he does not come: `BRIDGE_AUDIT_DIR` may be a volume that only takes appends, and
 its lines may be copied anywhere. Each line is a JSON object with `organization_id`, `seq`, `hash` (hexadecimal),
-`at`, `key_id` and `signature` (Ed25519, RFC 8032, base64) over the object without it, keys sorted, without spaces.
+`at`, `key_id`, `previous` and `signature` (Ed25519, RFC 8032, base64) over the object without it, keys sorted,
+without spaces. `previous` is SHA-256 of the line before, without its end (64 zeros in the first): a line that was
+taken out is missed. What was cut off at the end is found by a copy only.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -23,26 +26,27 @@ from uuid import UUID
 
 import orjson
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from continuitybridge import database
+from continuitybridge.audit import signing
 from continuitybridge.audit.chain import Fault, Mark
-from continuitybridge.errors import ConfigurationError
 from continuitybridge.settings import Settings, get_settings
 
 FILE = "checkpoints.jsonl"
-KEY_FILE = "audit-signing.key"
+_FIRST = "0" * 64
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """What a file holds: marks by organization, and the lines that nobody here signed."""
+    """What a file holds: marks by organization; what is wrong with lines, by their numbers from 1; and the hash of
+    the last line that is ours."""
 
     marks: dict[UUID, list[Mark]]
-    forged: list[int]
+    problems: dict[int, str]
+    last: str
 
 
 def path(settings: Settings | None = None) -> Path:
@@ -53,22 +57,28 @@ def path(settings: Settings | None = None) -> Path:
 
 def write(organizations: Iterable[UUID], settings: Settings | None = None) -> int:
     """Sign what these organizations' chains are now and append it, on disk when this returns; returns how many
-    lines were new. A chain that has not grown since its last line gets none."""
+    lines were new. A chain that has not grown since its last line gets none. Raises `ConfigurationError` when the
+    key that signed before is gone."""
     settings = settings or get_settings()
     file = path(settings)
-    known = {each: marks[-1] for each, marks in read(settings).marks.items()}
-    key = _signing_key(settings)
-    lines = []
-    for organization_id in organizations:
-        mark = _end(organization_id)
-        if mark is not None and known.get(organization_id) != mark:
-            lines.append(_line(key, organization_id, mark))
+    key = signing.current(settings)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as opened:
+        # Each line names the one before: who writes is alone.
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        there = read(settings)
+        known = {each: marks[-1] for each, marks in there.marks.items()}
+        lines, previous = [], there.last
+        for organization_id in organizations:
+            mark = _end(organization_id)
+            if mark is not None and known.get(organization_id) != mark:
+                line = _line(key, organization_id, mark, previous)
+                lines.append(line + b"\n")
+                previous = _hash(line)
+        opened.write(b"".join(lines))
+        opened.flush()
+        os.fsync(opened.fileno())
     if lines:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as opened:
-            opened.write(b"".join(lines))
-            opened.flush()
-            os.fsync(opened.fileno())
         log.info("%d checkpoints of audit trails were written to %s", len(lines), file)
     return len(lines)
 
@@ -77,18 +87,27 @@ def read(settings: Settings | None = None) -> Checkpoints:
     """The file's checkpoints, oldest first, as far as they bear our signature."""
     settings = settings or get_settings()
     marks: dict[UUID, list[Mark]] = defaultdict(list)
-    forged: list[int] = []
+    problems: dict[int, str] = {}
+    last, chained = _FIRST, False
     file = path(settings)
     if file.exists():
-        public = _signing_key(settings).public_key()
+        publics = signing.known(settings)
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                found = _checked(line, public)
+                found = _checked(line, publics)
                 if found is None:
-                    forged.append(number)
-                else:
-                    marks[found[0]].append(found[1])
-    return Checkpoints(dict(marks), forged)
+                    problems[number] = f"line {number} does not bear our signature"
+                    continue
+                organization_id, mark, previous = found
+                # Lines from before there was a chain stand at the beginning.
+                if previous is None and chained:
+                    problems[number] = f"line {number} is not chained to the one before"
+                elif previous is not None and previous != last:
+                    problems[number] = f"before line {number} something was taken out, or put in another order"
+                chained = chained or previous is not None
+                last = _hash(line.rstrip(b"\n"))
+                marks[organization_id].append(mark)
+    return Checkpoints(dict(marks), problems, last)
 
 
 def lines(organization_id: UUID, settings: Settings | None = None) -> Iterator[bytes]:
@@ -106,11 +125,14 @@ def faults(
     *,
     deleted: Mapping[UUID, int] | None = None,
 ) -> Iterator[Fault]:
-    """What is wrong with the file itself, and, given all `organizations` that there are, which others had a trail.
-    Of those that were `deleted`, how many events the trail had then is known."""
+    """What is wrong with the file itself and with its key, and, given all `organizations` that there are, which
+    others had a trail. Of those that were `deleted`, how many events the trail had then is known."""
+    settings = settings or get_settings()
     found = read(settings)
-    for number in found.forged:
-        yield Fault(UUID(int=0), number, None, f"line {number} of {path(settings)} does not bear our signature")
+    for number, problem in found.problems.items():
+        yield Fault(UUID(int=0), number, None, f"{path(settings)}: {problem}")
+    if signing.is_missing(settings):
+        yield Fault(UUID(int=0), 0, None, f"{settings.keys_dir / signing.KEY_FILE} is gone: nothing is signed")
     for organization_id, marks in found.marks.items():
         if organizations is not None and organization_id not in organizations:
             if marks[-1].seq <= (deleted or {}).get(organization_id, -1):
@@ -129,27 +151,34 @@ def _end(organization_id: UUID) -> Mark | None:
     return None if row is None else Mark(row[0], bytes(row[1]))
 
 
-def _line(key: Ed25519PrivateKey, organization_id: UUID, mark: Mark) -> bytes:
+def _line(key: Ed25519PrivateKey, organization_id: UUID, mark: Mark, previous: str) -> bytes:
     said = {
         "organization_id": str(organization_id),
         "seq": mark.seq,
         "hash": mark.hash.hex(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "key_id": _key_id(key.public_key()),
+        "key_id": signing.key_id(key.public_key()),
+        "previous": previous,
     }
-    return orjson.dumps({**said, "signature": b64encode(key.sign(_signed(said))).decode()}) + b"\n"
+    return orjson.dumps({**said, "signature": b64encode(key.sign(_signed(said))).decode()})
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
 
 
 def _signed(said: dict[str, Any]) -> bytes:
     return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
 
 
-def _checked(line: bytes, public: Ed25519PublicKey) -> tuple[UUID, Mark] | None:
+def _checked(line: bytes, publics: Mapping[str, Ed25519PublicKey]) -> tuple[UUID, Mark, str | None] | None:
+    """Whose chain was what, and the line before; None for a line that nobody here signed."""
     try:
         said = orjson.loads(line)
         signature = b64decode(said.pop("signature"), validate=True)
-        public.verify(signature, _signed(said))
-        return UUID(said["organization_id"]), Mark(int(said["seq"]), bytes.fromhex(said["hash"]))
+        publics[said["key_id"]].verify(signature, _signed(said))
+        mark = Mark(int(said["seq"]), bytes.fromhex(said["hash"]))
+        return UUID(said["organization_id"]), mark, said.get("previous")
     except (
         orjson.JSONDecodeError,
         InvalidSignature,
@@ -160,38 +189,3 @@ def _checked(line: bytes, public: Ed25519PublicKey) -> tuple[UUID, Mark] | None:
         AttributeError,
     ):
         return None
-
-
-def _key_id(public: Ed25519PublicKey) -> str:
-    raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return hashlib.sha256(raw).hexdigest()[:16]
-
-
-def _signing_key(settings: Settings) -> Ed25519PrivateKey:
-    """The installation's, in a file of mode 0600 that is made on first use."""
-    file = settings.keys_dir / KEY_FILE
-    if not file.exists():
-        _make_key(file)
-    key = serialization.load_pem_private_key(file.read_bytes(), None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigurationError(f"{file} holds no Ed25519 key", field=KEY_FILE)
-    return key
-
-
-def _make_key(file: Path) -> None:
-    text = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    try:
-        # Of several processes that come first at once, one makes it.
-        os.link(fresh, file)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()

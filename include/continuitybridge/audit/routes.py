@@ -30,6 +30,10 @@ Since = Annotated[datetime | None, Query(description="From this time on")]
 Until = Annotated[datetime | None, Query(description="Before this time")]
 
 
+MAX_TOLD = 100
+"""Most problems of the file of checkpoints in one answer."""
+
+
 class AuditEvent(BaseModel):
     """An event. `actor` and `address` are null where the platform acted by itself (`actor_kind`), and where the
     person was erased from the trail. `seq` counts from 1, `hash` is SHA-256 in hexadecimal, over the event and the
@@ -58,13 +62,15 @@ class AuditPage(BaseModel):
 
 class AuditVerified(BaseModel):
     """Whether the trail holds: `events` of it do, the last of which has `hash`. `problem` is what is wrong with
-    event `seq`, the first that is; both null when nothing is."""
+    event `seq`, the first that is; both null when nothing is. `checkpoints`: what is wrong with the platform's
+    file of signed checkpoints, against which it is held; a line that is not ours counts for nothing."""
 
     organization: str
     events: int
     hash: str
     seq: int | None
     problem: str | None
+    checkpoints: list[str]
 
 
 @router.get("", summary="Who did what in an organization", openapi_extra=needs(Action.AUDIT_READ))
@@ -120,14 +126,15 @@ def export_audit(
 @router.get("/verification", summary="Does the trail hold?", openapi_extra=needs(Action.AUDIT_READ))
 def verify_audit(caller: CallerDep, organization: Organization = None) -> AuditVerified:
     place = _place(caller, organization)
-    marks = checkpoints.read().marks.get(place.organization_id, ())
-    done = chain.verify(place.organization_id, marks)
+    known = checkpoints.read()
+    done = chain.verify(place.organization_id, known.marks.get(place.organization_id, ()))
     return AuditVerified(
         organization=place.slug,
         events=done.events,
         hash=done.hash.hex(),
         seq=None if done.fault is None else done.fault.seq,
         problem=None if done.fault is None else done.fault.problem,
+        checkpoints=list(known.problems.values())[:MAX_TOLD],
     )
 
 

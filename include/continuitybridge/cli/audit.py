@@ -86,8 +86,8 @@ def verify(organization: str | None, as_json: bool) -> None:
     """Check that nothing in the trail was changed, removed, put in between, put in another order or cut off.
 
     Against its hashes and the signed checkpoints. Exit status 1 names the first event of each trail that is wrong,
-    lines of the checkpoints that we did not sign, and organizations that had a trail and are gone without having
-    been deleted. One that is being deleted is left out.
+    lines of the checkpoints that we did not sign or that are missed, and organizations that had a trail and are
+    gone without having been deleted. One that is being deleted is left out.
     """
     from continuitybridge import lifecycle, organizations
     from continuitybridge.audit import chain, checkpoints
@@ -143,6 +143,27 @@ def checkpoint() -> None:
 
     written = checkpoints.write([each.organization_id for each in organizations.list_all()])
     click.echo(f"{written} trails have grown: {checkpoints.path()}")
+
+
+@group.command("new-signing-key")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def new_signing_key(yes: bool) -> None:
+    """Sign checkpoints with a new key from now on: where the former is lost, or may be known to others.
+
+    What the former signed is believed on, by its public key. Each organization's trail tells of the change.
+    """
+    from continuitybridge import audit, database, organizations
+    from continuitybridge.audit import signing
+    from continuitybridge.settings import get_settings
+
+    if not yes:
+        click.confirm("sign with a new key from now on?", abort=True)
+    key_id = signing.replace(get_settings())
+    for each in organizations.list_all():
+        # A trail that was tampered with takes no event; the others are to know.
+        with suppress(audit.TrailDamaged), database.tenant(each.organization_id) as connection:
+            audit.record(connection, each.organization_id, "audit.signing_key_changed", key_id)
+    click.echo(f"checkpoints are signed by {key_id} from now on; back it up: {signing.KEY_FILE}")
 
 
 @group.command("erase")

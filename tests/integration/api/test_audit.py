@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 
 from continuitybridge import database
-from continuitybridge.audit import record
+from continuitybridge.audit import checkpoints, record
 from continuitybridge.organizations import Organization
+from continuitybridge.settings import Settings
 
 from .conftest import Deployed, SignIn
 
@@ -75,3 +76,23 @@ def test_an_export_holds_every_event_and_is_one_itself(deployed: Callable[[], De
     told = [json.loads(line) for line in lines]
     assert [each["action"] for each in told[:2]] == ["audit.exported", "audit.exported"]
     assert len(told) == len(rows) + 1
+
+
+def test_a_checkpoint_that_is_not_ours_is_told(
+    deployed: Callable[[], Deployed], sign_in: SignIn, settings: Settings
+) -> None:
+    made = deployed().organization
+    admin = sign_in({made: "customer_admin"})
+    checkpoints.write([made.organization_id])
+    file = checkpoints.path(settings)
+    before = file.read_bytes()
+    number = len(before.splitlines()) + 1
+    try:
+        file.write_bytes(before + b'{"seq": 1}\n')
+        told = admin.get(f"/bridge/audit/verification?organization={made.slug}").json()
+        assert told["checkpoints"] == [f"line {number} does not bear our signature"]
+        assert told["problem"] is None
+    finally:
+        file.write_bytes(before)
+    told = admin.get(f"/bridge/audit/verification?organization={made.slug}").json()
+    assert told["checkpoints"] == []

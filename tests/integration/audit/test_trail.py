@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from continuitybridge import connections, database, organizations
-from continuitybridge.audit import Actor, TrailDamaged, acting, chain, checkpoints, record
+from continuitybridge.audit import Actor, TrailDamaged, acting, chain, checkpoints, record, signing
 from continuitybridge.cli import bridge
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings, get_settings
@@ -400,9 +401,82 @@ def test_a_checkpoint_that_we_did_not_sign_is_named_and_counts_for_nothing(
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines) + "no json\n")
     done = run("audit", "verify", "-o", trail.slug)
     assert done.exit_code == 1
-    assert f"line {number + 1} of {ledger} does not bear our signature" in done.stderr
-    assert f"line {len(lines) + 1} of {ledger}" in done.stderr
+    assert f"{ledger}: line {number + 1} does not bear our signature" in done.stderr
+    assert f"{ledger}: line {len(lines) + 1} does not" in done.stderr
     assert fault_of_text(done) == []
+
+
+@pytest.mark.parametrize("change", ["taken out", "exchanged", "repeated"])
+def test_checkpoints_that_were_taken_out_or_moved_are_missed(
+    trail: Organization, ledger: Path, change: str
+) -> None:
+    for number in range(3):
+        write(trail, f"more-{number}")
+        assert checkpoints.write([trail.organization_id]) == 1
+    first, second, third = ledger.read_text().splitlines(keepends=True)
+    assert checkpoints.read().problems == {}
+    kept = {"taken out": [first, third], "exchanged": [first, third, second], "repeated": [first, second, second]}
+    ledger.write_text("".join(kept[change]))
+    done = run("audit", "verify", "-o", trail.slug)
+    assert done.exit_code == 1
+    told = "before line 3" if change == "repeated" else "before line 2"
+    assert f"{ledger}: {told} something was taken out, or put in another order" in done.stderr
+
+
+def test_a_line_that_was_put_in_harms_none_of_ours(trail: Organization, ledger: Path) -> None:
+    checkpoints.write([trail.organization_id])
+    with ledger.open("a") as opened:
+        opened.write("{}\n")
+    write(trail, "more")
+    checkpoints.write([trail.organization_id])
+    assert list(checkpoints.read().problems) == [2]
+    assert len(checkpoints.read().marks[trail.organization_id]) == 2
+
+
+def test_lines_from_before_they_were_chained_are_believed_at_the_beginning_only(
+    trail: Organization, ledger: Path, settings: Settings
+) -> None:
+    checkpoints.write([trail.organization_id])
+    said = json.loads(ledger.read_text())
+    del said["signature"], said["previous"]
+    signature = signing.current(settings).sign(checkpoints._signed(said))
+    old = json.dumps({**said, "signature": b64encode(signature).decode()}) + "\n"
+    ledger.write_text(old)
+    write(trail, "more")
+    checkpoints.write([trail.organization_id])
+    assert checkpoints.read().problems == {}
+    with ledger.open("a") as opened:
+        opened.write(old)
+    assert checkpoints.read().problems == {3: "line 3 is not chained to the one before"}
+
+
+def test_a_signing_key_that_is_gone_is_told_and_not_replaced_until_somebody_says_so(
+    trail: Organization, ledger: Path, settings: Settings
+) -> None:
+    checkpoints.write([trail.organization_id])
+    file = settings.keys_dir / signing.KEY_FILE
+    kept = file.read_bytes()
+    file.unlink()
+    try:
+        write(trail, "more")
+        refused = run("audit", "checkpoint")
+        assert refused.exit_code != 0
+        assert "bridge audit new-signing-key" in str(refused.exception) + refused.output
+        assert not file.exists()
+        told = run("audit", "verify", "-o", trail.slug)
+        assert told.exit_code == 1
+        assert f"{file} is gone" in told.stderr
+        assert fault_of_text(told) == []
+        assert run("audit", "new-signing-key", "--yes").exit_code == 0
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.read_bytes() != kept
+        assert checkpoints.write([trail.organization_id]) == 1
+        assert checkpoints.read().problems == {}, "the former key's line is believed on"
+        assert len(checkpoints.read().marks[trail.organization_id]) == 2
+        events = json.loads(run("audit", "list", "-o", trail.slug, "--json").stdout)
+        assert events[0]["action"] == "audit.signing_key_changed"
+    finally:
+        file.write_bytes(kept)
 
 
 def fault_of_text(done: Result) -> list[str]:
