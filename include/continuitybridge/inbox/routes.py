@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from continuitybridge import audit, database
 from continuitybridge.errors import BridgeError, ConfigurationError, NotAuthenticated, NotFound, class_of
 from continuitybridge.inbox import listing, replay, status, tracking
 from continuitybridge.inbox.replies.stored import stored
@@ -240,6 +242,9 @@ def show_message(
 
 def _for_user(caller: Caller, id: str, organization: str | None) -> Message:
     place, m = _find(caller, id, organization)
+    result = _result(place.organization_id, id, Keyring.open())
+    if result is not None:
+        _tell_of_reading(place, m)
     return Message(
         id=m.message_id,
         organization=place.slug,
@@ -255,7 +260,7 @@ def _for_user(caller: Caller, id: str, organization: str | None) -> Message:
         accepted_at=m.accepted_at,
         ended_at=m.ended_at,
         failure=_last_failure(m),
-        result=_result(place.organization_id, id, Keyring.open()),
+        result=result,
         generation=m.generation,
         replays=m.replays,
         run_id=m.run_id,
@@ -290,6 +295,15 @@ def _for_user(caller: Caller, id: str, organization: str | None) -> Message:
             for f in m.failures
         ],
     )
+
+
+def _tell_of_reading(place: Place, m: status.MessageStatus) -> None:
+    """Who reads what a message became reads a tenant's data: it stands in the trail."""
+    # A trail that was tampered with takes no event, and keeps nobody from looking after messages.
+    with suppress(audit.TrailDamaged), database.tenant(place.organization_id) as connection:
+        audit.record(
+            connection, place.organization_id, "message.result_read", m.message_id, environment=m.environment
+        )
 
 
 def _last_failure(m: status.MessageStatus) -> LastFailure | None:

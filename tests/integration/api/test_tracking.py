@@ -114,5 +114,12 @@ def test_the_sender_of_a_202_gets_the_result_later(
         result = shown["result"]
         assert (shown["state"], result["status"], result["body"]) == ("done", 201, {"n": 8})
         assert result["headers"] == {"content-type": "application/json", "x-a": "b"}
-    seen = sign_in({organization: "customer_user"}).get(url.path).json()
+    reader = sign_in({organization: "customer_user"})
+    seen = reader.get(url.path).json()
     assert (seen["result"], seen["failure"]) == (shown["result"], shown["failure"])
+    # Whoever has an account and reads what a message became is told of.
+    trail = (
+        sign_in({organization: "customer_admin"}).get("/bridge/audit?action=message.result_read").json()["events"]
+    )
+    told = [(each["actor"], each["target"]) for each in trail]
+    assert told == ([] if fails else [(reader.name, seen["id"])])
