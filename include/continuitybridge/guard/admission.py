@@ -39,6 +39,17 @@ async def admit(scope: MutableMapping[str, Any], claims: Sequence[Claim]) -> Non
         standings.extend(found)
 
 
+def refuse_used_up(scope: MutableMapping[str, Any], claims: Sequence[Claim]) -> None:
+    """Raise `TooManyRequests` where `admit` certainly would, before anything is done for the request."""
+    try:
+        limiter.current().refuse_used_up(claims)
+    except TooManyRequests as error:
+        standings = scope.get(STANDINGS)
+        if standings is not None:
+            standings.extend(error.facts["standings"])
+        raise
+
+
 async def admit_caller(
     scope: MutableMapping[str, Any],
     user_name: str,

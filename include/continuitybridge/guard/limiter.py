@@ -111,23 +111,29 @@ class Limiter:
                 self._look_ahead(claim, lease)
             else:
                 wait_s = max(wait_s, ends - now)
-            standings.append(
-                Standing(
-                    claim.name,
-                    claim.limit.amount,
-                    claim.limit.get_expiry(),
-                    lease.left + lease.rest,
-                    max(1, math.ceil(ends - now)),
-                )
-            )
+            standings.append(_standing(claim, lease, ends - now))
         if wait_s:
             for lease in taken:
                 lease.left += 1
-            used_up = ", ".join(sorted({each.name for each in standings if not each.remaining}))
-            raise TooManyRequests(
-                f"the rate limit is used up: {used_up}", retry_after_s=max(1.0, wait_s), standings=standings
-            )
+            raise _refusal(standings, wait_s)
         return standings
+
+    def refuse_used_up(self, claims: Sequence[Claim]) -> None:
+        """Raise as `admit` where it is known by now that it would; takes nothing and asks nobody."""
+        now, wait_s = time.time(), 0.0
+        standings: list[Standing] = []
+        for claim in claims:
+            window_s = claim.limit.get_expiry()
+            window = int(now // window_s)
+            lease = self._leases.get((claim.name, claim.key, claim.limit))
+            if lease is None or lease.window != window:
+                continue
+            left_s = (window + 1.0) * window_s - now
+            standings.append(_standing(claim, lease, left_s))
+            if lease.spent and not lease.left:
+                wait_s = max(wait_s, left_s)
+        if wait_s:
+            raise _refusal(standings, wait_s)
 
     async def _lease(self, claim: Claim) -> tuple[_Lease, float]:
         """A lease of the current window with a token, or one that is used up; and the window's end."""
@@ -202,6 +208,19 @@ class Limiter:
         if len(self._leases) >= MAX_LEASES:
             # Where there is a store, it knows what was counted.
             self._leases.clear()
+
+
+def _standing(claim: Claim, lease: _Lease, left_s: float) -> Standing:
+    limit = claim.limit
+    remaining = lease.left + lease.rest
+    return Standing(claim.name, limit.amount, limit.get_expiry(), remaining, max(1, math.ceil(left_s)))
+
+
+def _refusal(standings: Sequence[Standing], wait_s: float) -> TooManyRequests:
+    used_up = ", ".join(sorted({each.name for each in standings if not each.remaining}))
+    return TooManyRequests(
+        f"the rate limit is used up: {used_up}", retry_after_s=max(1.0, wait_s), standings=standings
+    )
 
 
 def block_of(limit: RateLimitItem) -> int:

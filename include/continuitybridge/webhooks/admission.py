@@ -50,7 +50,15 @@ class OrganizationLimits:
 
     async def admit(self, target: Target, scope: Scope) -> None:
         """Return, or raise `TooManyRequests`."""
+        await admission.admit(scope, self._claims(target))
+
+    def refuse_used_up(self, target: Target, scope: Scope) -> None:
+        """Raise `TooManyRequests` for an organization that has used up its limit: neither its body nor its
+        signature would change that, and at ten times the limit they are what a refusal costs."""
+        admission.refuse_used_up(scope, self._claims(target))
+
+    def _claims(self, target: Target) -> list[Claim]:
         organization = target.organization
         own = known.policy(organization).webhooks_limit
         limits = admission.limits_of(self._limits if own is None else own)
-        await admission.admit(scope, [Claim("webhooks", limit, organization) for limit in limits])
+        return [Claim("webhooks", limit, organization) for limit in limits]

@@ -254,6 +254,7 @@ class IntakeApp:
             sender = network.sender(network.peer(request.scope), request.headers, self._proxies)
             if not network.within(sender, target.networks):
                 raise NotAllowed("this address may not send here")
+        self._limits.refuse_used_up(target, request.scope)
         if target.challenge is not None:
             answer = challenges.answer(
                 target.challenge,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -48,6 +49,15 @@ def beginning_of_a_window() -> None:
     time.sleep(WINDOW_S - time.time() % WINDOW_S + 0.01)
 
 
+def head_alone(intake: Intake, hook: Hook) -> bytes:
+    """What the server answers to a request whose body does not come."""
+    headers = {**hook.signed(b"{}"), "host": "x", "content-length": "1000", "connection": "close"}
+    lines = [f"POST {hook.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    with socket.create_connection(("127.0.0.1", intake.port), timeout=3) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        return connection.recv(65_536)
+
+
 def test_processes_together_take_an_organizations_limit_and_refuse_the_rest_before_acceptance(
     intakes: list[Intake], deploy: Deploy, make_organization: Callable[[], Organization]
 ) -> None:
@@ -67,6 +77,8 @@ def test_processes_together_take_an_organizations_limit_and_refuse_the_rest_befo
     assert last.json()["code"] == "too-many-requests"
     assert last.headers["ratelimit"].startswith('"webhooks";r=0;t=')
     assert intakes[0].post(theirs).status_code == 202, "another organization has its own"
+    refused_by_head = head_alone(intakes[1], ours)
+    assert refused_by_head.startswith(b"HTTP/1.1 429 "), "a body that nobody would take is not waited for"
     time.sleep(int(last.headers["retry-after"]))
     assert intakes[1].post(ours).status_code == 202
 
