@@ -23,6 +23,7 @@ BENCHES: dict[str, str] = {
     "deploy": "benchmarks.deploy_visible",
     "latency": "benchmarks.batch_latency",
     "intake": "benchmarks.intake",
+    "caches": "benchmarks.caches",
     "guard": "benchmarks.guard",
     "neighbour": "benchmarks.noisy_neighbour",
     "settled": "benchmarks.settled_ten_million",
