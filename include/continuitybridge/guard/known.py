@@ -6,12 +6,14 @@ waits for the database. While that does not answer, what was read last holds.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
@@ -30,6 +32,8 @@ ESCALATION = 6
 REMEMBERED_S = 7 * 24 * 3600
 """How long a block that is over makes the next one longer."""
 MAX_WAITING = 1_000
+END_WITHIN_S = 2.0
+"""How long the end of the process waits for the thread."""
 
 Mode = Literal["enforce", "detect", "off"]
 
@@ -65,7 +69,8 @@ class Known:
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
-        self._orders: queue.Queue[tuple[str, str, float]] = queue.Queue(MAX_WAITING)
+        self._orders: queue.Queue[tuple[str, str, float] | None] = queue.Queue(MAX_WAITING)
+        self._over = threading.Event()
         self._lock = threading.Lock()
         self._pid: int | None = None
 
@@ -76,7 +81,16 @@ class Known:
         with self._lock:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
-                threading.Thread(target=self._follow, name="bridge-guard", daemon=True).start()
+                thread = threading.Thread(target=self._follow, name="bridge-guard", daemon=True)
+                thread.start()
+                # A thread that is still at work when the interpreter is taken apart aborts the process.
+                atexit.register(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._over.set()
+        with suppress(queue.Full):
+            self._orders.put_nowait(None)
+        thread.join(END_WITHIN_S)
 
     def policy(self, organization: str) -> Policy:
         return self._snapshot.policies.get(organization, _NOTHING)
@@ -101,7 +115,7 @@ class Known:
     def _follow(self) -> None:
         failed = False
         waiting: list[tuple[str, str, float]] = []
-        while True:
+        while not self._over.is_set():
             try:
                 with database.platform() as connection:
                     while waiting:
@@ -119,9 +133,10 @@ class Known:
     def _wait(self) -> list[tuple[str, str, float]]:
         """What is to be written after a while, or as soon as there is something."""
         try:
-            return [self._orders.get(timeout=READ_EVERY_S)]
+            order = self._orders.get(timeout=READ_EVERY_S)
         except queue.Empty:
             return []
+        return [] if order is None else [order]
 
 
 def _read(connection: Any) -> Snapshot:
