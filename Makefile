@@ -8,7 +8,7 @@ export PYTHON
 # Arguments for pytest: make test ARGS='tests/unit -k mapper'
 ARGS ?=
 
-.PHONY: help setup setup-dev run stop status logs clean distclean test bench chaos lint format docs
+.PHONY: help setup setup-dev run stop status logs clean distclean test bench mutation chaos lint format docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: setup-dev ## run the whole test suite, with state, databases and ports of 
 
 bench: setup-dev ## take every figure and print it beside what is to be reached (make bench ARGS=compile)
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+mutation: setup-dev ## change the code that guards something, and count the changes that no test notices (make mutation ARGS=verification)
+	@.venv/bin/python tests/mutation $(ARGS)
 
 chaos: setup-dev ## kill processes at random under load, and prove that no message was lost (make chaos ARGS='--count 2000')
 	@.venv/bin/python tests/chaos $(ARGS)
