@@ -35,10 +35,10 @@ def manager(access: Any) -> Iterator[Any]:
     access._cache.clear()
 
 
-def user(name: str | None = None, *roles: str, password: str = "hash") -> Any:
+def user(name: str | None = None, *roles: str) -> Any:
     """A user as FAB keeps him."""
     held = [SimpleNamespace(name=role) for role in roles or ("Member",)]
-    return SimpleNamespace(id=7, username=name or f"user-{uuid4().hex[:8]}", roles=held, password=password)
+    return SimpleNamespace(id=7, username=name or f"user-{uuid4().hex[:8]}", roles=held)
 
 
 def member(organization: Organization, role: str) -> Any:
@@ -177,13 +177,3 @@ def test_a_change_of_membership_holds_within_the_second(
     assert access.CACHE_S <= 1.0
     monkeypatch.setattr(access, "CACHE_S", 0.0)
     assert ("PUT", "") not in allowed(manager, who, dag(organization))
-
-
-def test_a_token_ends_with_the_password_it_was_given_under(access: Any, manager: Any) -> None:
-    before, after, other = user("anna"), user("anna", password="new"), user("anna")
-    other.id = 8
-    stamps = {access._stamp(before), access._stamp(after), access._stamp(other)}
-    assert len(stamps) == 3
-    assert all(len(stamp) == 32 and "hash" not in stamp for stamp in stamps)
-    assert access._stamp(user("anna", password=None)) == access._stamp(user("anna", password=""))
-    assert manager.serialize_user(before)["bridge_since"] == access._stamp(before)
