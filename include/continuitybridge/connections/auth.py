@@ -175,9 +175,17 @@ class CookieAuth(Declared):
         yield "auth.login_url", str(self.login_url)
 
 
+class SecretAuth(Declared):
+    """The key of a stored secret of type `api_key`, of the same environment: in the header that it names."""
+
+    type: Literal["secret"] = "secret"
+    secret: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
+
+
 OAuth2Auth.model_rebuild()
 Auth = Annotated[
-    NoAuth | BasicAuth | BearerAuth | ApiKeyAuth | OAuth2Auth | JwtAuth | CookieAuth, Field(discriminator="type")
+    NoAuth | BasicAuth | BearerAuth | ApiKeyAuth | SecretAuth | OAuth2Auth | JwtAuth | CookieAuth,
+    Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Auth)
 

@@ -18,12 +18,22 @@ from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from continuitybridge import database
+from continuitybridge import database, secrets
 from continuitybridge.audit import record
-from continuitybridge.connections.auth import NEEDS_TOKEN, Auth, Declared, NoAuth, from_data, revealed
+from continuitybridge.connections.auth import (
+    NEEDS_TOKEN,
+    ApiKeyAuth,
+    Auth,
+    Declared,
+    NoAuth,
+    SecretAuth,
+    from_data,
+    revealed,
+)
 from continuitybridge.errors import ConfigurationError, EgressRefused, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.nodes.http import address
+from continuitybridge.secrets.types import ApiKey
 from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -92,6 +102,8 @@ def put(
     for field, url in getattr(definition.auth, "addresses", tuple)():
         _check_address(field, url)
     keyring = keyring or Keyring.open()
+    if isinstance(definition.auth, SecretAuth):
+        _of_secret(definition.auth, secrets.resolve(organization_id, environment, definition.auth.secret, keyring))
     settings = {
         "base_url": str(definition.base_url),
         "headers": definition.headers,
@@ -192,7 +204,8 @@ class Definition:
 
 
 def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Definition:
-    """A connection with its credentials; raises `NotFound`."""
+    """A connection with its credentials. Raises `NotFound`; where a stored secret is its credential, as
+    `secrets.resolve`."""
     with database.tenant(organization_id) as connection:
         row = connection.execute(
             "SELECT settings, ciphertext, revision FROM bridge.connections"
@@ -207,7 +220,20 @@ def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> De
         )
     settings, ciphertext, revision = row
     auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
-    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), from_data(auth))
+    found = from_data(auth)
+    if isinstance(found, SecretAuth):
+        found = _of_secret(found, secrets.resolve(organization_id, environment, found.secret, keys))
+    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), found)
+
+
+def _of_secret(auth: SecretAuth, stored: secrets.SecretValue) -> ApiKeyAuth:
+    if not isinstance(stored, ApiKey):
+        raise ConfigurationError(
+            f"secret {auth.secret!r} is of type {stored.TYPE}; a connection takes one of type api_key",
+            field="auth.secret",
+            value=auth.secret,
+        )
+    return ApiKeyAuth(header=stored.header, value=stored.api_key)
 
 
 def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:

@@ -26,6 +26,9 @@ from continuitybridge.vault.keyring import Cipher, Keyring
 
 PURPOSE = "secret"
 """What the ciphertext's associated data says it is for."""
+CONNECTIONS_CHANNEL = "bridge_connections"
+"""NOTIFY channel of the room `connections`, some of which take their credential from here: the payload is
+`<organization_id>/<environment>`."""
 KEPT_VERSIONS = 10
 """So many versions of a secret are kept, the newest and the current one among them."""
 MAX_ROTATION_DAYS = 3_650
@@ -156,6 +159,7 @@ def put(
             f"DELETE FROM bridge.secret_versions WHERE {_PLACE} AND version <= %(version)s - %(kept)s",  # noqa: S608
             {**facts, "kept": KEPT_VERSIONS},
         )
+        _notify(connection, place)
         record(
             connection,
             organization_id,
@@ -189,6 +193,7 @@ def roll_back(organization_id: UUID, environment: str, name: str, version: int, 
             {**place, "version": version, "by": by},
         )
         details = {"version": version}
+        _notify(connection, place)
         record(
             connection,
             organization_id,
@@ -211,6 +216,7 @@ def switch(organization_id: UUID, environment: str, name: str, by: str, *, enabl
             f" WHERE {_PLACE}",
             {**place, "enabled": enabled, "by": by},
         )
+        _notify(connection, place)
         action = "secret.enabled" if enabled else "secret.disabled"
         record(connection, organization_id, action, name, environment=environment, by=by)
         return _one(connection, place)
@@ -223,6 +229,7 @@ def remove(organization_id: UUID, environment: str, name: str, by: str) -> None:
         gone = connection.execute(f"DELETE FROM bridge.secrets WHERE {_PLACE}", place).rowcount  # noqa: S608
         if not gone:
             raise _unknown(place)
+        _notify(connection, place)
         record(connection, organization_id, "secret.removed", name, environment=environment, by=by)
 
 
@@ -306,6 +313,12 @@ def _check(name: str, expires_at: datetime | None, rotate_every_days: int | None
         raise ConfigurationError(
             f"a description has at most {MAX_DESCRIPTION_CHARACTERS} characters", field="description"
         )
+
+
+def _notify(connection: Connection[Any], place: Mapping[str, Any]) -> None:
+    connection.execute(
+        "SELECT pg_notify(%s, %s)", (CONNECTIONS_CHANNEL, f"{place['organization']}/{place['environment']}")
+    )
 
 
 def _locked(connection: Connection[Any], place: Mapping[str, Any]) -> None:

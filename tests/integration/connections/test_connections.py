@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from continuitybridge import connections, database
+from continuitybridge import secrets as stored_secrets
 from continuitybridge.errors import BridgeError, ConfigurationError, NotFound
 from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
@@ -116,3 +117,24 @@ def test_a_bad_name_is_refused_by_name(organization: Organization) -> None:
     with pytest.raises(ConfigurationError) as refused:
         connections.put(organization.organization_id, "dev", "Bad Name", definition(), "anna")
     assert refused.value.facts["field"] == "name"
+
+
+def test_a_connection_takes_the_key_of_a_stored_secret_as_it_is_now(
+    organization: Organization, keyring: Keyring
+) -> None:
+    o = organization.organization_id
+    by_secret = {"base_url": "https://wms.example/", "auth": {"type": "secret", "secret": "shop"}}
+    with pytest.raises(NotFound):
+        connections.put(o, "dev", "wms", by_secret, "anna")
+    stored_secrets.put(o, "dev", "shop", "api_key", {"apiKey": "first", "header": "X-Shop"}, "anna")
+    connections.put(o, "dev", "wms", by_secret, "anna")
+    for key in ("first", "second"):
+        stored_secrets.put(o, "dev", "shop", "api_key", {"apiKey": key, "header": "X-Shop"}, "anna")
+        found = connections.resolve(o, "dev", "wms", keyring).auth
+        assert found == {"type": "api_key", "header": "X-Shop", "value": key}
+    stored_secrets.switch(o, "dev", "shop", "anna", enabled=False)
+    with pytest.raises(stored_secrets.SecretSwitchedOff):
+        connections.resolve(o, "dev", "wms", keyring)
+    stored_secrets.put(o, "dev", "other", "custom", {"pin": "1"}, "anna")
+    with pytest.raises(ConfigurationError, match="of type api_key"):
+        connections.put(o, "dev", "x", {**by_secret, "auth": {"type": "secret", "secret": "other"}}, "anna")
