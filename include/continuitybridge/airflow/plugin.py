@@ -10,6 +10,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from continuitybridge.airflow.api_key_sign_in import ApiKeyMiddleware
 from continuitybridge.airflow.approval_responses import ApprovalResponseMiddleware
+from continuitybridge.airflow.execution_fence import ExecutionFenceMiddleware
 from continuitybridge.airflow.guard import AirflowGuardMiddleware
 from continuitybridge.airflow.identity import TaskIdentityMiddleware
 from continuitybridge.airflow.listener import MarkListener
@@ -29,6 +30,7 @@ class ContinuityBridgePlugin(AirflowPlugin):
     listeners = [MarkListener()]  # noqa: RUF012
     fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": TaskIdentityMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task identity"},
+        {"middleware": ExecutionFenceMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge task fence"},
         {"middleware": ApprovalResponseMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge approvals"},
         {"middleware": AirflowGuardMiddleware, "args": [], "kwargs": {}, "name": "ContinuityBridge guard"},
         # Behind the guard in this list is before it on the way in.

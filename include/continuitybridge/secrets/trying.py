@@ -6,6 +6,7 @@ Where it may connect to, the process's egress policy says, as for everything tha
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 from uuid import UUID
 
+import certifi
 import orjson
 
 from continuitybridge import database
@@ -22,7 +24,7 @@ from continuitybridge.audit import record
 from continuitybridge.egress.connecting import judged, open_socket
 from continuitybridge.errors import BridgeError, EgressRefused
 from continuitybridge.nodes.http.address import parse
-from continuitybridge.nodes.http.client import Client, tls_context
+from continuitybridge.nodes.http.client import Client
 from continuitybridge.nodes.http.wire import ExchangeFailed, RawAnswer
 from continuitybridge.secrets import types, verbs
 from continuitybridge.settings import egress_policy
@@ -114,7 +116,7 @@ async def _smtp(secret: types.Smtp) -> str:
         sock=await open_socket(egress_policy(), secret.host, port),
         use_tls=secret.security == "tls",
         start_tls=secret.security == "starttls",
-        tls_context=tls_context(True) if secret.security != "none" else None,
+        tls_context=_mail_context() if secret.security != "none" else None,
         timeout=TIMEOUT_S,
     )
     try:
@@ -127,6 +129,13 @@ async def _smtp(secret: types.Smtp) -> str:
             await client.quit()
         client.close()
     return "signed in"
+
+
+def _mail_context() -> ssl.SSLContext:
+    """The authorities that the HTTP client believes, without its protocol, which a mail server does not speak."""
+    context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 async def _database(secret: types.Database) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets as random_secrets
+import subprocess
+from base64 import b64encode
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from trial import FLOW, Gate, Tenant, Trial, delivered, settled
+
+from continuitybridge.database.embedded import EmbeddedPostgres, bin_dir
 
 TOKEN = """
 import json, os
@@ -134,6 +142,152 @@ def test_a_running_task_gets_its_own_organizations_secrets_and_no_others(
     assert ask(trial, token[:-2] + "xx", "bridge-keys").status_code == 403
     gate.open.set()
     settled(mine, message_id)
+
+
+FORGED = """
+import json, os, time
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.settings import get_settings
+os.environ.update(process_environment(get_settings()))
+import jwt
+from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args
+from airflow.configuration import conf
+task = jwt.decode({token!r}, options={{"verify_signature": False}})["sub"]
+audience = conf.get("execution_api", "jwt_audience")
+def signed(**changes):
+    given = dict(get_signing_args(make_secret_key_if_needed=False), valid_for=300, audience=audience)
+    return JWTGenerator(**(given | changes)).generate({{"sub": task}})
+claims = jwt.decode({token!r}, options={{"verify_signature": False}})
+print(json.dumps({{
+    "of another key": signed(secret_key=os.urandom(32).hex()),
+    "expired": signed(valid_for=-3600),
+    "for another audience": signed(audience="apache-airflow"),
+    "unsigned": jwt.encode(claims, "", algorithm="none"),
+    "of nobody": JWTGenerator(**get_signing_args(make_secret_key_if_needed=False), valid_for=300,
+                              audience=audience).generate({{"sub": "01980000-0000-7000-8000-000000000000"}}),
+}}))
+"""
+
+
+def test_a_forged_expired_or_foreign_token_opens_nothing_and_a_true_one_its_own_dag_only(
+    trial: Trial, rivals: tuple[Tenant, Tenant]
+) -> None:
+    mine, theirs = rivals
+    settled(theirs, theirs.send("order", {"po": "PO-theirs"}))
+    gate = Gate(trial, "PO-fence")
+    message_id = mine.send("order", {"po": "PO-fence"})
+    assert gate.reached.wait(60)
+    own, other = mine.dag_id("order"), theirs.dag_id("order")
+    token = tokens_of(trial, own, "running")[0]
+    foreign = trial.runs(other)[-1]["dag_run_id"]
+    running = next(run["dag_run_id"] for run in trial.runs(own) if run["state"] == "running")
+
+    def tasks(dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = trial.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()[
+            "task_instances"
+        ]
+        return found
+
+    task_id = next(each["task_id"] for each in tasks(own, running) if each["state"] == "running")
+    task = tasks(other, foreign)[0]["id"]
+
+    def call(method: str, path: str, given: str = token, **more: Any) -> int:
+        headers = {"Authorization": f"Bearer {given}"}
+        answer = httpx.request(method, f"{trial.url}/execution/{path}", headers=headers, timeout=60, **more)
+        return answer.status_code
+
+    paths = ("connections/bridge-keys", "connections/bridge-connection:vault", f"dag-runs/{own}/{running}/state")
+    assert [call("GET", path) for path in paths] == [200, 200, 200]
+    for what, bad in json.loads(trial.python(FORGED.format(token=token)).splitlines()[-1]).items():
+        for path in paths:
+            assert call("GET", path, bad) in (401, 403, 404), (what, path)
+    beginning = f"xcoms/{own}/{running}/{task_id}"
+    assert call("POST", f"{beginning}/mark", json="x") == 201
+    assert call("GET", f"{beginning}/mark") == 200
+    assert call("GET", "task-instances/count", params={"dag_id": own}) == 200
+    for method, path, more in (
+        ("GET", f"dag-runs/{other}/{foreign}/state", {}),
+        ("GET", f"dag-runs/{other}/{foreign}", {}),
+        ("POST", f"dag-runs/{other}/made", {"json": {"conf": {}}}),
+        ("POST", f"xcoms/{other}/{foreign}/{task_id}/mark", {"json": "x"}),
+        ("GET", f"xcoms/{other}/{foreign}/{task_id}/mark", {}),
+        ("GET", f"dags/{other}", {}),
+        ("GET", "task-instances/states", {"params": {"dag_id": other}}),
+        ("GET", "task-instances/states", {"params": {"dag_id": [own, other]}}),
+        ("GET", f"task-instances/previous/{other}/{task_id}", {}),
+        ("GET", f"task-instances/{task}/previous-successful-dagrun", {}),
+        ("PUT", f"task-instances/{task}/heartbeat", {"json": {"hostname": "x", "pid": 1}}),
+        ("GET", "variables/keys", {}),
+        ("PUT", "variables/mine", {"json": {"value": "x"}}),
+        ("GET", "assets/by-name", {"params": {"name": "x"}}),
+        ("GET", "asset-events/by-asset", {"params": {"name": "x"}}),
+        ("GET", "an-address-of-tomorrow", {}),
+    ):
+        assert call(method, path, **more) == 404, (method, path)
+    assert "made" not in {run["dag_run_id"] for run in trial.runs(other)}
+    gate.open.set()
+    settled(mine, message_id)
+
+
+def test_a_secret_is_found_nowhere_that_it_does_not_belong(trial: Trial, rivals: tuple[Tenant, Tenant]) -> None:
+    """A credential, a webhook's key, a typed secret and a password within a message, through a delivery and a dead
+    letter: looked for wherever anything is written or shown."""
+    mine, _ = rivals
+    canaries = {name: f"canary-{name}-{random_secrets.token_hex(16)}" for name in ("auth", "pin", "field")}
+    mine.connect("guarded", trial.destination.url, secret=canaries["auth"])
+    value = json.dumps({"pin": canaries["pin"]})
+    given = ("-o", mine.slug, "-e", "prod", "--type", "custom", "--from-file", "-")
+    trial.bridge("secret", "set", "pin", *given, input=value)
+    text = FLOW.format(version="1.0.0", path="guarded").replace("order", "guarded")
+    mine.deploy("guarded", text.replace("connection: target", "connection: guarded"))
+    canaries["webhook"] = mine.secrets["guarded"]
+    body = {"po": "PO-canary", "password": canaries["field"]}
+    settled(mine, mine.send("guarded", body))
+    trial.destination.answer = lambda delivery: 400
+    dead = mine.send("guarded", body)
+    settled(mine, dead, "dead")
+    assert trial.destination.of("/guarded")[-1].headers["authorization"] == f"Bearer {canaries['auth']}"
+
+    shown = {
+        "message": trial._clients["admin"].get(f"/bridge/messages/{dead}").text,
+        "secrets": trial._clients["admin"].get("/bridge/secrets", params={"organization": mine.slug}).text,
+        "audit": trial.bridge("audit", "export", "-o", mine.slug).stdout,
+        "dead letters": trial.bridge("inbox", "dead", "-o", mine.slug, "-e", "prod").stdout,
+        "status": trial.bridge("inbox", "status", dead, "-o", mine.slug).stdout,
+    }
+    for log in trial.state_dir.rglob("*.log"):
+        shown[str(log)] = log.read_text(errors="replace")
+    for process in ours(trial):
+        with contextlib.suppress(psutil.Error):
+            shown[f"process {process.pid}"] = " ".join([*process.cmdline(), *process.environ().values()])
+    # All of Airflow's tables (rendered templates, XComs, ...) and all of ours, as a backup holds them.
+    server = EmbeddedPostgres(trial.state_dir / "postgres", int(trial.settings["BRIDGE_DATABASE_PORT"]))
+    address = urlsplit(server.admin_url)._replace(path="/continuitybridge").geturl()
+    dump = subprocess.run(
+        [str(bin_dir() / "pg_dump"), "--data-only", address],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    ).stdout.decode(errors="replace")
+    assert "rendered_task_instance_fields" in dump
+    assert "bridge.secret_versions" in dump
+    shown["dump"] = dump
+    assert len(shown) > 15
+    for name, canary in canaries.items():
+        for place, found in shown.items():
+            assert canary not in found, (name, place)
+            assert canary.encode().hex() not in found, (name, place)
+            assert b64encode(canary.encode()).decode()[:-4] not in found, (name, place)
+
+
+def ours(trial: Trial) -> list[psutil.Process]:
+    """All processes of the installation."""
+    found = {each.pid: each for each in trial.processes().values()}
+    for each in list(found.values()):
+        with contextlib.suppress(psutil.Error):
+            found |= {child.pid: child for child in each.children(recursive=True)}
+    assert len(found) > 5
+    return list(found.values())
 
 
 def test_a_task_that_has_ended_gets_nothing(trial: Trial, rivals: tuple[Tenant, Tenant]) -> None:
