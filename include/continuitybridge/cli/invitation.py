@@ -32,6 +32,7 @@ def create(email: str, organization: str, role: str, days: int) -> None:
 
     made = invitations.invite(options.organization_id(organization), email, role, by=options.operator(), days=days)
     click.echo(made.token)
+    click.echo(f"accept it at {made.address}", err=True)
     shown = made.shown
     click.echo(
         f"(shown this once; {shown.invitation_id}, holds until {shown.expires_at:%Y-%m-%d %H:%M})", err=True

@@ -77,6 +77,7 @@ def onboard(
         options.print_json(done)
         return
     click.echo(done.invitation.token)
+    click.echo(f"accept it at {done.invitation.address}", err=True)
     shown = done.invitation.shown
     until = f"{shown.expires_at:%Y-%m-%d %H:%M}"
     click.echo(f"(shown this once; the invitation of {shown.email}, holds until {until})", err=True)

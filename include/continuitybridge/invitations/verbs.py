@@ -70,6 +70,12 @@ class NewInvitation:
     token: str
     shown: Invitation
 
+    @property
+    def address(self) -> str:
+        """The page that accepts it. The token stands behind the #: browsers do not send that part, so that no log
+        and no mail scanner's request holds it."""
+        return f"{get_settings().external_url}{PAGE}#{self.token}"
+
 
 _SELECT = """
 SELECT i.organization_id, o.slug AS organization, o.name AS organization_name, i.invitation_id, i.email, i.role,
@@ -149,8 +155,7 @@ def _letter(made: NewInvitation) -> mail.Letter:
             f"{shown.created_by} invites you to join {shown.organization_name} as "
             f"{shown.role.value.replace('_', ' ')}.",
         ),
-        # Behind the #: browsers do not send that part, so that no log and no mail scanner's request holds it.
-        button=("Accept the invitation", f"{get_settings().external_url}{PAGE}#{made.token}"),
+        button=("Accept the invitation", made.address),
         closing=(f"The invitation works once, until {shown.expires_at:%d %B %Y, %H:%M} UTC.",),
     )
 
