@@ -148,10 +148,10 @@ class TokenServer:
             self.codes[code] = call.form
             query = urlencode({"code": code, "state": call.form["state"]})
             return 302, {"headers": [("location", f"{call.form['redirect_uri']}?{query}")]}
+        self.calls.append(call)
         return self._resource(call)
 
     def _resource(self, call: Call) -> Answer:
-        self.calls.append(call)
         bearer = call.headers.get("authorization", "").removeprefix("Bearer ")
         cookies = dict(part.strip().partition("=")[::2] for part in call.headers.get("cookie", "").split(";"))
         if bearer in self.valid or cookies.get("sid") in self.sessions:
