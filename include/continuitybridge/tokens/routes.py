@@ -16,12 +16,16 @@ from continuitybridge.organizations.access import Caller, CallerDep
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.tokens import connect as connecting
 from continuitybridge.tokens.kept import Place
+from continuitybridge.tokens.seats import seat
 
 router = APIRouter(tags=["tokens"])
 
 Organization = Annotated[str | None, Query(max_length=64, description="Slug; needed unless one has exactly one")]
 Environment = Annotated[str, Path(max_length=16, description="dev, test, staging or prod")]
 Name = Annotated[str, Path(max_length=64, description="The connection")]
+
+REFRESH_WAIT_S = 10.0
+"""So long a request waits for another token; a call that takes longer goes on without it."""
 
 _DONE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Connected</title>
@@ -86,7 +90,9 @@ def list_tokens(
 def refresh_token(
     caller: CallerDep, environment: Environment, name: Name, organization: Organization = None
 ) -> StoredToken:
-    found = tokens.refresh(caller.chosen(organization).organization_id, environment, name)
+    owner = caller.chosen(organization).organization_id
+    with seat(owner):
+        found = tokens.refresh(owner, environment, name, wait_s=REFRESH_WAIT_S)
     return StoredToken.model_validate(found, from_attributes=True)
 
 
@@ -98,7 +104,9 @@ def refresh_token(
 def revoke_token(
     caller: CallerDep, environment: Environment, name: Name, organization: Organization = None
 ) -> StoredToken:
-    found = tokens.revoke(caller.chosen(organization).organization_id, environment, name)
+    owner = caller.chosen(organization).organization_id
+    with seat(owner):
+        found = tokens.revoke(owner, environment, name)
     return StoredToken.model_validate(found, from_attributes=True)
 
 
@@ -112,7 +120,9 @@ def connect_account(
 ) -> Begun:
     _is_person(caller)
     place = Place(caller.chosen(organization).organization_id, environment, name)
-    return Begun.model_validate(connecting.begin(place, caller.user_name), from_attributes=True)
+    with seat(place.organization_id):
+        begun = connecting.begin(place, caller.user_name)
+    return Begun.model_validate(begun, from_attributes=True)
 
 
 @router.post(
@@ -121,7 +131,9 @@ def connect_account(
     openapi_extra=needs(Action.TOKEN_CHANGE),
 )
 def poll_connect(caller: CallerDep, connect: UUID, organization: Organization = None) -> Connect:
-    found = connecting.poll(caller.chosen(organization).organization_id, connect, caller.user_name)
+    owner = caller.chosen(organization).organization_id
+    with seat(owner):
+        found = connecting.poll(owner, connect, caller.user_name)
     return Connect.model_validate(found, from_attributes=True)
 
 
@@ -143,7 +155,9 @@ def callback(
     if place is None:
         raise NotFound("this is not, or no longer, being connected by you: begin again")
     caller.check(place)
-    connecting.finish(state, caller.user_name, code=code, error=error)
+    # Taken before the state is used: who is told to come again loads the same address once more.
+    with seat(organization_id):
+        connecting.finish(state, caller.user_name, code=code, error=error)
     return HTMLResponse(_DONE, headers={"cache-control": "no-store", "referrer-policy": "no-referrer"})
 
 

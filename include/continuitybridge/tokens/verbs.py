@@ -115,12 +115,15 @@ def one(organization_id: UUID, environment: str, name: str) -> StoredToken:
     return found
 
 
-def refresh(organization_id: UUID, environment: str, name: str, keys: Cipher | None = None) -> StoredToken:
-    """Obtain another token now. Raises `ReconnectNeeded`, `Unavailable`, `NotFound`."""
+def refresh(
+    organization_id: UUID, environment: str, name: str, keys: Cipher | None = None, *, wait_s: float | None = None
+) -> StoredToken:
+    """Obtain another token now, and wait for it at most `wait_s` (`BRIDGE_TOKEN_WAIT_S`). Raises
+    `ReconnectNeeded`, `Unavailable`, `NotFound`."""
     keys = keys or Keyring.open()
     one(organization_id, environment, name)
     definition = connections.read(organization_id, environment, name, keys)
-    obtaining.access_token(Place(organization_id, environment, name), definition, keys, ahead=True)
+    obtaining.access_token(Place(organization_id, environment, name), definition, keys, ahead=True, wait_s=wait_s)
     found = one(organization_id, environment, name)
     if found.problem is not None:
         # What is held is used on meanwhile.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import httpx
 import pytest
 
 from continuitybridge import connections
 from continuitybridge.organizations import Organization
-from token_server import TokenServer
+from token_server import Call, TokenServer
 
 from .conftest import SignIn
 
@@ -72,3 +74,39 @@ def test_who_refuses_at_the_authorization_server_is_told_and_nothing_is_connecte
     poll = f"/bridge/tokens/connects/{begun['connect_id']}/poll"
     assert anna.post(poll).json()["status"] == "denied"
     assert provider.calls == []
+
+
+def test_an_authorization_server_that_never_answers_holds_few_requests_and_keeps_no_other_from_its_answer(
+    organization: Organization, provider: TokenServer, sign_in: SignIn
+) -> None:
+    owner = organization.organization_id
+    connections.put(owner, "dev", "erp", provider.oauth(), "test")
+    anna = sign_in({organization: "customer_admin"})
+    asked, answers = threading.Semaphore(0), threading.Event()
+
+    def silent(_: Call) -> None:
+        asked.release()
+        answers.wait(30)
+
+    provider.before = silent
+
+    def refresh(_: int) -> httpx.Response:
+        return anna.post("/bridge/tokens/dev/erp/refresh")
+
+    with ThreadPoolExecutor(6) as pool:
+        try:
+            held = [pool.submit(refresh, each) for each in range(6)]
+            assert asked.acquire(timeout=20)
+            # Those that found no seat are told so while the server is silent, and so is whoever comes next.
+            done, _ = wait(held, timeout=20, return_when=FIRST_COMPLETED)
+            assert done
+            refused = refresh(0)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too-many-requests")
+            assert refused.headers["retry-after"] == "5"
+            assert anna.get("/bridge/tokens").status_code == 200
+        finally:
+            answers.set()
+        statuses = [each.result().status_code for each in held]
+    assert sorted(statuses) == [200] * 2 + [429] * 4
+    assert refresh(0).status_code == 200
+    assert len(provider.grants()) == 3
