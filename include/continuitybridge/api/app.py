@@ -9,7 +9,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from continuitybridge import problems
@@ -110,6 +110,12 @@ def create_app(
     @app.get("/openapi.json", summary="This document", tags=["about"], openapi_extra=needs(Action.REFERENCE_READ))
     def document() -> dict[str, Any]:
         return openapi.document(app, settings, PREFIX)
+
+    if accounts is not None:
+        # The pages are mounted beside this, and a mount answers below its address only.
+        @app.get("/sign-in", tags=["about"], include_in_schema=False)
+        def sign_in(request: Request) -> Response:
+            return RedirectResponse(f"{request.scope.get('root_path', PREFIX)}/sign-in/", 307)
 
     _every_route_has_its_action(app)
     app.add_exception_handler(BridgeError, _problem)

@@ -30,7 +30,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PUBLIC = frozenset({"/health/live"})
+PUBLIC = frozenset({"/health/live", "/sign-in"})
 """Paths below the mount that need no user."""
 TRACKED = re.compile(r"/messages/[^/]+")
 """Paths that need no user when they are read with a `token`, which the route checks (`inbox.tracking`)."""

@@ -165,6 +165,12 @@ def test_an_address_that_does_not_exist_is_refused_to_a_stranger_like_any_other(
             assert stranger.request(method, path).status_code == 401, (method, path)
 
 
+def test_the_pages_for_signing_in_are_found_without_a_slash_at_the_end(stranger: httpx.Client) -> None:
+    answer = stranger.get("/bridge/sign-in", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/bridge/sign-in/")
+    assert stranger.get("/bridge/sign-in/static/sign_in.css").status_code == 200
+
+
 def test_the_document_describes_every_route_that_is_served(document: dict[str, Any], settings: Settings) -> None:
     async def nobody(_: object) -> None:
         return None
