@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from continuitybridge import database, invitations, mail, sessions
-from continuitybridge.errors import BridgeError, NotAuthenticated, NotFound, TooManyRequests
+from continuitybridge.errors import BridgeError, Conflict, NotAuthenticated, NotFound, TooManyRequests
 from continuitybridge.invitations import Invitation
 from continuitybridge.sign_in import events, letters, second_factor, tokens
 from continuitybridge.sign_in.accounts import Account, Accounts
@@ -85,10 +85,11 @@ class Ways:
 
     def join_as_new(self, token: str, first_name: str, last_name: str, password: str, address: str) -> Account:
         """Become somebody by an invitation: his user name is the invited address. Raises as `find_invitation`,
-        `WeakPassword`, `Conflict`, `QuotaExceeded`."""
+        `WeakPassword`, `QuotaExceeded`, `Conflict` too when rights are left of somebody who bore the name."""
         found, there = self.find_invitation(token, address)
         if there is not None:
             raise NotFound("there is an account of this address: sign in to accept")
+        _require_unused(found.email)
         account = self.accounts.make(
             user_name=found.email, email=found.email, first_name=first_name, last_name=last_name, password=password
         )
@@ -178,6 +179,23 @@ class Ways:
 
     def _holds(self, address: str) -> None:
         self.failures.give_back(LINKS_OF_ADDRESS, address)
+
+
+def _require_unused(user_name: str) -> None:
+    """Raises `Conflict` when an account that is gone has left rights under this name, however it was spelled: they
+    would be those of whoever takes the name next. Links that it has left end."""
+    with database.platform() as connection:
+        [(left,)] = connection.execute(
+            "SELECT EXISTS (SELECT FROM bridge.memberships WHERE lower(user_name) = lower(%(name)s))"
+            " OR EXISTS (SELECT FROM bridge.api_keys WHERE lower(user_name) = lower(%(name)s)"
+            " AND revoked_at IS NULL AND expires_at > now())"
+            " OR EXISTS (SELECT FROM bridge.people WHERE lower(user_name) = lower(%(name)s)"
+            " AND totp_since IS NOT NULL)",
+            {"name": user_name},
+        ).fetchall()
+        if left:
+            raise Conflict("there was an account of this name, and rights of it are left: ask the superadmin")
+        tokens.end_all(connection, user_name)
 
 
 def _too_many(wait_s: int) -> TooManyRequests:

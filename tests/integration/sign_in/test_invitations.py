@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from continuitybridge import invitations, organizations
+from continuitybridge import api_keys, invitations, organizations
 from continuitybridge.organizations import Organization
 
 from .conftest import PASSWORD, World
@@ -81,3 +83,26 @@ def test_an_invitation_that_holds_no_more_makes_nobody(world: World, organizatio
     assert done.status_code == (404 if how == "revoked" else 403)
     assert world.table.by_email(address) is None
     assert roles(address) == []
+
+
+@pytest.mark.parametrize("left", ["membership", "API key"])
+def test_nobody_takes_the_rights_that_an_account_has_left(
+    world: World, make_organization: Callable[[], Organization], left: str
+) -> None:
+    theirs, mine = make_organization(), make_organization()
+    address = f"left-{mine.slug}@example.com"
+    if left == "membership":
+        organizations.add_member(theirs.organization_id, address.title(), "customer_admin")
+    else:
+        made = api_keys.create(theirs.organization_id, "nightly", user_name=address, by="test")
+    token = invited(world, mine, address)
+    form = {"first_name": "A", "last_name": "B", "password": PASSWORD, "again": PASSWORD}
+    assert world.send("join", token=token, **form).status_code == 409
+    assert world.table.by_email(address) is None
+    assert roles(address) == []
+    if left == "membership":
+        organizations.remove_member(theirs.organization_id, address.title())
+    else:
+        api_keys.revoke(theirs.organization_id, made.shown.key_id, by="test")
+    assert world.send("join", token=token, **form).status_code == 303
+    assert roles(address) == [(mine.slug, "customer_user")]
