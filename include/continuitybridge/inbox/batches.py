@@ -81,6 +81,16 @@ SELECT heads.*, oldest.available_at FROM heads CROSS JOIN LATERAL (
       AND m.flow = heads.flow AND m.version = heads.version AND m.available_at <= now()
     ORDER BY m.available_at LIMIT 1) AS oldest
 """
+# What is open of an organization and may come to its end. Airflow starts no run of a flow that was removed or that
+# it has paused: such a run may stay queued for ever, and must not keep the other flows from theirs.
+_UNDER_WAY = f"""
+SELECT count(*) FROM bridge.batches b
+WHERE b.organization_id = {{row}}.organization_id AND b.status IN ('created', 'started')
+  AND EXISTS (SELECT FROM bridge.deployments d
+              WHERE d.organization_id = b.organization_id AND d.environment = b.environment AND d.flow = b.flow
+                AND d.status <> 'removed')
+  AND {NOT_PAUSED.format(row="b")}
+"""  # noqa: S608
 _READY_FLOWS = f"""
 WITH ready AS (
     SELECT organization_id, environment, flow, version, min(available_at) AS available_at
@@ -111,18 +121,14 @@ WITH ready AS (
           < CASE WHEN v.concurrency IS NULL THEN %(max_open)s ELSE 1 END
 )
 SELECT organization_id, environment, flow, version, slug, ordered FROM turns
-WHERE known AND (allowed IS NULL OR turn <= allowed - (
-    SELECT count(*) FROM bridge.batches b
-    WHERE b.organization_id = turns.organization_id AND b.status IN ('created', 'started')))
+WHERE known AND (allowed IS NULL OR turn <= allowed - ({_UNDER_WAY.format(row="turns")}))
 ORDER BY turn, available_at LIMIT %(max_batches)s
 """  # noqa: S608  (constants of this module)
 
-_ROOM = """
-SELECT l.allowed IS NULL OR l.allowed > (
-    SELECT count(*) FROM bridge.batches b
-    WHERE b.organization_id = l.organization_id AND b.status IN ('created', 'started'))
+_ROOM = f"""
+SELECT l.allowed IS NULL OR l.allowed > ({_UNDER_WAY.format(row="l")})
 FROM bridge.organization_limits l WHERE l.organization_id = %s AND l.resource = 'concurrent_runs'
-"""
+"""  # noqa: S608
 
 _INSERT = """
 INSERT INTO bridge.batches (organization_id, batch_id, environment, flow, version, dag_id, run_id, status)
@@ -196,8 +202,8 @@ def dispatch_ready(
     `BRIDGE_BATCH_MAX_MESSAGES`). Organizations take turns: none gets its second batch before every other with
     something to do has its first. Left alone are held flows (`holds`) and those in `paused`, disabled or removed
     deployments, organizations that are suspended, have used up their runs or have as many under way as they may
-    (`concurrent_runs`), and flows with `max_open_per_flow`
-    batches open: their messages stay accepted.
+    (`concurrent_runs`; those of flows that were removed or are paused do not count), and flows with
+    `max_open_per_flow` batches open: their messages stay accepted.
 
     Any number of dispatchers may run at once: no message gets into two batches. A crash before the commit leaves
     everything as it was; after it, `unstarted` gives the batches again.

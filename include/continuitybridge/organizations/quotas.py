@@ -29,7 +29,14 @@ _USED = {
     Resource.MEMBERS: "SELECT count(*) FROM bridge.memberships",
     Resource.ENVIRONMENTS: "SELECT count(*) FROM bridge.environments",
     Resource.SYSTEM_INSTANCES: "SELECT count(*) FROM bridge.systems",
-    Resource.CONCURRENT_RUNS: "SELECT count(*) FROM bridge.batches WHERE status IN ('created', 'started')",
+    # As the dispatcher counts them (see `inbox.batches`).
+    Resource.CONCURRENT_RUNS: (
+        "SELECT count(*) FROM bridge.batches b"
+        " JOIN bridge.deployments d USING (organization_id, environment, flow)"
+        " WHERE b.status IN ('created', 'started') AND d.status <> 'removed' AND NOT EXISTS ("
+        "SELECT FROM bridge.flow_holds h WHERE (h.organization_id, h.environment, h.flow, h.kind)"
+        " = (b.organization_id, b.environment, b.flow, 'pause'))"
+    ),
 }
 """As the application role, which sees one organization's rows."""
 

@@ -17,7 +17,7 @@ from continuitybridge.cli import bridge
 from continuitybridge.connections import verbs as connections
 from continuitybridge.errors import AllowanceExhausted, ConfigurationError, QuotaExceeded
 from continuitybridge.flows.load import load_flow
-from continuitybridge.inbox import batches
+from continuitybridge.inbox import batches, holds
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.organizations import Organization, quotas
@@ -312,6 +312,36 @@ def test_no_more_runs_are_begun_than_may_be_under_way_and_the_rest_waits(
     first = next(each for each in begun if each.organization_id == free.organization_id)
     batches.release(first)
     assert len(dispatched(free)) == 3
+
+
+@pytest.mark.parametrize("how", ["removed", "paused"])
+def test_runs_that_airflow_does_not_begin_keep_no_other_flow_from_its_runs(
+    free: Organization, keyring: Keyring, how: str
+) -> None:
+    """Those of a flow that was removed or is paused stay queued in Airflow."""
+    owner = free.organization_id
+    for name in ("orders", "stock", "returns"):
+        deploy(free, name)
+        accept(Acceptance(owner, "dev", name, "1.0.0", "api", b"{}"), keyring)
+
+    def dispatched() -> list[str]:
+        with database.relay() as connection:
+            others = connection.execute(
+                "SELECT organization_id, environment, flow FROM bridge.deployments WHERE organization_id <> %s",
+                (owner,),
+            ).fetchall()
+        return [each.flow for each in batches.dispatch_ready(paused=others)]
+
+    first, second = dispatched()
+    assert dispatched() == []
+    for name in (first, second):
+        if how == "removed":
+            deployments.set_status(owner, "dev", name, "remove", "tester")
+        else:
+            holds.hold(owner, "dev", name, "pause", by="tester")
+    [third] = dispatched()
+    assert {first, second, third} == {"orders", "stock", "returns"}
+    assert used(free, Resource.CONCURRENT_RUNS) == 1
 
 
 @pytest.fixture
