@@ -90,6 +90,15 @@ def host(url: str) -> str:
         return "the address"
 
 
+def origin(url: str) -> str:
+    """Scheme, host and port of an address (RFC 6454); one that cannot be called is its own."""
+    try:
+        found = address.parse(url).origin
+    except ValueError:
+        return url
+    return f"{found.scheme}://{found.authority}"
+
+
 def hostname(url: str) -> str:
     """The host of an address, without its port."""
     try:

@@ -22,6 +22,7 @@ from continuitybridge.connections import Definition
 from continuitybridge.connections.auth import revealed
 from continuitybridge.errors import NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.settings import get_settings
+from continuitybridge.tokens import calls
 from continuitybridge.tokens.kept import Obtained, Place, Token, fresh_until
 from continuitybridge.vault.columns import EncryptedColumn, FingerprintColumn
 from continuitybridge.vault.keyring import Cipher
@@ -57,10 +58,16 @@ class Wait:
 
 
 def identity(definition: Definition) -> bytes:
-    """What a token was obtained with; another one makes the stored token nobody's."""
+    """What a token was obtained with, and whom it is shown to; another one makes the stored token nobody's. Who
+    may set a connection need not know the client's secret, and could send the token to a server of his own."""
     declared = revealed(definition.auth)
     for name in ("client_secret", "header", "prefix", "revocation_url", "expired_statuses", "lifetime_s"):
         declared.pop(name, None)
+    shown_to = {calls.origin(definition.base_url)}
+    if (url := getattr(definition.auth, "revocation_url", None)) is not None:
+        # The authorization server itself knows its tokens.
+        shown_to |= {calls.origin(str(url))} - {calls.origin(str(declared["token_url"]))}
+    declared["shown_to"] = sorted(shown_to)
     return orjson.dumps(declared, option=orjson.OPT_SORT_KEYS)
 
 

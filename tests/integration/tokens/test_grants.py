@@ -269,6 +269,46 @@ def test_a_token_that_is_revoked_is_gone_here_and_there(
     assert tokens.list_tokens(organization.organization_id) == []
 
 
+@pytest.mark.parametrize("kind", ["oauth2", "cookie"])
+def test_a_token_stays_with_the_host_that_it_was_obtained_for(
+    organization: Organization, provider: TokenServer, resolve: Callable[..., ConnectionInfo], kind: str
+) -> None:
+    def put(base_url: str, **auth: Any) -> None:
+        definition = provider.oauth()
+        if kind == "cookie":
+            fields = {"user": provider.user_name, "password": provider.password}
+            definition["auth"] = {"type": "cookie", "login_url": f"{provider.url}/login", "fields": fields}
+            definition["auth"]["cookies"] = ["sid"]
+        definition = {"base_url": base_url, "auth": {**definition["auth"], **auth}}
+        connections.put(organization.organization_id, "dev", "erp", definition, "bert")
+
+    put(f"{provider.url}/api")
+    held = resolve().auth
+    put(f"{provider.url}/other")
+    assert resolve().auth == held
+    unknown = {"client_secret": "unknown" * 5} if kind == "oauth2" else {"lifetime_s": 60}
+    put("https://elsewhere.example/api", **unknown)
+    with pytest.raises(ReconnectNeeded):
+        resolve()
+    assert len(provider.calls) == 2
+
+
+def test_a_token_is_not_shown_to_a_revocation_server_that_was_named_later(
+    organization: Organization, provider: TokenServer, connect: Callable[..., str], resolve: Callable[..., Any]
+) -> None:
+    elsewhere = TokenServer()
+    try:
+        for url in (f"{provider.url}/revoke", f"{elsewhere.url}/revoke"):
+            connect()
+            resolve()
+            connect(client_secret="unknown" * 5, revocation_url=url)
+            tokens.revoke(organization.organization_id, "dev", "erp")
+        assert elsewhere.calls == []
+        assert [call.path for call in provider.calls] == ["/token", "/revoke", "/token"]
+    finally:
+        elsewhere.close()
+
+
 def test_what_is_due_is_refreshed_ahead_and_each_by_itself(
     make_organization: Callable[[], Organization], provider: TokenServer, keyring: Keyring
 ) -> None:
