@@ -43,11 +43,12 @@ class AirflowAccounts:
             found = _user(session, user_name)
             return None if found is None else _account(found)
 
-    def verify(self, user_name: str, password: str) -> bool:
+    def verify(self, name: str, password: str) -> Account | None:
         with flask_app().app_context():
             security = _security()
             try:
-                return security.check_credentials(user_name, password) is not None
+                found = security.check_credentials(name, password)
+                return None if found is None else _account(found)
             finally:
                 security.session.remove()
 

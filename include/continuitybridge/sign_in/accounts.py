@@ -29,8 +29,9 @@ class Accounts(Protocol):
     def by_name(self, user_name: str) -> Account | None:
         """The account of exactly that name."""
 
-    def verify(self, user_name: str, password: str) -> bool:
-        """Whether it is an active account's password. Takes as long for one that is not."""
+    def verify(self, name: str, password: str) -> Account | None:
+        """The active account that has this password and is known by this name, however it is spelled: its own
+        `user_name` counts from there on. None where there is none, and that takes as long."""
 
     def make(self, *, user_name: str, email: str, first_name: str, last_name: str, password: str) -> Account:
         """An active account without rights of its own. Raises `WeakPassword`, `Conflict` when name or address are

@@ -138,7 +138,7 @@ def _proven(request: Request, caller: Caller, password: SecretStr) -> str:
     who = name.casefold(), forms.address(request)
     if wait_s := failures.begin(*who):
         raise TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
-    if not accounts.verify(name, password.get_secret_value()):
+    if accounts.verify(name, password.get_secret_value()) is None:
         raise ConfigurationError("the password is wrong", field="password")
     failures.succeeded(*who)
     return name

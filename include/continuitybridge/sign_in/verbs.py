@@ -110,7 +110,7 @@ class Ways:
         who = account.user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
             raise _too_many(wait_s)
-        if not self.accounts.verify(account.user_name, password):
+        if self.accounts.verify(account.user_name, password) is None:
             events.tell(account.user_name, "sign_in.failed", way="invitation")
             raise NotAuthenticated("the password is wrong")
         self.failures.failed_not(*who)
@@ -128,13 +128,15 @@ class Ways:
         who = user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
             raise _too_many(wait_s)
-        if not self.accounts.verify(user_name, password):
+        verified = self.accounts.verify(user_name, password)
+        if verified is None:
             events.tell(user_name, "sign_in.failed", way="second factor")
             raise NotAuthenticated("the name or the password is wrong")
         self.failures.succeeded(*who)
-        begun = second_factor.begin(user_name)
+        # Not as it was typed: signing in asks for the factor of the account's own name.
+        begun = second_factor.begin(verified.user_name)
         with database.platform() as connection:
-            return begun, tokens.issue(connection, "enrol", user_name)
+            return begun, tokens.issue(connection, "enrol", verified.user_name)
 
     def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
         """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""

@@ -148,11 +148,13 @@ def test_joining_with_an_account_asks_for_the_code_too(world: World, organizatio
     assert done.status_code == 303
 
 
-def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World) -> None:
+@pytest.mark.parametrize("how", ["email", "capitals"])
+def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World, how: str) -> None:
     person = world.person()
+    typed = person.email if how == "email" else person.user_name.upper()
     assert world.http.get("/bridge/sign-in/second-factor", headers={"accept": "text/html"}).status_code == 200
     assert world.send("second-factor", name=person.user_name, password="wrong").status_code == 422
-    shown = world.send("second-factor", name=person.email, password=PASSWORD)
+    shown = world.send("second-factor", name=typed, password=PASSWORD)
     assert shown.status_code == 200
     assert 'src="data:image/svg+xml' in shown.text
     secret, token = (
@@ -166,5 +168,6 @@ def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World) -> N
     assert done.status_code == 200
     assert done.text.count("<li>") == second_factor.RECOVERY_CODES
     assert second_factor.is_enrolled(person.user_name)
+    assert not second_factor.is_enrolled(typed)
     assert world.send("second-factor", name=person.user_name, password=PASSWORD).status_code == 409
     assert world.send("second-factor/confirm", token=token, code="000000").status_code == 404
