@@ -6,6 +6,7 @@ Message-ID. What a transaction writes that fails is never sent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ import psycopg
 from uuid6 import uuid7
 
 from continuitybridge import database
-from continuitybridge.audit import record
+from continuitybridge.audit import TrailDamaged, record
 from continuitybridge.errors import BridgeError, Unavailable, Verdict
 from continuitybridge.mail.letters import Letter, Rendered, render
 from continuitybridge.settings import Settings, get_settings
@@ -38,6 +39,8 @@ KEPT = timedelta(days=30)
 
 _PURPOSE = "mail"
 Connection = psycopg.Connection[Any]
+
+log = logging.getLogger(__name__)
 
 
 class MailNotSetUp(Unavailable):
@@ -176,9 +179,17 @@ def failed(taken: Taken, problem: str, *, for_good: bool = False) -> bool:
 
 
 def _tell(connection: Connection, organization_id: UUID, mail_id: UUID, kind: str, problem: str) -> None:
-    if organization_id != PLATFORM:
-        details = {"kind": kind, "problem": problem}
-        record(connection, organization_id, "mail.given_up", str(mail_id), details=details)
+    if organization_id == PLATFORM:
+        return
+    details = {"kind": kind, "problem": problem}
+    try:
+        with connection.transaction():
+            record(connection, organization_id, "mail.given_up", str(mail_id), details=details)
+    except TrailDamaged as error:
+        # One trail that was tampered with must not hold up everybody's mails.
+        log.error(
+            "organization %s is not told that mail %s was given up: %s", organization_id, mail_id, error.detail
+        )
 
 
 @dataclass(frozen=True, slots=True)
