@@ -20,17 +20,20 @@ Of the task of `dags/maintenance/token_refresh.py`:
 So a token that leaks from a worker opens what the worker is working on, while it works. A worker moves messages as
 the database's relay role and may lease any: towards whoever holds that role too, this is no wall.
 
+Of a task of these that does not run (any more), and of a former try of any task: nothing.
+
 It answers in the api-server only, against the verified token of a running task. Who asks without an identity (DAG
 processor, scheduler, a command) gets None. What a task may not have is refused at once, so that Airflow's next
-backends are not asked either.
+backends are not asked either; nor are they when it cannot be told now who asks, or what for.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
@@ -44,6 +47,8 @@ REFUSED = "~"
 TOKEN_PREFIX = "bridge-token:"  # noqa: S105  (no secret)
 CONNECTION_TYPE = "bridge"
 CACHE_S = 60.0
+
+_log = logging.getLogger("continuitybridge.secrets")
 
 
 class Asker(Protocol):
@@ -114,13 +119,31 @@ class RefreshTask:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class EndedTask:
+    """A task that has ended or not begun, or a former try: its token may still hold, but it is given nothing."""
+
+    patience_s: ClassVar[float] = 0.0
+
+    def keys(self) -> dict[str, str]:
+        raise refusal(KEYS)
+
+    def place(self, name: str) -> tuple[UUID, str, str] | None:
+        return None
+
+
 class OrganizationSecrets(BaseSecretsBackend):
-    """See the module. Raises a refusal (404 to the task) for everything that is not the asker's own."""
+    """See the module. Raises a refusal (404 to the task) for everything that is not the asker's own, and one (503)
+    when that cannot be told now, or not be given."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__()
 
     def get_connection(self, conn_id: str, team_name: str | None = None) -> Any:
+        with _nothing_falls_through(conn_id):
+            return self._connection(conn_id)
+
+    def _connection(self, conn_id: str) -> Any:
         asker = _asker()
         if asker is None:
             if _is_ours(conn_id):
@@ -141,26 +164,42 @@ class OrganizationSecrets(BaseSecretsBackend):
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:
         """Airflow's variables are the platform's; a flow's task and a stream worker have none."""
-        if _asker() is not None:
-            raise refusal(key)
+        with _nothing_falls_through(key):
+            if _asker() is not None:
+                raise refusal(key)
         return None
 
     def get_config(self, key: str) -> str | None:
         return None
 
 
-def refusal(name: str) -> Exception:
-    """What Airflow takes as a final no, and its API answers as 404: the same for what does not exist."""
+def refusal(name: str, *, now: bool = False) -> Exception:
+    """What Airflow takes as a final no, and its API answers as 404: the same for what does not exist. `now`: it
+    may be there, but cannot be given now (503)."""
     from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
     from fastapi import HTTPException
 
     class Refused(AirflowSecretsBackendAccessDenied, HTTPException):
         def __init__(self) -> None:
-            HTTPException.__init__(
-                self, 404, detail={"reason": "not_found", "message": f"{name} is not there for this task"}
-            )
+            status, reason = (503, "unavailable") if now else (404, "not_found")
+            message = f"{name} cannot be had now" if now else f"{name} is not there for this task"
+            HTTPException.__init__(self, status, detail={"reason": reason, "message": message})
 
     return Refused()
+
+
+@contextmanager
+def _nothing_falls_through(name: str) -> Iterator[None]:
+    """Airflow asks its next backend after any exception but a refusal: the environment, then everything."""
+    from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+    try:
+        yield
+    except AirflowSecretsBackendAccessDenied:
+        raise
+    except Exception as error:
+        _log.warning("a task could not be given %s (%s)", name, type(error).__name__)
+        raise refusal(name, now=True) from error
 
 
 def connection_id(name: str, *, refused: int | None = None) -> str:
@@ -184,12 +223,12 @@ def _asker() -> Asker | None:
     from continuitybridge.airflow.identity import asking_task
 
     task_id = asking_task()
-    return _running_task(task_id) if task_id is not None else None
+    return _task(task_id) if task_id is not None else None
 
 
-def _running_task(task_id: UUID) -> Asker | None:
-    """The task, if it runs and is a flow's or a stream worker's. A DAG's name alone proves nothing, anybody's
-    Python DAG may bear it: what counts is the bundle it came from, and the file."""
+def _task(task_id: UUID) -> Asker | None:
+    """The task, if it is a flow's or of a DAG of ours; None for another's, whether it runs or not. A DAG's name
+    alone proves nothing, anybody's Python DAG may bear it: the bundle it came from counts, and the file."""
     from airflow.models import DagModel, TaskInstance
     from airflow.utils.session import create_session
     from airflow.utils.state import TaskInstanceState
@@ -206,19 +245,21 @@ def _running_task(task_id: UUID) -> Asker | None:
 
     with create_session() as session:
         row = session.execute(
-            select(DagModel.dag_id, DagModel.bundle_name, DagModel.relative_fileloc)
+            select(DagModel.dag_id, DagModel.bundle_name, DagModel.relative_fileloc, TaskInstance.state)
             .join(TaskInstance, TaskInstance.dag_id == DagModel.dag_id)
-            .where(TaskInstance.id == task_id, TaskInstance.state == TaskInstanceState.RUNNING)
+            .where(TaskInstance.id == task_id)
         ).first()
     if row is None:
-        return None
+        return EndedTask()
+    running = row.state == TaskInstanceState.RUNNING
     if row.bundle_name == FLOW_BUNDLE:
         organization, environment, _ = row.dag_id.split(".", 2)
-        return FlowTask(_organization_id(organization), environment)
-    if tuple(row) == (STREAM_DAG, DAGS_BUNDLE, STREAM_FILE):
-        return StreamTask(stream_owner(task_id))
-    if tuple(row) == (TOKEN_REFRESH_DAG, DAGS_BUNDLE, TOKEN_REFRESH_FILE):
-        return RefreshTask()
+        return FlowTask(_organization_id(organization), environment) if running else EndedTask()
+    place = (row.dag_id, row.bundle_name, row.relative_fileloc)
+    if place == (STREAM_DAG, DAGS_BUNDLE, STREAM_FILE):
+        return StreamTask(stream_owner(task_id)) if running else EndedTask()
+    if place == (TOKEN_REFRESH_DAG, DAGS_BUNDLE, TOKEN_REFRESH_FILE):
+        return RefreshTask() if running else EndedTask()
     return None
 
 

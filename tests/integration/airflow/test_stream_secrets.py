@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from continuitybridge.errors import NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.payloads import PAYLOAD
 from continuitybridge.organizations import Organization
+from continuitybridge.settings import get_settings
 from continuitybridge.stream.access import Access
 from continuitybridge.vault.keyring import Keyring
 from token_server import TokenServer
@@ -261,3 +263,25 @@ def test_the_task_that_refreshes_ahead_is_told_how_it_went_and_nothing_else(
                 ask(asker, conn_id)
     finally:
         provider.close()
+
+
+def test_what_cannot_be_given_now_is_refused_so_that_nobody_else_is_asked(
+    organization: Organization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.models.connection import Connection
+    from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+    from continuitybridge.airflow import secrets
+
+    monkeypatch.setattr(secrets, "_asker", lambda: secrets.FlowTask(organization.organization_id, "prod"))
+    monkeypatch.setattr("airflow.configuration.ensure_secrets_loaded", lambda: [secrets.OrganizationSecrets()])
+    # Another master key than the one that wrapped the organization's keys.
+    monkeypatch.setenv("BRIDGE_MASTER_KEY_FILE", str(tmp_path / "another.key"))
+    get_settings.cache_clear()
+    try:
+        with pytest.raises(AirflowSecretsBackendAccessDenied) as refused:
+            Connection.get_connection_from_secrets(secrets.KEYS)
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    assert getattr(refused.value, "status_code", None) == 503

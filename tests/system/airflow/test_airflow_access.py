@@ -290,13 +290,45 @@ def ours(trial: Trial) -> list[psutil.Process]:
     return list(found.values())
 
 
-def test_a_task_that_has_ended_gets_nothing(trial: Trial, rivals: tuple[Tenant, Tenant]) -> None:
+PLATFORMS = """
+import os
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.settings import get_settings
+os.environ.update(process_environment(get_settings()))
+from airflow.models import Connection, Variable
+from airflow.utils.session import create_session
+with create_session() as session:
+    session.add(Connection(conn_id={name!r}, conn_type="http", host="127.0.0.1", password="x"))
+    session.add(Variable(key={name!r}, val="x"))
+"""
+"""Makes a connection and a variable of the platform's own, such as Python DAGs use."""
+
+
+def test_a_task_that_has_ended_and_a_former_try_get_nothing(trial: Trial, rivals: tuple[Tenant, Tenant]) -> None:
     mine, _ = rivals
+    platforms = f"platforms-{random_secrets.token_hex(4)}"
+    trial.python(PLATFORMS.format(name=platforms))
     message_id = mine.send("order", {"po": "PO-ended"})
     settled(mine, message_id)
     token = tokens_of(trial, mine.dag_id("order"), "success")[0]
-    assert ask(trial, token, "bridge-keys").status_code == 404
-    assert ask(trial, token, "bridge-connection:vault").status_code == 404
+
+    def asked() -> dict[str, int]:
+        paths = [f"connections/{name}" for name in ("bridge-keys", "bridge-connection:vault", platforms)]
+        headers = {"Authorization": f"Bearer {token}"}
+        return {
+            path: httpx.get(f"{trial.url}/execution/{path}", headers=headers, timeout=60).status_code
+            for path in [*paths, f"variables/{platforms}"]
+        }
+
+    assert set(asked().values()) == {404}, asked()
+    run = trial.runs(mine.dag_id("order"))[-1]["dag_run_id"]
+    cleared = trial.api(
+        "POST",
+        f"/dags/{mine.dag_id('order')}/clearTaskInstances",
+        json={"dry_run": False, "dag_run_id": run, "only_failed": False},
+    )
+    assert cleared.is_success, cleared.text
+    assert set(asked().values()) == {404}, asked()
 
 
 def test_a_connection_of_another_organization_is_missing_to_a_flow(
