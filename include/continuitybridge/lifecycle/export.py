@@ -20,7 +20,7 @@ import os
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -215,12 +216,21 @@ def _readable(organization_id: UUID, table: str) -> list[str]:
     return [row[0] for row in rows]
 
 
+@contextmanager
+def _unhurried(organization_id: UUID) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that may take its time: between two reads of it large payloads are opened and compressed."""
+    with database.tenant(organization_id) as connection:
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        connection.execute("SET LOCAL statement_timeout = 0")
+        yield connection
+
+
 def _rows(keys: Cipher, organization_id: UUID, table: str, columns: Sequence[str], met: _Table) -> Iterator[bytes]:
     query = sql.SQL("SELECT {} FROM bridge.{} WHERE organization_id = %s").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table)
     )
     with (
-        database.tenant(organization_id) as connection,
+        _unhurried(organization_id) as connection,
         connection.cursor(f"export-{table}", row_factory=dict_row) as cursor,
     ):
         cursor.itersize = READ_ROWS
@@ -254,7 +264,7 @@ def _written(keys: Cipher, organization_id: UUID, table: str, row: dict[str, Any
 
 def _write_flows(archive: _Archive, organization_id: UUID) -> None:
     with (
-        database.tenant(organization_id) as connection,
+        _unhurried(organization_id) as connection,
         connection.cursor("export-flows") as cursor,
     ):
         cursor.itersize = READ_ROWS

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -82,6 +83,25 @@ def rows(postgres: EmbeddedPostgres) -> Callable[[UUID], dict[str, str]]:
         return found
 
     return rows
+
+
+@pytest.fixture
+def impatient(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], None]]:
+    """Makes the application role's timeout of that name a third of a second, until the test is over."""
+    changed = []
+
+    def set_to(setting: str, value: str) -> None:
+        with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+            connection.execute(f"ALTER ROLE bridge_app SET {setting} = '{value}'")
+        connections_of.close_pools()
+
+    def impatient(setting: str) -> None:
+        changed.append(setting)
+        set_to(setting, "300ms")
+
+    yield impatient
+    for each in changed:
+        set_to(each, "60s")
 
 
 def whole(deployed: Callable[[], Deployed], stranger: httpx.Client) -> Deployed:
@@ -257,3 +277,33 @@ def test_a_deletion_needs_its_word_and_its_export(
             connection.execute("SELECT bridge.remove_rows(%s, 'messages', 10)", (other.organization_id,))
     command(*arguments)
     assert command("organization", "deletions").count(slug) >= 1
+
+
+def test_an_export_of_payloads_that_come_slowly_comes_to_its_end(
+    deployed: Callable[[], Deployed],
+    stranger: httpx.Client,
+    store: Path,
+    tmp_path: Path,
+    impatient: Callable[[str], None],
+) -> None:
+    """The store's object is a pipe, whose writer takes longer than a transaction may lie idle."""
+    mine = deployed()
+    mine.send(stranger, LARGE)
+    [stored] = [each for each in store.rglob("*") if each.is_file()]
+    content = stored.read_bytes()
+    stored.unlink()
+    os.mkfifo(stored)
+
+    def feed() -> None:
+        with stored.open("wb") as pipe:
+            time.sleep(1.0)
+            pipe.write(content)
+
+    feeding = threading.Thread(target=feed, daemon=True)
+    feeding.start()
+    impatient("idle_in_transaction_session_timeout")
+    printed = command("organization", "export", mine.organization.slug, "--output", str(tmp_path))
+    feeding.join(10)
+    manifest, opened = archive(Path(printed.partition(" ")[0]))
+    assert manifest["tables"]["messages"]["unreadable"] == []
+    assert json.loads(opened.read("tables/messages.jsonl"))["payload"]["text"] == LARGE.decode()
