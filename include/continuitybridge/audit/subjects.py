@@ -12,7 +12,8 @@ import orjson
 import psycopg
 from uuid6 import uuid7
 
-from continuitybridge.vault.cipher import DataKey, associated_data
+from continuitybridge.errors import NotFound
+from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_data
 from continuitybridge.vault.keyring import Cipher
 
 Connection = psycopg.Connection[Any]
@@ -70,13 +71,21 @@ def of_name(connection: Connection, organization_id: UUID, name: str, keys: Ciph
 def known(
     connection: Connection, organization_id: UUID, subject_ids: Iterable[UUID], keys: Cipher
 ) -> dict[UUID, Subject]:
-    """Those of these people who are not erased, by id."""
+    """Those of these people who are not erased, by id. Of one whose key was altered nothing opens."""
     rows = connection.execute(
         "SELECT subject_id, sealed_key FROM bridge.audit_subjects"
         " WHERE organization_id = %s AND subject_id = ANY (%s) AND sealed_key IS NOT NULL",
         (organization_id, list(subject_ids)),
     ).fetchall()
-    return {row[0]: opened(organization_id, row[0], row[1], keys) for row in rows}
+    return {row[0]: _opened_or_mute(organization_id, row[0], row[1], keys) for row in rows}
+
+
+def _opened_or_mute(organization_id: UUID, subject_id: UUID, sealed_key: bytes, keys: Cipher) -> Subject:
+    try:
+        return opened(organization_id, subject_id, sealed_key, keys)
+    except (DecryptionFailed, NotFound):
+        # What stands of him is lost; the others, and the events, are not.
+        return Subject(organization_id, subject_id, secrets.token_bytes(32))
 
 
 def ids_of_name(connection: Connection, organization_id: UUID, name: str, keys: Cipher) -> list[UUID]:

@@ -27,6 +27,7 @@ from continuitybridge.lifecycle import removal
 from continuitybridge.lifecycle.export import export
 from continuitybridge.organizations import Organization, verbs
 from continuitybridge.settings import get_settings
+from continuitybridge.vault.cipher import DecryptionFailed
 
 DRAIN_S = 30.0
 """How long is waited for messages that are being run, before their rows are taken away. What a worker then tries
@@ -235,8 +236,8 @@ def _drain(organization_id: UUID) -> None:
 
 
 def _record(found: Deletion) -> None:
-    """In the trail, so that the export tells who ended it; once. A trail that was tampered with takes no event: it
-    must not keep anybody from deleting."""
+    """In the trail, so that the export tells who ended it; once. A trail that was tampered with, or his key
+    in it, takes no event: it must not keep anybody from deleting."""
     owner, action = found.organization_id, "organization.deletion_requested"
     try:
         with database.tenant(owner) as connection:
@@ -246,7 +247,7 @@ def _record(found: Deletion) -> None:
             if known is None:
                 details = {"export": found.with_export}
                 record(connection, owner, action, found.slug, details=details, by=found.requested_by)
-    except TrailDamaged:
+    except (TrailDamaged, DecryptionFailed, NotFound):
         _log.warning("the trail of %s was tampered with: it does not tell of the deletion", found.slug)
 
 

@@ -307,3 +307,30 @@ def test_an_export_of_payloads_that_come_slowly_comes_to_its_end(
     manifest, opened = archive(Path(printed.partition(" ")[0]))
     assert manifest["tables"]["messages"]["unreadable"] == []
     assert json.loads(opened.read("tables/messages.jsonl"))["payload"]["text"] == LARGE.decode()
+
+
+def test_a_person_whose_key_was_altered_keeps_nobody_from_deleting(
+    deployed: Callable[[], Deployed], sign_in: SignIn, rows: Rows
+) -> None:
+    mine = deployed()
+    owner, slug = mine.organization.organization_id, mine.organization.slug
+    boss = sign_in(superadmin=True)
+    assert boss.post(f"/bridge/organizations/{slug}/suspend", json={"reason": "unpaid"}).status_code == 200
+    with psycopg.connect(database.owner_url()) as connection:
+        connection.execute("ALTER TABLE bridge.audit_subjects NO FORCE ROW LEVEL SECURITY")
+        # The one's key, and with the other's the version of the key that it is under.
+        connection.execute(
+            "UPDATE bridge.audit_subjects SET sealed_key = set_byte(sealed_key, 4 + 16 * (n %% 2)::int, 9)"
+            " FROM (SELECT subject_id AS id, row_number() OVER () AS n FROM bridge.audit_subjects"
+            "       WHERE organization_id = %s) AS s WHERE subject_id = id",
+            (owner,),
+        )
+        connection.execute("ALTER TABLE bridge.audit_subjects FORCE ROW LEVEL SECURITY")
+    asked = boss.post(f"/bridge/organizations/{slug}/deletion", json={"confirm": slug, "export": True})
+    assert asked.status_code == 202, asked.text
+    assert lifecycle.continue_deletions() == 1
+    assert {table for table, digest in rows(owner).items() if digest} == {"deletions"}
+    _, opened = archive(Path(str(lifecycle.deletion(slug).export_file)))
+    trail = [json.loads(line) for line in opened.read("audit/trail.jsonl").splitlines()]
+    assert "organization.suspended" in {each["action"] for each in trail}
+    assert "(altered)" in {each["actor"] for each in trail}
