@@ -172,6 +172,8 @@ def _work(found: Deletion, directory: Path, step: Callable[[str, int], None]) ->
     owner = organization.organization_id
     suspension.tell(owner)
     if found.trail_events is None:
+        # Whoever requested it may have been killed before it was written down.
+        _record(found)
         _drain(owner)
         _export(organization, found, directory)
     removal.remove_objects(owner, step)

@@ -29,7 +29,7 @@ from continuitybridge.connections import verbs as connections
 from continuitybridge.database import connections as connections_of
 from continuitybridge.database import urls
 from continuitybridge.database.embedded import EmbeddedPostgres
-from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.errors import Conflict, NotFound, Unavailable
 from continuitybridge.settings import get_settings
 
 from .conftest import Deployed, SignIn
@@ -334,3 +334,22 @@ def test_a_person_whose_key_was_altered_keeps_nobody_from_deleting(
     trail = [json.loads(line) for line in opened.read("audit/trail.jsonl").splitlines()]
     assert "organization.suspended" in {each["action"] for each in trail}
     assert "(altered)" in {each["actor"] for each in trail}
+
+
+def test_the_trail_tells_of_the_deletion_when_its_request_was_killed(
+    deployed: Callable[[], Deployed], impatient: Callable[[str], None]
+) -> None:
+    """Between the commits of the request and of its event: the trail is locked until the request is given up."""
+    mine = deployed()
+    owner, slug = mine.organization.organization_id, mine.organization.slug
+    impatient("statement_timeout")
+    with psycopg.connect(database.owner_url()) as other:
+        other.execute("LOCK TABLE bridge.audit_events IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Unavailable):
+            lifecycle.request_deletion(slug, confirm=slug, with_export=True, by="cli (anna)")
+    assert lifecycle.continue_deletions() == 1
+    done = lifecycle.deletion(slug)
+    _, opened = archive(Path(str(done.export_file)))
+    trail = [json.loads(line) for line in opened.read("audit/trail.jsonl").splitlines()]
+    [told] = [each for each in trail if each["action"] == "organization.deletion_requested"]
+    assert (told["actor"], told["target"], done.organization_id) == ("cli (anna)", slug, owner)
