@@ -18,6 +18,10 @@ BATCH = 200
 """Rows at once: of the largest payloads that stand in the database these are some tens of megabytes."""
 
 
+_UNHURRIED = "SET LOCAL statement_timeout = 0"
+"""Where few rows or none are left to find, one statement looks at all of them."""
+
+
 def acting_as(role: Role, organization_id: UUID) -> AbstractContextManager[Connection[Any]]:
     """A transaction of that role; every query here names the organization too."""
     if role == "app":
@@ -73,6 +77,7 @@ def count(column: Column, organization_id: UUID, only: str, **given: Any) -> int
     """How many rows there are for which `only` holds (see `batches`)."""
     query = sql.SQL("SELECT count(*) FROM ({}) AS found").format(_select(column) + _only(column, only))
     with acting_as(column.reader, organization_id) as connection:
+        connection.execute(_UNHURRIED)
         [(found,)] = connection.execute(query, {"organization": organization_id, **given})
     return int(found)
 
@@ -105,6 +110,7 @@ def _read(
         values |= _key(column, last)
     query += sql.SQL(" ORDER BY {} LIMIT %(batch)s").format(order)
     with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(_UNHURRIED)
         cursor.execute(query, values)
         return list(cursor.fetchall())
 

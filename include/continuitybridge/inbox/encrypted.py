@@ -39,7 +39,9 @@ class PayloadColumn(EncryptedColumn):
         )
 
     def stale(self) -> str:
-        return "substring({c} FROM CASE get_byte({c}, 0) WHEN 2 THEN 3 ELSE 2 END FOR 4) <> %(version)s"
+        # `get_byte` of the column would read all of a large value.
+        first = "get_byte(substring({c} FROM 1 FOR 1), 0)"
+        return f"substring({{c}} FROM CASE {first} WHEN 2 THEN 3 ELSE 2 END FOR 4) <> %(version)s"
 
 
 def _message(row: Row) -> str:

@@ -24,6 +24,8 @@ from continuitybridge.audit import reading
 from continuitybridge.cli import bridge
 from continuitybridge.custody.registry import COLUMNS
 from continuitybridge.custody.walking import acting_as
+from continuitybridge.database import connections as connections_of
+from continuitybridge.database.embedded import EmbeddedPostgres
 from continuitybridge.flows.load import load_flow
 from continuitybridge.inbox import replay
 from continuitybridge.inbox.accept import Acceptance, accept
@@ -289,3 +291,43 @@ def test_killed_again_and_again_under_load_it_comes_to_its_end(
     assert not any(each.broken for each in opened(world).values())
     world.work()
     assert {status(world.organization_id, each).state for each in messages(world)} == {"done"}
+
+
+def test_reencrypting_takes_the_time_it_needs_and_reads_no_payload_that_is_done(
+    world: World, postgres: EmbeddedPostgres
+) -> None:
+    """A statement that finds few rows among many takes longer than those that serve somebody who waits."""
+    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+        connection.execute("ALTER ROLE bridge_app SET statement_timeout = '300ms'")
+    connections_of.close_pools()
+    rotation.rotate_data_key(world.organization_id, by="anna")
+    try:
+        with psycopg.connect(database.owner_url()) as other:
+            other.execute("LOCK TABLE bridge.failures, bridge.waits IN ACCESS EXCLUSIVE MODE")
+            ending = threading.Timer(1.5, other.rollback)
+            ending.start()
+            done = run("reencrypt", "-o", slug_of(world))
+            ending.join()
+        assert "version 2" in done.output
+        assert set(map(frozenset, versions_of(world).values())) == {frozenset({2})}
+    finally:
+        with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+            connection.execute("ALTER ROLE bridge_app SET statement_timeout = '60s'")
+        connections_of.close_pools()
+    as_owner(
+        "UPDATE bridge.messages SET payload = payload || (SELECT string_agg(uuid_send(gen_random_uuid()), '')"
+        " FROM generate_series(1, 60000)) WHERE organization_id = %s",
+        world.organization_id,
+        table="messages",
+    )
+    [column] = [each for each in COLUMNS if (each.table, each.column) == ("messages", "payload")]
+    assert isinstance(column, EncryptedColumn)
+    stale = column.stale().replace("{c}", "payload")
+    with acting_as(column.reader, world.organization_id) as connection:
+        [(told,)] = connection.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT count(*) FROM bridge.messages"
+            f" WHERE organization_id = %(organization)s AND {stale}",
+            {"organization": world.organization_id, "version": (2).to_bytes(4, "big")},
+        ).fetchall()
+    # Of nearly a megabyte in each row the first bytes tell.
+    assert told[0]["Plan"]["Shared Hit Blocks"] + told[0]["Plan"]["Shared Read Blocks"] < 100
