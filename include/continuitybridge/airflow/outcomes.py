@@ -29,7 +29,7 @@ from continuitybridge.inbox.batches import FlowKey
 KEPT = timedelta(days=7)
 """How long Airflow keeps these events. Outcomes that nobody told for so long are not told any more."""
 
-_LOCK = 4_201_917_004
+_LOCK = 4_201_917_019
 _CHUNK = 50
 
 _FLOWS = (

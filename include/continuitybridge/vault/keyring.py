@@ -28,7 +28,7 @@ from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_
 PLATFORM = UUID(int=0)
 """Stands for the organization in what is the platform's own, or a person's who belongs to several: it has data
 keys like one, made on first use."""
-ROTATION_LOCK = 4_201_917_003
+ROTATION_LOCK = 4_201_917_017
 """Advisory lock of the database: shared by those who wrap data keys, held alone by who rotates the master key."""
 PLATFORM_LOCK = 4_201_917_015
 """Advisory lock of the database: held by who makes the platform's first data key."""

@@ -30,7 +30,7 @@ from continuitybridge.vault.keyring import PLATFORM, ROTATION_LOCK, Keyring
 
 log = logging.getLogger(__name__)
 
-ALONE_LOCK = 4_201_917_004
+ALONE_LOCK = 4_201_917_018
 """Advisory lock of the database: held by who rotates the master key, from beginning to end."""
 
 

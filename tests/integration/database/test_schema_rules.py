@@ -3,10 +3,13 @@ one fails here."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+import continuitybridge
 from continuitybridge import database
 from continuitybridge.custody.registry import COLUMNS, PLAIN
 from continuitybridge.database.bootstrap import ROLES
@@ -181,3 +184,16 @@ def test_every_column_of_bytes_is_proved_to_open_or_said_to_be_plain() -> None:
     assert set(found) - known - PLAIN.keys() == set(), "declare it in its room's COLUMNS (see vault/columns.py)"
     assert PLAIN.keys() - set(found) == set()
     assert {place for place in known - set(found) if place != ("audit_events", "details")} == set()
+
+
+def test_each_advisory_lock_has_a_number_of_its_own() -> None:
+    """Two things under one number wait for each other, or take each other for themselves."""
+    package = Path(continuitybridge.__file__).parent
+    ours = re.compile(r"4_?201_?917_?\d{3}")
+    of_code = [
+        int(found.replace("_", "")) for file in package.rglob("*.py") for found in ours.findall(file.read_text())
+    ]
+    of_migrations = {int(found) for file in package.rglob("*.sql") for found in ours.findall(file.read_text())}
+    assert len(of_code) >= 7
+    assert sorted(of_code) == sorted(set(of_code))
+    assert of_migrations.isdisjoint(of_code)
