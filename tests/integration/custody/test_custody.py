@@ -298,13 +298,13 @@ def test_reencrypting_takes_the_time_it_needs_and_reads_no_payload_that_is_done(
 ) -> None:
     """A statement that finds few rows among many takes longer than those that serve somebody who waits."""
     with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
-        connection.execute("ALTER ROLE bridge_app SET statement_timeout = '300ms'")
+        connection.execute("ALTER ROLE bridge_app SET statement_timeout = '1s'")
     connections_of.close_pools()
     rotation.rotate_data_key(world.organization_id, by="anna")
     try:
         with psycopg.connect(database.owner_url()) as other:
             other.execute("LOCK TABLE bridge.failures, bridge.waits IN ACCESS EXCLUSIVE MODE")
-            ending = threading.Timer(1.5, other.rollback)
+            ending = threading.Timer(2.5, other.rollback)
             ending.start()
             done = run("reencrypt", "-o", slug_of(world))
             ending.join()
