@@ -2,6 +2,7 @@
 
 from continuitybridge.invitations.verbs import (
     DAYS,
+    MAX_A_DAY,
     Invitation,
     NewInvitation,
     accept,
@@ -14,6 +15,7 @@ from continuitybridge.invitations.verbs import (
 
 __all__ = [
     "DAYS",
+    "MAX_A_DAY",
     "Invitation",
     "NewInvitation",
     "accept",

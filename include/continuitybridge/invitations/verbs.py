@@ -20,7 +20,7 @@ from uuid6 import uuid7
 
 from continuitybridge import database, mail
 from continuitybridge.audit import record
-from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended, TooManyRequests
 from continuitybridge.organizations import Membership, Role, role_of
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher, Keyring
@@ -28,6 +28,8 @@ from continuitybridge.vault.keyring import Cipher, Keyring
 DAYS = 7
 """How long an invitation holds unless it is said otherwise."""
 MAX_DAYS = 30
+MAX_A_DAY = 5
+"""How many invitations an organization sends to one address within 24 hours."""
 PAGE = "/bridge/sign-in/invitation"
 """Where an invitation is accepted (`sign_in.pages`)."""
 PREFIX = "cbi_"
@@ -100,7 +102,8 @@ def invite(
 
     In the caller's transaction where `connection` is given (application role, or platform), so
     that a mail that is queued in it goes out exactly when the invitation holds. Raises `ConfigurationError` for
-    bad input, `QuotaExceeded` when members and open invitations fill the organization.
+    bad input, `QuotaExceeded` when members and open invitations fill the organization, `TooManyRequests` after
+    `MAX_A_DAY` of one address.
     """
     address, wanted = _address(email), role_of(role)
     if not 1 <= days <= MAX_DAYS:
@@ -123,6 +126,7 @@ def _invite(
     days: int,
     keys: Cipher | None,
 ) -> NewInvitation:
+    _bound(connection, organization_id, address)
     token, invitation_id = PREFIX + secrets.token_urlsafe(32), uuid7()
     replaced = connection.execute(
         "UPDATE bridge.invitations SET revoked_at = now(), revoked_by = %s"
@@ -143,6 +147,21 @@ def _invite(
     if mail.is_set_up():
         mail.put(connection, organization_id, _letter(made), valid_for=timedelta(days=days))
     return made
+
+
+def _bound(connection: psycopg.Connection[Any], organization_id: UUID, address: str) -> None:
+    """Raises `TooManyRequests` when the address got its mails of a day: each invitation replaces the one before,
+    so that no quota stops whoever goes on inviting."""
+    [(sent, wait_s)] = connection.execute(
+        "SELECT count(*), ceil(extract(epoch FROM min(created_at) + %(day)s - now()))::int FROM ("
+        "SELECT created_at FROM bridge.invitations WHERE organization_id = %(owner)s AND email = %(address)s"
+        " AND created_at > now() - %(day)s ORDER BY created_at DESC LIMIT %(most)s) AS newest",
+        {"owner": organization_id, "address": address, "day": timedelta(days=1), "most": MAX_A_DAY},
+    ).fetchall()
+    if sent >= MAX_A_DAY:
+        raise TooManyRequests(
+            f"{address} was invited {MAX_A_DAY} times within a day: try again later", retry_after_s=max(1, wait_s)
+        )
 
 
 def _letter(made: NewInvitation) -> mail.Letter:

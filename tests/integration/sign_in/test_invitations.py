@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from continuitybridge import api_keys, invitations, organizations
+from continuitybridge.errors import TooManyRequests
 from continuitybridge.organizations import Organization
 
 from .conftest import PASSWORD, World
@@ -106,3 +107,18 @@ def test_nobody_takes_the_rights_that_an_account_has_left(
         api_keys.revoke(theirs.organization_id, made.shown.key_id, by="test")
     assert world.send("join", token=token, **form).status_code == 303
     assert roles(address) == [(mine.slug, "customer_user")]
+
+
+def test_nobodys_mailbox_is_filled_with_invitations(
+    world: World, make_organization: Callable[[], Organization]
+) -> None:
+    mine, other = make_organization().organization_id, make_organization().organization_id
+    address = f"{mine.hex}@example.com"
+    for _ in range(invitations.MAX_A_DAY):
+        last = invitations.invite(mine, address, "customer_user", by="the-admin")
+    with pytest.raises(TooManyRequests) as refused:
+        invitations.invite(mine, address.upper(), "customer_user", by="the-admin")
+    assert 86_000 < refused.value.facts["retry_after_s"] <= 86_400
+    assert world.send("invitation", token=last.token).status_code == 200, "the last one goes on holding"
+    invitations.invite(mine, f"b{address}", "customer_user", by="the-admin")
+    invitations.invite(other, address, "customer_user", by="the-admin")
