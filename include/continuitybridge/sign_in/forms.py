@@ -81,7 +81,7 @@ async def read(request: Request, form: type[F]) -> F:
         if len(body) > MAX_BODY_BYTES:
             raise PayloadTooLarge(f"a form has at most {MAX_BODY_BYTES} bytes", allowed=MAX_BODY_BYTES)
     try:
-        return form.model_validate(_parsed(request, body))
+        return form.model_validate(_text(_parsed(request, body)))
     except ValidationError as error:
         found = [{"field": ".".join(map(str, each["loc"])), "message": each["msg"]} for each in error.errors()]
         text = "; ".join(f"{each['field']}: {each['message']}" for each in found)
@@ -101,6 +101,15 @@ def _parsed(request: Request, body: bytes) -> Any:
         "a form is sent as application/x-www-form-urlencoded or application/json",
         valid=["application/x-www-form-urlencoded", "application/json"],
     )
+
+
+def _text(given: Any) -> Any:
+    """As it came. Raises `ConfigurationError` for NUL characters, which the database takes in no text."""
+    if isinstance(given, dict):
+        for field, value in given.items():
+            if isinstance(value, str) and "\0" in value:
+                raise ConfigurationError("the form is not valid: it holds a NUL character", field=field)
+    return given
 
 
 def is_program(request: Request) -> bool:

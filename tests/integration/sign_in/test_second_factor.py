@@ -154,6 +154,7 @@ def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World, how:
     typed = person.email if how == "email" else person.user_name.upper()
     assert world.http.get("/bridge/sign-in/second-factor", headers={"accept": "text/html"}).status_code == 200
     assert world.send("second-factor", name=person.user_name, password="wrong").status_code == 422
+    assert world.send("second-factor", name=f"{person.user_name}\0", password=PASSWORD).status_code == 422
     shown = world.send("second-factor", name=typed, password=PASSWORD)
     assert shown.status_code == 200
     assert 'src="data:image/svg+xml' in shown.text
