@@ -1,21 +1,40 @@
 """What a plan that runs in a task gets from outside: its organization's keys and connections, asked of the
-api-server under the task's own token, and the task's log. Both are kept for the life of the task."""
+api-server under the task's own token, and the task's log. A connection is kept while its credential holds; keys
+are asked for anew: a task may run for longer than a rotated key is kept."""
 
 from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from continuitybridge.airflow.secrets import KEYS, TOKEN_PREFIX, connection_id
 from continuitybridge.errors import BridgeError, NotFound, Unavailable, Verdict, class_of
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.tokens import Place
-from continuitybridge.vault.keyring import DataKeys
+from continuitybridge.vault.cipher import DataKey
+from continuitybridge.vault.keyring import REFRESH_S, DataKeys, Ring
+
+ASK_AGAIN_S = REFRESH_S * 0.75
+"""After this time keys are asked for anew, beside the work."""
+
+KEPT_S = 600.0
+"""How long keys are used while nobody gives others; a rotated one is kept for longer (`custody.retiring`)."""
+
+PATIENCE_S = 1.0
+"""How long an answer is waited for when there is something to go on with."""
+
+PAUSE_S = 5.0
+"""How soon is asked or waited again after that was in vain."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_log = logging.getLogger("continuitybridge.stage")
 _flow_log = logging.getLogger("continuitybridge.flow")
 
 
@@ -67,6 +86,64 @@ def connection_info(name: str, extra: str) -> ConnectionInfo:
     )
     _hide(info)
     return info
+
+
+class TaskKeys(Ring):
+    """A `Cipher` for the task's organization, for any number of threads. Keys are asked for anew after a minute,
+    so that nothing is encrypted under one that was retired, and at once when one is met that is not held. While
+    none are given, it goes on with what it holds for `KEPT_S`; then its verbs raise what kept them.
+
+    Made, it asks for the first time, and raises as `data_keys`.
+    """
+
+    def __init__(self, ask_keys: Callable[[], DataKeys] | None = None) -> None:
+        self._ask = ask_keys or data_keys
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bridge-keys")
+        self._lock = threading.Lock()
+        self._asking: Future[DataKeys] | None = None
+        self._quiet_until = float("-inf")
+        self._asked_at, self._held = time.monotonic(), self._ask()
+
+    def _key(self, organization_id: UUID, version: int | None) -> DataKey:
+        keys = self._current()
+        try:
+            return keys._key(organization_id, version)
+        except NotFound:
+            if version is None:
+                raise
+        with suppress(NotFound):
+            return self._begin_asking().result()._key(organization_id, version)
+        # That was asked, maybe, before the key was made.
+        return self._begin_asking().result()._key(organization_id, version)
+
+    def _current(self) -> DataKeys:
+        now = time.monotonic()
+        age, held = now - self._asked_at, self._held
+        if age < ASK_AGAIN_S or (age < KEPT_S and now < self._quiet_until):
+            return held
+        patience_s = None if age >= KEPT_S else PATIENCE_S if age >= REFRESH_S else 0.0
+        try:
+            return self._begin_asking().result(patience_s)
+        except (BridgeError, TimeoutError) as error:
+            if age >= KEPT_S:
+                raise
+            if age >= REFRESH_S:
+                said = getattr(error, "detail", "no answer yet")
+                _log.warning("data keys could not be asked for now: %s", said)
+            self._quiet_until = now + PAUSE_S
+            return held
+
+    def _begin_asking(self) -> Future[DataKeys]:
+        with self._lock:
+            if self._asking is None or self._asking.done():
+                self._asking = self._thread.submit(self._renew)
+            return self._asking
+
+    def _renew(self) -> DataKeys:
+        asked_at = time.monotonic()
+        found = self._ask()
+        self._held, self._asked_at = found, asked_at
+        return found
 
 
 def data_keys() -> DataKeys:

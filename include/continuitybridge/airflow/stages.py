@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from continuitybridge.inbox.accept import Acceptance
     from continuitybridge.inbox.batches import Batch
-    from continuitybridge.vault.keyring import DataKeys
+    from continuitybridge.vault.keyring import Cipher
 
 BATCH_MARK = "bridge:batch"
 """In place of a payload in `conf`: the run belongs to messages that are in the inbox already."""
@@ -89,7 +89,7 @@ class RunStageOperator(BaseOperator):
             raise AirflowFailException(f"{error.code}: {error.detail}") from error
 
     def _execute(self, context: Context) -> dict[str, int]:
-        from continuitybridge.airflow.services import TaskServices, data_keys
+        from continuitybridge.airflow.services import TaskKeys, TaskServices
         from continuitybridge.airflow.work import StageWork
         from continuitybridge.engine.runner import Runner
         from continuitybridge.inbox.batches import dead_letters, finish
@@ -102,7 +102,7 @@ class RunStageOperator(BaseOperator):
             with ThreadPoolExecutor(1) as side:
                 # The database and the api-server are asked at the same time.
                 found = side.submit(_find, ti.dag_id, ti.run_id)
-                keys = data_keys()
+                keys = TaskKeys()
                 batch = found.result() or self._begin(context, keys)
             work = StageWork(
                 batch=batch,
@@ -135,7 +135,7 @@ class RunStageOperator(BaseOperator):
         )
         return get_plan(self.organization_id, self.plan.flow, batch.version)
 
-    def _begin(self, context: Context, keys: DataKeys) -> Batch:
+    def _begin(self, context: Context, keys: Cipher) -> Batch:
         """Make the batch of a run that began outside the inbox."""
         from continuitybridge.errors import Conflict
         from continuitybridge.inbox import batches, holds

@@ -52,7 +52,7 @@ class Cipher(Protocol):
         """Whether these data had that fingerprint, whatever key version it was made with."""
 
 
-class _Ring:
+class Ring:
     """The verbs of `Cipher` over whatever `_key` finds."""
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
@@ -74,7 +74,7 @@ class _Ring:
         return secrets.compare_digest(key.fingerprint(data), fingerprint)
 
 
-class DataKeys(_Ring):
+class DataKeys(Ring):
     """Data keys of some organizations, for a process that must not hold the master key. Never log or store
     `to_json`: it is the keys."""
 
@@ -125,7 +125,7 @@ class DataKeys(_Ring):
         return versions[version]
 
 
-class Keyring(_Ring):
+class Keyring(Ring):
     """All organizations' data keys, read as the platform role and unwrapped by the master key when first used.
 
     A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids.

@@ -6,19 +6,23 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from uuid import UUID
 
 import pytest
 
 from continuitybridge import database, deployments, destinations
+from continuitybridge.airflow import services
 from continuitybridge.airflow.work import StageWork
 from continuitybridge.engine.runner import Runner
 from continuitybridge.engine.services import LocalServices
+from continuitybridge.errors import Unavailable
 from continuitybridge.flows.load import load_flow
 from continuitybridge.inbox import batches
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.status import status
 from continuitybridge.organizations import Organization
-from continuitybridge.vault.keyring import Keyring
+from continuitybridge.vault.cipher import version_of
+from continuitybridge.vault.keyring import Cipher, DataKeys, Keyring
 
 
 class Sink(ThreadingHTTPServer):
@@ -59,6 +63,7 @@ class Flow:
 
     def __init__(self, organization: Organization, keyring: Keyring, sink: Sink) -> None:
         self.owner, self.slug, self.keyring = organization.organization_id, organization.slug, keyring
+        self.keys: Cipher = keyring
         text = f"""
             flow: order
             version: 1.0.0
@@ -90,7 +95,7 @@ class Flow:
         for batch in batches.dispatch_ready(paused=others):
             with Runner() as runner:
                 plan = deployments.get_plan(self.owner, "order", batch.version)
-                work = StageWork(batch, plan, None, "w", self.slug, self.keyring, LocalServices(), runner)
+                work = StageWork(batch, plan, None, "w", self.slug, self.keys, LocalServices(), runner)
                 counts += work.run(fence=False)
             batches.finish(batch)
         return counts
@@ -170,3 +175,67 @@ def test_a_group_that_a_stage_completes_goes_on_in_the_same_run(
     assert counts == [1, 3, 4]
     assert batches.finish(batch)
     assert status(owner, message_id).state == "done"
+
+
+class ApiServer:
+    """Answers a task's questions for its keys by the real secrets backend, or is away."""
+
+    def __init__(self, organization_id: UUID) -> None:
+        from continuitybridge.airflow.secrets import FlowTask
+
+        self.task = FlowTask(organization_id, "prod")
+        self.asked = 0
+        self.away = False
+
+    def __call__(self) -> DataKeys:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("the api-server does not answer")
+        return DataKeys.from_json(self.task.keys()["extra"])
+
+
+def rotated(flow: Flow) -> None:
+    with database.platform() as connection:
+        flow.keyring.create_key(connection, flow.owner)
+    flow.keyring.forget()
+
+
+def test_a_task_that_outlives_a_data_key_reads_and_writes_under_the_next_one(
+    flow: Flow, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api_server = ApiServer(flow.owner)
+    flow.keys = services.TaskKeys(api_server)
+    rotated(flow)
+    # What is met under the new key is a reason to ask at once.
+    flow.accept(1)
+    assert flow.run()["done"] == 1
+    assert api_server.asked == 2
+    rotated(flow)
+    written = flow.keys.encrypt(flow.owner, "test", "1", b"x")
+    assert (version_of(written), api_server.asked) == (2, 2)
+    # A minute later.
+    monkeypatch.setattr(services, "PATIENCE_S", 30.0)
+    monkeypatch.setattr(services, "REFRESH_S", 0.0)
+    monkeypatch.setattr(services, "ASK_AGAIN_S", 0.0)
+    written = flow.keys.encrypt(flow.owner, "test", "1", b"x")
+    assert version_of(written) == 3
+
+
+def test_while_the_api_server_is_away_a_task_goes_on_with_the_keys_it_holds_for_a_bounded_time(
+    flow: Flow, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api_server = ApiServer(flow.owner)
+    flow.keys = services.TaskKeys(api_server)
+    flow.accept(2)
+    api_server.away = True
+    monkeypatch.setattr(services, "PAUSE_S", 60.0)
+    monkeypatch.setattr(services, "REFRESH_S", 0.0)
+    monkeypatch.setattr(services, "ASK_AGAIN_S", 0.0)
+    assert flow.run()["done"] == 2
+    assert api_server.asked == 2
+    monkeypatch.setattr(services, "KEPT_S", 0.0)
+    with pytest.raises(Unavailable):
+        flow.keys.encrypt(flow.owner, "test", "1", b"x")
+    api_server.away = False
+    flow.accept(1)
+    assert flow.run()["done"] == 1
