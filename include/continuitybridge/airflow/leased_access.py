@@ -41,6 +41,9 @@ CONNECTIONS_KEPT_S = 30.0
 MISSING_KEPT_S = 5.0
 """How soon is asked again for a connection that was not there."""
 
+REFUSED_KEPT_S = 1.0
+"""How soon is asked again for another credential when that was in vain: it may just be obtained."""
+
 _log = logging.getLogger("continuitybridge.stream")
 
 
@@ -81,6 +84,7 @@ class LeasedAccess:
         self._asked_at = float("-inf")
         self._connections: dict[tuple[UUID, str, str], _Connection] = {}
         self._asking: dict[tuple[UUID, str, str], asyncio.Task[_Connection]] = {}
+        self._asking_another: dict[tuple[tuple[UUID, str, str], int], asyncio.Task[_Connection]] = {}
         # The task's supervisor answers one question after the other.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bridge-ask")
 
@@ -113,7 +117,7 @@ class LeasedAccess:
         now = time.monotonic()
         found = self._connections.get(place)
         if refused is not None and (found is None or found.info is None or found.info.token == refused):
-            found = self._connections[place] = await self._ask_for_another(place, refused)
+            found = await self._another(place, refused)
         if found is None or not found.fresh(now):
             asking = self._asking.get(place)
             if asking is None:
@@ -147,6 +151,8 @@ class LeasedAccess:
         for known in (self._connections, self._asking):
             for place in [place for place in known if place[:2] == (organization_id, environment)]:
                 del known[place]
+        for key in [key for key in self._asking_another if key[0][:2] == (organization_id, environment)]:
+            del self._asking_another[key]
 
     def _held(self, organization_id: UUID, now: float) -> _Keys | None:
         held = self._keys.get(organization_id)
@@ -200,13 +206,42 @@ class LeasedAccess:
             if self._asking.get(place) is mine:
                 self._asking.pop(place, None)
 
+    async def _another(self, place: tuple[UUID, str, str], refused: int) -> _Connection:
+        """One question for all whose credential was refused; that it could not be answered is remembered."""
+        key = (place, refused)
+        asking = self._asking_another.get(key)
+        if asking is None:
+            asking = self._asking_another[key] = asyncio.create_task(self._ask_for_another(place, refused))
+            asking.add_done_callback(_look_at)
+        return await asyncio.shield(asking)
+
     async def _ask_for_another(self, place: tuple[UUID, str, str], refused: int) -> _Connection:
-        asked_at = time.monotonic()
+        mine, key, asked_at = asyncio.current_task(), (place, refused), time.monotonic()
         loop = asyncio.get_running_loop()
+        kept_s = 0.0
         try:
-            return _Connection(asked_at, await loop.run_in_executor(self._thread, self._look_up, place, refused))
-        except ReconnectNeeded as error:
-            return _Connection(asked_at, None, error)
+            try:
+                info = await loop.run_in_executor(self._thread, self._look_up, place, refused)
+                found = _Connection(asked_at, info)
+            except ReconnectNeeded as error:
+                found = _Connection(asked_at, None, error)
+            if self._asking_another.get(key) is mine:
+                self._connections[place] = found
+            if found.info is None or found.info.token == refused:
+                kept_s = REFUSED_KEPT_S
+            return found
+        except Unavailable:
+            kept_s = REFUSED_KEPT_S
+            raise
+        finally:
+            if kept_s:
+                loop.call_later(kept_s, self._forget_asking, key, mine)
+            else:
+                self._forget_asking(key, mine)
+
+    def _forget_asking(self, key: tuple[tuple[UUID, str, str], int], asking: asyncio.Task[Any] | None) -> None:
+        if self._asking_another.get(key) is asking:
+            del self._asking_another[key]
 
     def _look_up(self, place: tuple[UUID, str, str], refused: int | None = None) -> ConnectionInfo | None:
         extra = self._ask_connection(connection_id(":".join(map(str, place)), refused=refused))

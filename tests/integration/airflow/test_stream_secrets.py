@@ -231,6 +231,40 @@ async def test_a_worker_gets_the_access_token_alone_and_another_when_that_is_ref
         provider.close()
 
 
+async def test_units_whose_credential_is_refused_at_once_ask_for_another_once(
+    worker: Worker, organization: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuitybridge.airflow import leased_access
+
+    monkeypatch.setattr(leased_access, "REFUSED_KEPT_S", 60.0)
+    provider = TokenServer()
+    try:
+        place = (organization.organization_id, "prod", "erp")
+        connections.put(*place, provider.oauth("refresh_token"), "anna")
+        lease(accepted(organization, keyring), worker.owner)
+        first = await worker.access.connection(*place)
+        assert first.token is not None
+        asked = worker.asked
+        found = await asyncio.gather(*(worker.access.connection(*place, refused=first.token) for _ in range(9)))
+        assert {info.token for info in found} != {first.token}
+        assert worker.asked == asked + 1
+        # That nobody answers is not found out by each of them anew.
+        worker.api_server_is_away = True
+        second = found[0].token
+        for _ in range(3):
+            tried = (worker.access.connection(*place, refused=second) for _ in range(3))
+            failed = await asyncio.gather(*tried, return_exceptions=True)
+            assert {type(error) for error in failed} == {Unavailable}
+        assert worker.asked == asked + 2
+        # A connection that was put right meanwhile is asked for at once.
+        worker.api_server_is_away = False
+        worker.access.forget(*place[:2])
+        await worker.access.connection(*place, refused=second)
+        assert worker.asked == asked + 3
+    finally:
+        provider.close()
+
+
 def test_the_task_that_refreshes_ahead_is_told_how_it_went_and_nothing_else(
     organization: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
