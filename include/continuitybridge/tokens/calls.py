@@ -38,7 +38,7 @@ class Failed(Exception):
 
 def post(url: str, body: str, *, content_type: str = FORM, headers: Mapping[str, str] | None = None) -> RawAnswer:
     """POST and wait for the answer, at most `BRIDGE_TOKEN_REQUEST_TIMEOUT_S`. Never from an event loop's own
-    thread for long: it blocks. Raises `Refused` for an address that is not called, `Failed` without an answer."""
+    thread for long: it blocks. Raises `Refused` for an address that is none, `Failed` without an answer."""
     lines = {
         "user-agent": "ContinuityBridge",
         "accept": "application/json",
@@ -53,8 +53,11 @@ def post(url: str, body: str, *, content_type: str = FORM, headers: Mapping[str,
         raise Failed(f"{host(url)} did not answer in time") from None
     except (ExchangeFailed, OSError) as error:
         raise Failed(f"{host(url)} cannot be reached: {type(error).__name__}") from None
-    except (EgressRefused, ValueError) as error:
-        raise Refused(f"{host(url)} is not called: {getattr(error, 'detail', error)}") from None
+    except EgressRefused as error:
+        # Until the operator allows it: nobody has to connect anything then.
+        raise Failed(f"{host(url)} is not called: {error.detail}") from None
+    except ValueError as error:
+        raise Refused(f"{host(url)} is not called: {error}") from None
 
 
 def basic(name: str, secret: str) -> str:

@@ -20,8 +20,8 @@ from continuitybridge.tokens.signing import sign
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 PASSING = frozenset({"temporarily_unavailable", "server_error"})
 """Errors that may pass."""
-STANDING = frozenset({400, 401, 403})
-"""Statuses that stand, also where no error is named (RFC 6749, 5.2)."""
+STANDING = frozenset({400, 401})
+"""Statuses that stand, also where no error is named (RFC 6749, 5.2). A firewall's 403 may pass."""
 LONGEST_LIFETIME_S = 365 * 86_400.0
 _ERROR_CHARACTERS = 200
 

@@ -62,11 +62,13 @@ def access_token(
     *,
     refused: int | None = None,
     ahead: bool = False,
+    again: bool = False,
     wait_s: float | None = None,
 ) -> Token:
     """A token of the connection that may be used, obtained if need be.
 
-    `refused` is the generation of one that the destination did not take, `ahead` wants another before it ends.
+    `refused` is the generation of one that the destination did not take, `ahead` wants another before it ends,
+    `again` also where the last answer stands (`store.begin`).
     Blocks for at most `wait_s` (`BRIDGE_TOKEN_WAIT_S`); a call that takes longer goes on, and is there for whoever
     asks next. Raises `ReconnectNeeded` (terminal), at once where that is known, and `Unavailable` (transient) when
     the server does not answer or the wait is over.
@@ -79,13 +81,13 @@ def access_token(
     try:
         pause_s = FIRST_LOOK_S
         while True:
-            step = store.begin(place, definition, keys, uuid4().hex, refused=refused, ahead=ahead)
+            step = store.begin(place, definition, keys, uuid4().hex, refused=refused, ahead=ahead, again=again)
             if isinstance(step, Token):
                 return step
             if isinstance(step, store.Lease):
                 _called(place, step, definition, keys, ends)
                 # What is stored now is this answer, or a better one.
-                ahead = False
+                ahead = again = False
                 continue
             if time.monotonic() + pause_s > ends:
                 raise _waited(place)

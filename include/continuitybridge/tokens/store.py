@@ -71,19 +71,34 @@ def identity(definition: Definition) -> bytes:
     return orjson.dumps(declared, option=orjson.OPT_SORT_KEYS)
 
 
+def needs_person(definition: Definition) -> bool:
+    """Whether somebody has to bring another token when there is none any more."""
+    return getattr(definition.auth, "grant", "") in ("authorization_code", "device_code", "refresh_token")
+
+
 def begin(
-    place: Place, definition: Definition, keys: Cipher, owner: str, *, refused: int | None, ahead: bool
+    place: Place,
+    definition: Definition,
+    keys: Cipher,
+    owner: str,
+    *,
+    refused: int | None,
+    ahead: bool,
+    again: bool = False,
 ) -> Token | Lease | Wait:
     """The token if it may be used, the lease if one has to be obtained, else that somebody is at it.
 
-    `refused` is the generation that a destination did not take; `ahead` wants a new one before the old ends.
-    Raises `ReconnectNeeded`, and `Unavailable` while the last failure is too fresh.
+    `refused` is the generation that a destination did not take; `ahead` wants a new one before the old ends;
+    `again` asks also where the last answer stands, if no person is needed for another (what was wrong may have
+    been put right at the authorization server). Raises `ReconnectNeeded`, and `Unavailable` while the last failure
+    is too fresh.
     """
     with database.tenant(place.organization_id) as connection:
         row = _locked(connection, place)
         now: datetime = row["now"]
         held = _held(place, row, definition, keys)
-        if row["state"] == "reconnect" and row["revision"] == definition.revision:
+        stands = row["state"] == "reconnect" and row["revision"] == definition.revision
+        if stands and (needs_person(definition) or not again):
             raise reconnect(place, row["problem"] or "")
         token = None if held is None else _token(row, held)
         lives = token is not None and (token.expires_at is None or now.timestamp() < token.expires_at)
@@ -241,7 +256,7 @@ def connected(
     connections.announce(connection, place.organization_id, place.environment)
 
 
-def drop(place: Place, keys: Cipher, definition: Definition, *, needs_person: bool) -> Obtained | None:
+def drop(place: Place, keys: Cipher, definition: Definition) -> Obtained | None:
     """Forget the token, and give what it was; what is under way brings nothing any more. Where only a person can
     bring another, the connection is to be connected again."""
     with database.tenant(place.organization_id) as connection:
@@ -254,8 +269,8 @@ def drop(place: Place, keys: Cipher, definition: Definition, *, needs_person: bo
             " expires_at = NULL, lease_owner = NULL, lease_until = NULL, retry_at = NULL, failures = 0,"
             " renewable = false, revision = %(revision)s, state = %(state)s, problem = %(problem)s",
             revision=definition.revision,
-            state="reconnect" if needs_person else "active",
-            problem="its token was revoked" if needs_person else None,
+            state="reconnect" if needs_person(definition) else "active",
+            problem="its token was revoked" if needs_person(definition) else None,
         )
         connections.announce(connection, place.organization_id, place.environment)
         record(
@@ -349,7 +364,6 @@ def _store(
     release: bool,
 ) -> None:
     ends = None if got.lifetime_s is None else now + timedelta(seconds=got.lifetime_s)
-    needs_person = getattr(definition.auth, "grant", "") in ("authorization_code", "device_code", "refresh_token")
     _update(
         connection,
         place,
@@ -363,7 +377,7 @@ def _store(
         ciphertext=keys.encrypt(place.organization_id, PURPOSE, _bound_to(place, generation), got.to_json()),
         fingerprint=keys.fingerprint(place.organization_id, identity(definition)),
         revision=definition.revision,
-        renewable=got.refresh is not None or not needs_person,
+        renewable=got.refresh is not None or not needs_person(definition),
         now=now,
         ends=ends,
         release=release,

@@ -118,12 +118,15 @@ def one(organization_id: UUID, environment: str, name: str) -> StoredToken:
 def refresh(
     organization_id: UUID, environment: str, name: str, keys: Cipher | None = None, *, wait_s: float | None = None
 ) -> StoredToken:
-    """Obtain another token now, and wait for it at most `wait_s` (`BRIDGE_TOKEN_WAIT_S`). Raises
-    `ReconnectNeeded`, `Unavailable`, `NotFound`."""
+    """Obtain another token now, and wait for it at most `wait_s` (`BRIDGE_TOKEN_WAIT_S`). A connection in
+    `reconnect` is tried once more where nobody is needed for that. Raises `ReconnectNeeded`, `Unavailable`,
+    `NotFound`."""
     keys = keys or Keyring.open()
     one(organization_id, environment, name)
     definition = connections.read(organization_id, environment, name, keys)
-    obtaining.access_token(Place(organization_id, environment, name), definition, keys, ahead=True, wait_s=wait_s)
+    obtaining.access_token(
+        Place(organization_id, environment, name), definition, keys, ahead=True, again=True, wait_s=wait_s
+    )
     found = one(organization_id, environment, name)
     if found.problem is not None:
         # What is held is used on meanwhile.
@@ -138,10 +141,8 @@ def revoke(organization_id: UUID, environment: str, name: str, keys: Cipher | No
     keys = keys or Keyring.open()
     one(organization_id, environment, name)
     definition = connections.read(organization_id, environment, name, keys)
-    grant = getattr(definition.auth, "grant", "")
-    needs_person = grant in ("authorization_code", "device_code", "refresh_token")
     place = Place(organization_id, environment, name)
-    held = store.drop(place, keys, definition, needs_person=needs_person)
+    held = store.drop(place, keys, definition)
     if held is not None and isinstance(definition.auth, OAuth2Auth):
         token, hint = (held.refresh, "refresh_token") if held.refresh else (held.access, "access_token")
         try:

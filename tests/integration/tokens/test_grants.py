@@ -10,16 +10,17 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tokens_world import age, events, row
 
 from continuitybridge import connections, database, tokens
 from continuitybridge.cli import bridge
-from continuitybridge.errors import ConfigurationError, NotFound, ReconnectNeeded
+from continuitybridge.errors import ConfigurationError, NotFound, ReconnectNeeded, Unavailable
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.organizations import Organization
+from continuitybridge.settings import get_settings
 from continuitybridge.tokens import connect as connecting
 from continuitybridge.vault.keyring import Keyring
 from token_server import TokenServer
@@ -267,6 +268,65 @@ def test_a_token_that_is_revoked_is_gone_here_and_there(
     assert row(organization, "ciphertext") == (None,)
     connections.remove(organization.organization_id, "dev", "erp")
     assert tokens.list_tokens(organization.organization_id) == []
+
+
+def test_an_answer_that_names_no_error_and_an_address_that_is_not_called_may_pass(
+    organization: Organization,
+    provider: TokenServer,
+    connect: Callable[..., str],
+    resolve: Callable[..., ConnectionInfo],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def may_be_asked_again() -> None:
+        assert row(organization, "state") == ("active",)
+        with database.tenant(organization.organization_id) as connection:
+            connection.execute("UPDATE bridge.tokens SET retry_at = now()")
+
+    connect("refresh_token")
+    provider.before = lambda call: (403, {})
+    with pytest.raises(Unavailable, match="answered 403"):
+        resolve()
+    may_be_asked_again()
+    provider.before = lambda call: None
+    with monkeypatch.context() as patched:
+        patched.setenv("BRIDGE_EGRESS_ALLOW", "")
+        get_settings.cache_clear()
+        with pytest.raises(Unavailable, match="is not called"):
+            resolve()
+    get_settings.cache_clear()
+    may_be_asked_again()
+    assert resolve().auth["token"] in provider.valid
+    age(organization)
+    provider.before = lambda call: (403, {"error": "access_denied"})
+    with pytest.raises(ReconnectNeeded, match="access_denied"):
+        resolve()
+
+
+def test_a_refresh_by_hand_asks_once_more_where_no_person_is_needed(
+    organization: Organization,
+    provider: TokenServer,
+    connect: Callable[..., str],
+    resolve: Callable[..., ConnectionInfo],
+) -> None:
+    def refresh() -> Result:
+        return CliRunner().invoke(bridge, ["token", "refresh", "erp", "-o", organization.slug, "-e", "dev"])
+
+    connect()
+    provider.before = lambda call: (401, {"error": "invalid_client"})
+    for _ in range(2):
+        with pytest.raises(ReconnectNeeded):
+            resolve()
+    assert "invalid_client" in refresh().output
+    assert len(provider.calls) == 2
+    provider.before = lambda call: None
+    with pytest.raises(ReconnectNeeded):
+        resolve()
+    assert refresh().exit_code == 0
+    assert resolve().auth["token"] in provider.valid
+    connect("refresh_token", refresh_token="rt-of-somebody-else")
+    for _ in range(2):
+        assert "invalid_grant" in refresh().output
+    assert len(provider.calls) == 4
 
 
 @pytest.mark.parametrize("kind", ["oauth2", "cookie"])
