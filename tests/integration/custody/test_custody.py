@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from continuitybridge.database.embedded import EmbeddedPostgres
 from continuitybridge.flows.load import load_flow
 from continuitybridge.inbox import replay
 from continuitybridge.inbox.accept import Acceptance, accept
+from continuitybridge.inbox.payloads import PAYLOAD
 from continuitybridge.inbox.status import status
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import get_settings
@@ -230,6 +232,7 @@ def test_everything_comes_to_the_new_key_and_the_old_one_goes_when_nothing_needs
         connection.execute("DELETE FROM bridge.wait_groups WHERE organization_id = %s", (o,))
     with database.tenant(o) as connection:
         connection.execute("DELETE FROM bridge.tokens")
+    assert "messages.payload" in retired_while_a_row_is_copied(world).kept[1]
     assert custody.retire(o, by="anna", after_s=0) == custody.Retired((1,), {})
     Keyring.open().forget()
     assert not any(each.broken for each in opened(world).values())
@@ -244,6 +247,29 @@ def test_everything_comes_to_the_new_key_and_the_old_one_goes_when_nothing_needs
     # A message that was brought to the new key is replayed.
     dead = next(m for m, state in before.items() if state == "dead")
     replay.replay(o, dead, by="anna")
+
+
+def retired_while_a_row_is_copied(world: World) -> custody.Retired:
+    """Retire the keys; once the messages were looked at, one of them is under the first key again."""
+    o = world.organization_id
+    first = Keyring.open().export(o).without(o, 2)
+    change = "UPDATE bridge.messages SET payload = %s WHERE organization_id = %s AND message_id = %s"
+    with database.relay() as connection:
+        message_id, payload = connection.execute(
+            "SELECT message_id, payload FROM bridge.messages WHERE organization_id = %s LIMIT 1", (o,)
+        ).fetchall()[0]
+    with ThreadPoolExecutor(1) as side:
+        with psycopg.connect(database.owner_url()) as connection:
+            connection.execute("LOCK TABLE bridge.replies IN ACCESS EXCLUSIVE MODE")
+            retiring = side.submit(custody.retire, o, by="anna", after_s=0)
+            waits = "SELECT FROM pg_locks WHERE relation = 'bridge.replies'::regclass AND NOT granted"
+            while not connection.execute(waits).fetchall():
+                assert not retiring.done()
+                time.sleep(0.02)
+            as_owner(change, first.encrypt(o, PAYLOAD, message_id, b"{}"), o, message_id, table="messages")
+        retired = retiring.result(60)
+    as_owner(change, payload, o, message_id, table="messages")
+    return retired
 
 
 def messages(world: World) -> list[str]:
