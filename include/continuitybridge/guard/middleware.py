@@ -17,7 +17,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from continuitybridge import problems
-from continuitybridge.errors import Blocked, BridgeError, HeadTooLarge, NotAllowed, NotFound, TooManyRequests
+from continuitybridge.errors import (
+    Blocked,
+    BridgeError,
+    HeadTooLarge,
+    NotAllowed,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+)
 from continuitybridge.guard import limiter, network, scanners
 from continuitybridge.guard.admission import STANDINGS
 from continuitybridge.guard.bodies import BoundedBody, too_large
@@ -65,7 +73,11 @@ class GuardMiddleware:
         standings: list[Standing] = []
         scope[STANDINGS] = standings
 
+        started = False
+
         async def answering(message: Message) -> None:
+            nonlocal started
+            started = True
             if standings and message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *limiter.headers(standings)]}
             await send(message)
@@ -82,10 +94,17 @@ class GuardMiddleware:
         except BridgeError as error:
             await refuse(error, answering)
             return
-        if body is None:
-            await self.app(scope, receive, answering)
-        else:
-            await _with_body(self.app, scope, body, answering)
+        try:
+            if body is None:
+                await self.app(scope, receive, answering)
+            else:
+                await _with_body(self.app, scope, body, answering)
+        except Unavailable as error:
+            # Airflow asks who somebody is in front of its routes, where nothing of its own makes it an answer.
+            if started:
+                raise
+            log.error("%s could not be answered", path, exc_info=error)
+            await refuse(error, answering)
 
 
 async def _with_body(app: App, scope: Scope, body: BoundedBody, send: Send) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI, Request, Response
 
+from continuitybridge.errors import Unavailable
 from continuitybridge.guard import middleware
+from continuitybridge.guard.middleware import GuardMiddleware
+from continuitybridge.settings import Settings
 
 from .conftest import Client, an_address
 
@@ -49,6 +54,24 @@ async def test_who_bears_a_credential_has_more_room_and_files_and_liveness_are_n
             assert {(await stranger.get(path)).status_code for _ in range(4)} == {200}, path
     async with client(authorization="Bearer x") as known:
         assert [(await known.get("/bridge/me")).status_code for _ in range(6)] == [200] * 5 + [429]
+
+
+async def test_who_cannot_be_looked_up_now_is_told_to_come_again(settings: Settings) -> None:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def users(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        """As Airflow's: who asks is looked up in front of the routes."""
+        raise Unavailable("the database does not answer", retry_after_s=3)
+
+    app.add_middleware(GuardMiddleware, settings=settings)
+    transport = httpx.ASGITransport(app, client=(an_address(), 4711))
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://bridge", headers={"user-agent": BROWSER}
+    ) as known:
+        for answer in (await known.get("/ui/config"), await known.post("/api/v2/dags", json={"a": 1})):
+            assert "detail" not in problem(answer, 503, "unavailable")
+            assert answer.headers["retry-after"] == "3"
 
 
 async def test_one_network_of_ipv6_is_one_account(guarded: Guarded) -> None:
