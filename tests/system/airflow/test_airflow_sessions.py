@@ -53,7 +53,7 @@ def browser(trial: Trial, cookies: httpx.Cookies | None = None) -> Iterator[http
 def people(trial: Trial) -> Iterator[Person]:
     """Members of one organization, made together: each command takes seconds to begin."""
     tenant = trial.organization()
-    names = [f"person-{number}" for number in range(11)]
+    names = [f"person-{number}" for number in range(13)]
     passwords = trial.accounts(names)
     trial.python(MEMBERS.format(slug=tenant.slug, names=names))
     return ((name, password, tenant.slug) for name, password in passwords.items())
@@ -172,6 +172,34 @@ def test_every_session_and_token_ends_at_the_next_request(
         assert client.get("/auth/resetmypassword/form").status_code in (302, 303)
         client.get("/auth/login/")
         assert "_token" not in client.cookies
+
+
+KEY = """
+from continuitybridge import api_keys, organizations
+owner = organizations.by_slug({slug!r}).organization_id
+print(api_keys.create(owner, {name!r}, user_name={name!r}, scope="write", by="test").key)
+"""
+
+
+@pytest.mark.parametrize("way", ["command", "API"])
+def test_whoever_gets_the_name_of_a_deleted_user_gets_none_of_his_rights(
+    trial: Trial, people: Iterator[Person], way: str
+) -> None:
+    name, _, slug = next(people)
+    headers = {"x-api-key": trial.python(KEY.format(slug=slug, name=name)).split()[-1]}
+    with browser(trial) as client:
+        assert client.get("/bridge/me", headers=headers).status_code == 200
+        if way == "command":
+            trial.bridge("airflow", "users", "delete", "-u", name)
+        else:
+            trial.api("GET", "/version")
+            assert trial._clients["admin"].delete(f"/auth/fab/v1/users/{name}").status_code in (200, 204)
+        [password] = trial.accounts([name]).values()
+        assert client.get("/bridge/me", headers=headers).status_code == 401
+    trial.sign_in(name, password)
+    me = trial._clients[name].get("/bridge/me")
+    assert me.status_code == 200
+    assert slug not in me.text
 
 
 def test_weak_passwords_are_taken_by_no_way(trial: Trial) -> None:
