@@ -16,6 +16,7 @@ from continuitybridge import database
 from continuitybridge.actor import Actor, current_actor
 from continuitybridge.audit import subjects
 from continuitybridge.errors import BridgeError
+from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 
@@ -57,19 +58,19 @@ def record(
     `actor.current_actor`. `keys` encrypts the name, where the process has no master key.
 
     Events of one organization wait for each other until the transaction ends, so call it last. Raises
-    `TrailDamaged` when something stands already where the event belongs.
+    `TrailDamaged` when something stands already where the event belongs, or a person's key does not open.
     """
     actor = _actor(by)
     event_id = uuid7()
     said = dict(details or {})
     if about is not None:
-        person = subjects.of_name(connection, organization_id, about, keys or Keyring.open())
+        person = _person(connection, organization_id, about, keys)
         target = str(person.subject_id)
         said[ABOUT] = b64encode(person.seal(event_id, {"name": about})).decode()
     subject_id: UUID | None = None
     personal: bytes | None = None
     if actor.name is not None:
-        subject = subjects.of_name(connection, organization_id, actor.name, keys or Keyring.open())
+        subject = _person(connection, organization_id, actor.name, keys)
         subject_id = subject.subject_id
         personal = subject.seal(event_id, {"name": actor.name, "address": actor.address})
     said_json = orjson.dumps(said, default=str).decode()
@@ -83,6 +84,19 @@ def record(
             organization_id=str(organization_id),
         ) from error
     return event_id
+
+
+def _person(
+    connection: psycopg.Connection[Any], organization_id: UUID, name: str, keys: Cipher | None
+) -> subjects.Subject:
+    try:
+        return subjects.of_name(connection, organization_id, name, keys or Keyring.open())
+    except DecryptionFailed as error:
+        raise TrailDamaged(
+            "the organization's audit trail was tampered with: the key of a person in it does not open; "
+            "`bridge vault verify` names it",
+            organization_id=str(organization_id),
+        ) from error
 
 
 def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:

@@ -21,8 +21,8 @@ Answered = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 _WITHOUT_BODY = frozenset({204, 304})
 _BEHAVE: tuple[tuple[bytes, bytes], ...] = (
-    # The address is the platform's: what a flow answers must not act there as a page of the platform's.
-    (b"x-content-type-options", b"nosniff"),
+    # The address is the platform's: what a flow answers must not act there as a page of the platform's. The server
+    # adds what every answer bears (`browser_headers`).
     (b"content-security-policy", b"sandbox; default-src 'none'"),
 )
 
@@ -32,7 +32,6 @@ def challenge(answer: Answer) -> Answered:
     headers = [
         (b"content-type", answer.content_type),
         (b"content-length", str(len(answer.body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
         (b"cache-control", b"no-store"),
     ]
     return 200, headers, answer.body

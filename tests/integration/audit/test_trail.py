@@ -330,6 +330,17 @@ def test_a_trail_that_was_tampered_with_says_so_to_whoever_acts_and_can_be_expor
     assert [each["actor"] for each in told[:2]] == ["(altered)", "anna"]
 
 
+def test_a_persons_key_that_was_altered_is_told_as_what_it_is(trail: Organization) -> None:
+    Owner(trail).do(
+        "ALTER TABLE bridge.audit_subjects NO FORCE ROW LEVEL SECURITY",
+        "UPDATE bridge.audit_subjects SET sealed_key = set_byte(sealed_key, 40, get_byte(sealed_key, 40) # 1)"
+        " WHERE organization_id = :o",
+        "ALTER TABLE bridge.audit_subjects FORCE ROW LEVEL SECURITY",
+    )
+    with acting(Actor("user", "anna")), pytest.raises(TrailDamaged, match="bridge vault verify"):
+        write(trail, "refused")
+
+
 def test_an_organization_that_was_deleted_with_its_trail_is_named(trail: Organization, ledger: Path) -> None:
     assert run("audit", "checkpoint").exit_code == 0
     with psycopg.connect(database.owner_url()) as connection:
