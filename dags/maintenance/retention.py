@@ -56,7 +56,16 @@ def maintenance_retention() -> None:
         log.info("%d objects of the payload store looked at, %d removed", collected.checked, collected.removed)
         return collected.removed
 
-    make_partitions() >> drop_expired_partitions() >> expire_by_tier() >> remove_payloads()
+    @task
+    def measure_storage() -> int:
+        from continuitybridge.inbox.storage import measure_all
+
+        held = measure_all()
+        log.info("all organizations together hold %d bytes", held)
+        return held
+
+    removed = make_partitions() >> drop_expired_partitions() >> expire_by_tier() >> remove_payloads()
+    removed >> measure_storage()
 
 
 maintenance_retention()

@@ -277,11 +277,11 @@ class QuotaExceeded(BridgeError):
 
 
 class AllowanceExhausted(TooManyRequests):
-    """The organization has begun as much in this hour or day as it may; facts: `resource`, `allowed`, `used`,
-    `retry_after_s`."""
+    """The organization has begun as much in this hour or day as it may, or holds as many bytes; facts: `resource`,
+    `allowed`, `used`, `retry_after_s`."""
 
     code = "allowance-exhausted"
-    title = "The organization's allowance of this hour or day is used up"
+    title = "The organization's allowance is used up"
 
 
 class StaleLease(BridgeError):

@@ -23,6 +23,17 @@ says why. A process that takes webhooks counts messages in blocks, so that a lit
 accepted in an hour, never more; a message sent again under its idempotency key is refused too while nothing is
 left.
 
+Storage is counted when a message is accepted, and measured anew each night after retention removed what is over
+(`bridge quota measure` does it at once): payloads and headers in the inbox, settled or not, dead letters too, and
+the objects of the payload store, as encrypted. A message for which there is no room is refused in the same way,
+with `storage_mb` and a `Retry-After` of ten minutes; what flows make of accepted messages is never refused, and
+counts from the next measurement on. A process that takes webhooks counts room in blocks of at most 8 MB, and of at
+most an eighth of what is left, so that a message may be refused a little before the limit.
+
+`concurrent_runs` limits DAG runs, and with them batches. Messages of stream flows make no DAG run: how many of
+them run at once is each worker's to share out evenly (see [streams.md](streams.md)), and their number is limited
+by the allowance of messages.
+
 """
 
 
@@ -107,3 +118,13 @@ def reset(organization: str) -> None:
 
     quotas.as_tier(options.organization_id(organization))
     click.echo(f"{organization} has its tier's quotas")
+
+
+@group.command("measure")
+@options.organization
+def measure(organization: str) -> None:
+    """Measure now what the organization's storage holds, as is done each night after retention."""
+    from continuitybridge.inbox import storage
+
+    held = storage.measure(options.organization_id(organization))
+    click.echo(f"{organization} holds {held} bytes")

@@ -29,6 +29,7 @@ _USED = {
     Resource.MEMBERS: "SELECT count(*) FROM bridge.memberships",
     Resource.ENVIRONMENTS: "SELECT count(*) FROM bridge.environments",
     Resource.SYSTEM_INSTANCES: "SELECT count(*) FROM bridge.systems",
+    Resource.STORAGE_MB: "SELECT coalesce(ceil(max(bytes) / 1000000.0), 0)::bigint FROM bridge.storage_use",
     # As the dispatcher counts them (see `inbox.batches`).
     Resource.CONCURRENT_RUNS: (
         "SELECT count(*) FROM bridge.batches b"

@@ -47,6 +47,7 @@ class Resource(StrEnum):
     API_CALLS_PER_MINUTE = "api_calls_per_minute"
     API_CALLS_PER_HOUR = "api_calls_per_hour"
     DATA_RETENTION_DAYS = "data_retention_days"
+    STORAGE_MB = "storage_mb"
 
 
 MEANING: Mapping[Resource, str] = {
@@ -65,6 +66,7 @@ MEANING: Mapping[Resource, str] = {
     Resource.API_CALLS_PER_MINUTE: "Calls of the API by API keys a minute",
     Resource.API_CALLS_PER_HOUR: "Calls of the API by API keys an hour",
     Resource.DATA_RETENTION_DAYS: "Days that settled messages are kept at most, whatever their retention class",
+    Resource.STORAGE_MB: "Megabytes (of 1,000,000 bytes) of messages held, in the inbox and the payload store",
 }
 
 _COUNTED: Mapping[Resource, tuple[int | None, ...]] = {
@@ -81,6 +83,7 @@ _COUNTED: Mapping[Resource, tuple[int | None, ...]] = {
     Resource.API_CALLS_PER_MINUTE: (10, 50, 200, 1_000),
     Resource.API_CALLS_PER_HOUR: (500, 2_000, 10_000, UNLIMITED),
     Resource.DATA_RETENTION_DAYS: (7, 30, 90, 365),
+    Resource.STORAGE_MB: (100, 1_000, 10_000, UNLIMITED),
 }
 
 

@@ -56,6 +56,7 @@ TENANT_TABLES = (
     "guard_policies",
     "organization_limits",
     "quota_windows",
+    "storage_use",
     "invitations",
     "mails",
     "tokens",
@@ -66,6 +67,7 @@ TENANT_TABLES = (
 )
 PLATFORM_TABLES = {
     *("environments", "memberships", "audit_subjects", "api_keys", "organization_limits", "quota_windows"),
+    "storage_use",
     *("guard_blocks", "guard_policies", "invitations", "mails"),
 }
 """What the platform role reads, beside organizations and data keys."""
@@ -169,6 +171,7 @@ def fill(organization: Organization) -> None:
             "ciphertext": b"x", "expires_at": "2100-01-01",
         },
         "quota_windows": {"resource": "messages_per_hour", "starts_at": "2026-01-01", "used": 1},
+        "storage_use": {"bytes": 1},
         # Its limits are written with it. That it was made stands in its trail already.
         "audit_subjects": {"subject_id": uuid4(), "fingerprint": b"f", "sealed_key": b"k"},
         "replies": {"message_id": "m", "reply_id": uuid4(), "code": "c", "ready": True, "replays": 0},

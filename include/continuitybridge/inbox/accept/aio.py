@@ -96,16 +96,17 @@ class GroupCommit:
     async def submit(self, acceptance: Acceptance, lease: Lease | None = None) -> Accepted:
         """Accept one message, and claim it where there is a lease; returns when it is on disk. Raises as
         `accept.accept`, `Unavailable` (`retry_after_s`) when the queue is full or this is stopping, and
-        `AllowanceExhausted` when its organization has sent as many as it may. A caller that is cancelled before
-        its message's commit began leaves none; later, it may have been accepted."""
+        `AllowanceExhausted` when its organization has sent or holds as much as it may. A caller that is cancelled
+        before its message's commit began leaves none; later, it may have been accepted."""
         self._check_room()
-        await self._allowances.admit(acceptance.organization_id)
+        size = len(acceptance.body)
+        await self._allowances.admit(acceptance.organization_id, size)
         accepted: Accepted | None = None
         try:
             accepted = await self._submit(acceptance, lease)
         finally:
             if accepted is None or accepted.duplicate:
-                self._allowances.give_back(acceptance.organization_id)
+                self._allowances.give_back(acceptance.organization_id, size)
         return accepted
 
     async def _submit(self, acceptance: Acceptance, lease: Lease | None) -> Accepted:

@@ -26,8 +26,8 @@ def accept(acceptance: Acceptance, keys: Cipher) -> Accepted:
 
     A key that was used before with the same body gives the first message's id (`duplicate`); with another body
     it raises `Conflict`. Of any number of concurrent copies exactly one becomes a message. Raises `LimitExceeded`
-    for a body above `BRIDGE_MAX_MESSAGE_BYTES`, `AllowanceExhausted` when the organization has sent as many as it
-    may, `NotFound` when it has no data key.
+    for a body above `BRIDGE_MAX_MESSAGE_BYTES`, `AllowanceExhausted` when the organization has sent or holds as
+    much as it may, `NotFound` when it has no data key.
     """
     row = _rows.prepare(acceptance, keys)
     with database.tenant(acceptance.organization_id) as connection:
@@ -82,7 +82,9 @@ def _write(
         if not open_positions:
             done = [results[position] for position in range(len(rows))]
             # Of one organization: that of the transaction, or of the batch.
-            new = sum(not each.duplicate for each in done)
-            allowance.take(connection, rows[0].acceptance.organization_id, "messages", new)
+            new = [row.acceptance for row, each in zip(rows, done, strict=True) if not each.duplicate]
+            organization_id = rows[0].acceptance.organization_id
+            allowance.take(connection, organization_id, "messages", len(new))
+            allowance.take_room(connection, organization_id, sum(len(each.body) for each in new))
             return done
     raise Unavailable("the idempotency key expired while it was looked up; send it again", retry_after_s=1)
