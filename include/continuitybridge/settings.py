@@ -84,6 +84,21 @@ class Settings(BaseSettings):
         default=None,
         description="File with the master key (0600). Unset: `<state_dir>/keys/master.key`.",
     )
+    master_key_kms: str | None = Field(
+        default=None,
+        description="Key of a key management service that a new installation's master key is: `aws:<ARN>` or "
+        "`transit:https://<host>/<mount>/<key>`. One that has a master key moves to it by "
+        "`bridge vault rotate-master-key --to`. Unset: a key is made and kept in the file.",
+    )
+    transit_token_file: Path | None = Field(
+        default=None,
+        description="File (0600) with the token for a `transit:` master key; read for each call.",
+    )
+    unsealed_dir: Path | None = Field(
+        default=None,
+        description="Directory in memory (tmpfs) that holds a sealed master key while it is unsealed. Unset: "
+        "`/dev/shm/continuitybridge-<user id>`.",
+    )
 
     secret_reminder_days: int = Field(
         default=14, ge=1, le=365, description="How many days before a secret expires somebody is reminded of it."

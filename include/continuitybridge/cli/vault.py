@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import click
 
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 @click.group("vault")
 def group() -> None:
     """The master key and the organizations' data keys."""
+
+
+_passphrase_file = click.option(
+    "--passphrase-file",
+    type=click.File(),
+    help="File whose first line is the passphrase; - is standard input. Without it, it is asked for.",
+)
+
+
+def _passphrase(file: IO[str] | None, *, new: bool = False) -> str:
+    if file is not None:
+        return file.readline().rstrip("\n")
+    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True))
 
 
 @group.command("keys")
@@ -37,14 +50,33 @@ def keys(as_json: bool) -> None:
 
 
 @group.command("rotate-master-key")
-def rotate_master_key() -> None:
-    """Make a new master key and wrap every data key by it, while everything runs.
+@click.option(
+    "--to",
+    metavar="WHERE",
+    help="file: a key in the master key's file. passphrase: one there that a passphrase seals. aws:… or "
+    "transit:…: a key of a key management service. Without it, the kind that there is.",
+)
+@_passphrase_file
+def rotate_master_key(to: str | None, passphrase_file: IO[str] | None) -> None:
+    """Wrap every data key by another master key, while everything runs.
 
-    Interrupted, it goes on when it is called again. Exit status 1 names data keys that did not open before either.
+    A key of a key management service stays without --to: everything is wrapped by its newest version. Interrupted,
+    it goes on when it is called again. Exit status 1 names data keys that did not open before either.
     """
-    from continuitybridge.vault import rotation
+    from continuitybridge.settings import get_settings
+    from continuitybridge.vault import kms, master, rotation, sealing
 
-    done = rotation.rotate_master_key()
+    settings = get_settings()
+    key: kms.KmsKey | master.MasterKey | sealing.SealedKey | None = None
+    if to == "passphrase":
+        passphrase = _passphrase(passphrase_file, new=True)
+        key = sealing.sealed_by(passphrase, settings.master_key_path)
+    elif to == "file":
+        key = master.MasterKey.new()
+    elif to is not None:
+        kms.service(to)
+        key = kms.KmsKey(to)
+    done = rotation.rotate_master_key(settings, to=key)
     click.echo(f"master key {done.key_id}: the data keys of {done.rewrapped} organizations were wrapped anew")
     if done.former:
         click.echo(f"backups made before need {', '.join(done.former)}: keep a copy of the file as it was")
@@ -52,6 +84,28 @@ def rotate_master_key() -> None:
         click.echo(f"{each.organization}, version {each.version}: {each.problem}", err=True)
     if done.broken:
         sys.exit(1)
+
+
+@group.command("unseal")
+@_passphrase_file
+def unseal(passphrase_file: IO[str] | None) -> None:
+    """Open the sealed master key by its passphrase, for all of the platform's processes on this machine, until it
+    is started again or the key is sealed."""
+    from continuitybridge.settings import get_settings
+    from continuitybridge.vault import sealing
+
+    opened = sealing.unseal(get_settings().master_key_path, _passphrase(passphrase_file))
+    click.echo(f"unsealed: master key {', '.join(opened)}")
+
+
+@group.command("seal")
+def seal() -> None:
+    """Forget the unsealed master key. What runs ends within minutes, when it needs its data keys again."""
+    from continuitybridge.settings import get_settings
+    from continuitybridge.vault import sealing
+
+    sealing.seal(get_settings().master_key_path)
+    click.echo("sealed")
 
 
 @group.command("rotate-data-key")

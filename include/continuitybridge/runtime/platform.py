@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.database.bootstrap import bootstrap
-from continuitybridge.errors import BridgeError
+from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.runtime import keys, ports, readiness
 from continuitybridge.runtime.environment import OVERRIDES, airflow_environment, write_airflow_configuration
 from continuitybridge.runtime.programs import Program, embedded_postgres, programs
@@ -28,9 +28,10 @@ from continuitybridge.runtime.provisioning import Account, provision
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor
 from continuitybridge.settings import Settings, get_settings, project_root
 from continuitybridge.stream import health
-from continuitybridge.vault import master, rotation
+from continuitybridge.vault import master, rotation, sealing
 
 SUPERADMIN = "admin"
+_SEALED = {"name": "vault", "state": "sealed", "demo": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
         with progress.step("state and keys"):
             password_file = settings.keys_dir / f"{SUPERADMIN}.password"
             password, made = keys.password(password_file)
-            master.load_or_create(settings.master_key_path)
+            master.open_or_create(settings)
             airflow_environment(settings)
         if supervisor.pid() and _started_from(settings) != _fingerprint(settings):
             with progress.step("settings or code changed: stopping what ran"):
@@ -87,7 +88,11 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
             )
             if not provision(settings, [superadmin, *accounts]):
                 progress.note("(up to date)")
-            rotation.require_keys()
+            try:
+                rotation.require_keys()
+            except Unavailable as error:
+                # Everything else comes up, and what needs a key answers that it has to wait.
+                progress.note(f"the keys could not be checked: {error.detail}")
         keys.write_private(_fingerprint_file(settings), _fingerprint(settings))
         rest = [program for program in wanted if program.group != "store"]
         with progress.step("ready:"):
@@ -111,7 +116,8 @@ def down(progress: Progress) -> bool:
 
 def status(settings: Settings) -> list[dict[str, Any]]:
     """One row per process, then one per stream worker of this machine: name, state, pid, uptime_s, memory_mb (its
-    children included), address, demo. Where none works and some should, a row says so."""
+    children included), address, demo. Where none works and some should, a row says so; another, that the vault is
+    sealed."""
     supervisor = Supervisor(settings)
     if supervisor.running():
         states = supervisor.states()
@@ -129,7 +135,10 @@ def status(settings: Settings) -> list[dict[str, Any]]:
         }
         for state in states
     ]
-    return rows + _stream_workers(settings)
+    rows += _stream_workers(settings)
+    if sealing.is_sealed(settings.master_key_path):
+        rows.append({**dict.fromkeys(("pid", "uptime_s", "memory_mb", "address")), **_SEALED})
+    return rows
 
 
 def _stream_workers(settings: Settings) -> list[dict[str, Any]]:

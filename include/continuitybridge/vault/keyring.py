@@ -16,14 +16,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from continuitybridge import database
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
-from continuitybridge.vault.cipher import DataKey, DecryptionFailed, associated_data, version_of
+from continuitybridge.vault.cipher import DataKey, associated_data, version_of
+from continuitybridge.vault.wrapping import Place, WrappingKey
 
 PLATFORM = UUID(int=0)
 """Stands for the organization in what is the platform's own, or a person's who belongs to several: it has data
@@ -128,20 +127,23 @@ class DataKeys(Ring):
 class Keyring(Ring):
     """All organizations' data keys, read as the platform role and unwrapped by the master key when first used.
 
-    A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids.
+    A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids. A master
+    key that is kept elsewhere is asked for each wrapped key once: while it does not answer, or refuses, what is
+    held goes on, and the rest raises `Unavailable`.
     """
 
-    def __init__(self, master_key: master.MasterKey, file: Path | None = None) -> None:
+    def __init__(self, master_key: WrappingKey, file: Path | None = None) -> None:
         self._master = master_key
         self._file = file
         """Where the master key came from, and where those are that follow it."""
         self._loaded: dict[UUID, tuple[float, DataKeys]] = {}
+        self._unwrapped: dict[Place, tuple[bytes, DataKey]] = {}
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Keyring:
         """The process's keyring for the configured master key file, which is made on first use."""
         settings = settings or get_settings()
-        master_key = master.load_or_create(settings.master_key_path)
+        master_key = master.open_or_create(settings)
         return _opened.setdefault(master_key.key_id, cls(master_key, settings.master_key_path))
 
     @property
@@ -157,13 +159,13 @@ class Keyring(Ring):
         # Who rotates the master key waits for this transaction, and this one for him.
         connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ROTATION_LOCK,))
         if self._file is not None:
-            self._master = master.load_or_create(self._file)
+            self._master = self._current(self._file)
         version: int
         [(version,)] = connection.execute(
             "SELECT coalesce(max(key_version), 0) + 1 FROM bridge.data_keys WHERE organization_id = %s",
             (organization_id,),
         )
-        wrapped = self._wrap(organization_id, version, secrets.token_bytes(32))
+        wrapped = self._master.wrap(Place(organization_id, version), secrets.token_bytes(32))
         connection.execute(
             "INSERT INTO bridge.data_keys (organization_id, key_version, wrapped_key, master_key_id)"
             " VALUES (%s, %s, %s, %s)",
@@ -183,7 +185,10 @@ class Keyring(Ring):
         connection.execute(
             "UPDATE bridge.data_keys SET wrapped_key = %s, master_key_id = %s"
             " WHERE organization_id = %s AND key_version = %s",
-            (self._wrap(organization_id, version, key.key), self._master.key_id, organization_id, version),
+            (
+                self._master.wrap(Place(organization_id, version), key.key),
+                *(self._master.key_id, organization_id, version),
+            ),
         )
 
     def holds(self, organization_id: UUID) -> bool:
@@ -199,8 +204,11 @@ class Keyring(Ring):
         """Drop keys from memory (all, or one organization's); the next use reads them again."""
         if organization_id is None:
             self._loaded.clear()
+            self._unwrapped.clear()
         else:
             self._loaded.pop(organization_id, None)
+            for place in [place for place in list(self._unwrapped) if place.organization_id == organization_id]:
+                self._unwrapped.pop(place, None)
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
         if not self.holds(organization_id):
@@ -215,6 +223,9 @@ class Keyring(Ring):
     def read(self, connection: psycopg.Connection[Any], organization_id: UUID) -> DataKeys:
         """The organization's keys as the caller's transaction (platform role) sees them, those too that it made.
         Raises `NotFound`."""
+        return self._opened_rows(organization_id, self._rows(connection, organization_id))
+
+    def _rows(self, connection: psycopg.Connection[Any], organization_id: UUID) -> list[tuple[int, bytes, str]]:
         rows = connection.execute(
             "SELECT key_version, wrapped_key, master_key_id FROM bridge.data_keys"
             " WHERE organization_id = %s ORDER BY key_version",
@@ -222,13 +233,29 @@ class Keyring(Ring):
         ).fetchall()
         if not rows:
             raise NotFound(f"organization {organization_id} has no data key")
-        return DataKeys({organization_id: [self.unwrap(organization_id, *row) for row in rows]})
+        return rows
+
+    def _opened_rows(self, organization_id: UUID, rows: Iterable[tuple[int, bytes, str]]) -> DataKeys:
+        keys = []
+        for version, wrapped, key_id in rows:
+            place = Place(organization_id, version)
+            known = self._unwrapped.get(place)
+            if known is not None and known[0] == wrapped:
+                self._master_of(key_id).require_ready()
+                keys.append(known[1])
+                continue
+            key = self.unwrap(organization_id, version, wrapped, key_id)
+            self._unwrapped[place] = (wrapped, key)
+            keys.append(key)
+        return DataKeys({organization_id: keys})
 
     def _load(self, organization_id: UUID) -> DataKeys:
         with database.platform() as connection:
             if organization_id == PLATFORM:
                 self._make_platform_key(connection)
-            keys = self.read(connection, organization_id)
+            rows = self._rows(connection, organization_id)
+        # A master key that is kept elsewhere may take its time: no connection waits for it.
+        keys = self._opened_rows(organization_id, rows)
         self._loaded[organization_id] = (time.monotonic(), keys)
         return keys
 
@@ -240,24 +267,22 @@ class Keyring(Ring):
             if connection.execute(there, (PLATFORM,)).fetchone() is None:
                 self.create_key(connection, PLATFORM)
 
-    def _wrap(self, organization_id: UUID, version: int, key: bytes) -> bytes:
-        nonce = secrets.token_bytes(12)
-        return nonce + AESGCM(self._master.key).encrypt(nonce, key, _bound(organization_id, version))
-
     def unwrap(self, organization_id: UUID, version: int, wrapped: bytes, master_key_id: str) -> DataKey:
         """A data key as its row holds it. Raises `ConfigurationError` when the master key that wrapped it is
-        missing, `DecryptionFailed` when it was altered."""
-        try:
-            key = AESGCM(self._master_of(master_key_id).key).decrypt(
-                wrapped[:12], wrapped[12:], _bound(organization_id, version)
-            )
-        except InvalidTag:
-            raise DecryptionFailed(
-                f"data key {version} of organization {organization_id} was altered or moved"
-            ) from None
+        missing, `DecryptionFailed` when it was altered, `Unavailable` when the master key cannot be asked."""
+        key = self._master_of(master_key_id).unwrap(Place(organization_id, version), wrapped)
         return DataKey(version, key)
 
-    def _master_of(self, key_id: str) -> master.MasterKey:
+    @staticmethod
+    def _current(file: Path) -> WrappingKey:
+        try:
+            return master.load_all(file)[0]
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"the master key {file} is gone: put it back", field="BRIDGE_MASTER_KEY_FILE", value=str(file)
+            ) from None
+
+    def _master_of(self, key_id: str) -> WrappingKey:
         if key_id == self._master.key_id:
             return self._master
         # It was rotated after this process began, or is being rotated.
@@ -274,7 +299,3 @@ class Keyring(Ring):
 
 
 _opened: dict[str, Keyring] = {}
-
-
-def _bound(organization_id: UUID, version: int) -> bytes:
-    return associated_data(organization_id, "data-key", str(version))

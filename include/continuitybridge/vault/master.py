@@ -1,4 +1,5 @@
-"""The master key: 256 bits in a file of mode 0600, never in the environment or the database.
+"""The master key's file, of mode 0600: the key itself, or which one it is where it is kept elsewhere. A key is
+never in the environment or the database.
 
 A line is a key. The first one is the current one; others are there while a rotation goes on (`rotation`), so that
 what they wrapped opens until it is wrapped anew.
@@ -17,39 +18,69 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from continuitybridge.errors import ConfigurationError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_PREFIX = "continuitybridge-master-key-1"
-_MOST_CHARACTERS = 4_000
+from continuitybridge.errors import ConfigurationError
+from continuitybridge.settings import Settings
+from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.wrapping import Place, WrappingKey
+
+PREFIX = "continuitybridge-master-key-1"
+_MOST_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class MasterKey:
-    """`key_id` tells keys apart without saying anything about them; it stands beside all that they wrapped."""
+    """256 bits that this process holds."""
 
     key: bytes = field(repr=False)
+
+    @classmethod
+    def new(cls) -> MasterKey:
+        return cls(secrets.token_bytes(32))
 
     @property
     def key_id(self) -> str:
         return hashlib.sha256(b"continuitybridge master key id" + self.key).hexdigest()[:16]
 
+    def line(self) -> str:
+        return f"{PREFIX}:{b64encode(self.key).decode()}"
 
-def load_or_create(path: Path) -> MasterKey:
-    """The current master key of that file, made on first use. Any number of processes may start at once: all get
-    the same key.
+    def wrap(self, place: Place, key: bytes) -> bytes:
+        nonce = secrets.token_bytes(12)
+        return nonce + AESGCM(self.key).encrypt(nonce, key, place.associated)
+
+    def unwrap(self, place: Place, wrapped: bytes) -> bytes:
+        try:
+            return AESGCM(self.key).decrypt(wrapped[:12], wrapped[12:], place.associated)
+        except (InvalidTag, ValueError):
+            raise DecryptionFailed(f"{place} was altered or moved") from None
+
+    def require_ready(self) -> None:
+        """It is held."""
+
+
+def open_or_create(settings: Settings) -> WrappingKey:
+    """The installation's current master key. The first start makes a file: with a new key, or with the name of the
+    key that `BRIDGE_MASTER_KEY_KMS` says."""
+    return load_or_create(settings.master_key_path, settings.master_key_kms)
+
+
+def load_or_create(path: Path, kms: str | None = None) -> WrappingKey:
+    """The current master key of that file, made on first use: a key of the service that `kms` names, else a key of
+    the file's own. Any number of processes may start at once: all get the same key.
 
     Raises `ConfigurationError` when others may read the file, or when it is not a master key. Losing the file
     loses every encrypted payload and secret: keep a copy apart from the database's backups.
     """
     with suppress(FileNotFoundError):
         return load_all(path)[0]
+    key: WrappingKey = _named(kms) if kms else MasterKey.new()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fresh = _beside(path)
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(_line(MasterKey(secrets.token_bytes(32))))
-            file.flush()
-            os.fsync(file.fileno())
+        _write(fresh, [key])
         # A link, unlike a rename, does not replace the key that another process wrote meanwhile.
         with suppress(FileExistsError):
             os.link(fresh, path)
@@ -59,7 +90,7 @@ def load_or_create(path: Path) -> MasterKey:
     return load_all(path)[0]
 
 
-def load_all(path: Path) -> list[MasterKey]:
+def load_all(path: Path) -> list[WrappingKey]:
     """The keys of the file, the current one first. Raises as `load_or_create`, and `FileNotFoundError`."""
     with path.open() as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -70,39 +101,62 @@ def load_all(path: Path) -> list[MasterKey]:
             "did read it",
             field="BRIDGE_MASTER_KEY_FILE",
         )
-    keys = [_parsed(line) for line in text.splitlines() if line.strip()]
+    keys = [_parsed(line.strip(), path) for line in text.splitlines() if line.strip()]
     found = [key for key in keys if key is not None]
     if not found or len(found) < len(keys):
         raise ConfigurationError(f"{path} does not hold a master key", field="BRIDGE_MASTER_KEY_FILE")
     return found
 
 
-def store(path: Path, keys: Sequence[MasterKey]) -> None:
+def store(path: Path, keys: Sequence[WrappingKey]) -> None:
     """Put these keys, the current one first, in the place of what the file holds: all of them or, when this is
     killed, none."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fresh = _beside(path)
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.writelines(map(_line, keys))
-            file.flush()
-            os.fsync(file.fileno())
+        _write(fresh, keys)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
     _sync_directory(path)
 
 
-def _line(key: MasterKey) -> str:
-    return f"{_PREFIX}:{b64encode(key.key).decode()}\n"
-
-
-def _parsed(line: str) -> MasterKey | None:
-    prefix, _, encoded = line.strip().partition(":")
+def parse_key(line: str) -> MasterKey | None:
+    """The key of a line that holds one itself; None where it does not."""
+    prefix, _, encoded = line.partition(":")
     try:
         key = b64decode(encoded, validate=True)
     except (Base64Error, ValueError):
         return None
-    return MasterKey(key) if prefix == _PREFIX and len(key) == 32 else None
+    return MasterKey(key) if prefix == PREFIX and len(key) == 32 else None
+
+
+def _parsed(line: str, path: Path) -> WrappingKey | None:
+    from continuitybridge.vault import kms, sealing
+
+    prefix, _, rest = line.partition(":")
+    if prefix == kms.PREFIX:
+        return kms.KmsKey(rest)
+    if prefix == sealing.PREFIX:
+        return sealing.parse(rest, path)
+    return parse_key(line)
+
+
+def _named(reference: str) -> WrappingKey:
+    from continuitybridge.vault import kms
+
+    kms.service(reference)
+    return kms.KmsKey(reference)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def _write(fresh: Path, keys: Sequence[WrappingKey]) -> None:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(f"{key.line()}\n" for key in keys)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

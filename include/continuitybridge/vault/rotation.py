@@ -2,7 +2,8 @@
 
 The master key: a new one is put before the old one in the file, every data key is wrapped anew by it, and the old
 one leaves the file. Killed at any moment, it goes on where it was when it is called again; until then both keys
-are there and everything opens. A process that began with the old key finds the new one in the file then.
+are there and everything opens. A process that began with the old key finds the new one in the file then. The new
+key may be of another kind than the old one: moving to a key management service, or away from it, is a rotation.
 
 A data key: the organization gets a new version. Everybody encrypts under it within `keyring.REFRESH_S`; what was
 encrypted before opens under the version that it names.
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -23,13 +26,15 @@ import psycopg
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.database.connections import role_url
-from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
 from continuitybridge.settings import Settings, get_settings
-from continuitybridge.vault import master
+from continuitybridge.vault import kms, master, sealing
 from continuitybridge.vault.keyring import PLATFORM, ROTATION_LOCK, Keyring
+from continuitybridge.vault.wrapping import Place, WrappingKey
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 8
 ALONE_LOCK = 4_201_917_018
 """Advisory lock of the database: held by who rotates the master key, from beginning to end."""
 
@@ -56,33 +61,61 @@ class MasterRotated:
     broken: tuple[KeyState, ...]
 
 
-def rotate_master_key(settings: Settings | None = None) -> MasterRotated:
-    """Make a new master key and wrap every data key by it, or go on with a rotation that was interrupted. When
-    this returns, nothing that opens needs the former key any more but backups.
+def rotate_master_key(settings: Settings | None = None, *, to: WrappingKey | None = None) -> MasterRotated:
+    """Wrap every data key by a new master key, or go on with a rotation that was interrupted. When this returns,
+    nothing that opens needs the former key any more but backups.
+
+    The new key is `to`. Without it, one that the file held is followed by another of its own, and a service's key
+    stays: the service is asked to wrap everything anew, by the newest version that it has of it.
 
     One at a time, whoever else calls it waits. Raises `ConfigurationError`, and changes nothing, where no data key
-    opens: then the file is not the one that it should be.
+    opens (then the file is not the one that it should be), or where a passphrase is needed; `Unavailable` when a
+    master key cannot be asked: then call it again.
     """
     settings = settings or get_settings()
     file = settings.master_key_path
     with _alone():
-        _require_some(Keyring(master.load_or_create(file), file))
+        _require_some(Keyring(master.open_or_create(settings), file))
         keys = master.load_all(file)
-        if len(keys) == 1:
-            keys = [master.MasterKey(secrets.token_bytes(32)), *keys]
-            with _no_key_being_made():
-                master.store(file, keys)
+        again = False
+        if to is not None or len(keys) == 1:
+            to = to or _successor(keys[0])
+            _require_use(to)
+            again = len(keys) == 1 and to.key_id == keys[0].key_id
+            if to.key_id != keys[0].key_id:
+                # Those behind it that nothing needs, an interrupted rotation's too, leave with the others.
+                keys = [to, *(key for key in keys if key.key_id != to.key_id)]
+                with _no_key_being_made():
+                    master.store(file, keys)
         keyring = Keyring(keys[0], file)
-        rewrapped, failed = 0, set[tuple[UUID, int]]()
-        while _rewrap_some(keyring, failed):
-            rewrapped += 1
-        with _no_key_being_made() as connection:
-            named = {row[0] for row in connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys")}
-            kept = [key for key in keys if key is keys[0] or key.key_id in named]
-            master.store(file, kept)
+        rewrapped = _rewrap_all(keyring, every=again)
+        kept = _drop_unneeded(file, keys)
         broken = tuple(each for each in _states(keyring) if each.problem is not None)
     former = tuple(key.key_id for key in keys if key not in kept)
     return MasterRotated(keys[0].key_id, former, rewrapped, broken)
+
+
+def _successor(key: WrappingKey) -> WrappingKey:
+    if isinstance(key, sealing.SealedKey):
+        raise ConfigurationError(
+            "a sealed master key is followed by one with a passphrase: --to passphrase", field="to"
+        )
+    return key if isinstance(key, kms.KmsKey) else master.MasterKey.new()
+
+
+def _require_use(key: WrappingKey) -> None:
+    """Raise what is wrong with a key before anything depends on it."""
+    place, probe = Place(PLATFORM, 0), secrets.token_bytes(32)
+    if key.unwrap(place, key.wrap(place, probe)) != probe:
+        raise ConfigurationError(f"{key.key_id} does not give back what it wrapped", field="to", value=key.key_id)
+
+
+def _drop_unneeded(file: Path, keys: Sequence[WrappingKey]) -> list[WrappingKey]:
+    with _no_key_being_made() as connection:
+        named = {row[0] for row in connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys")}
+        kept = [key for key in keys if key is keys[0] or key.key_id in named]
+        master.store(file, kept)
+    return kept
 
 
 @contextmanager
@@ -120,7 +153,8 @@ def rotate_data_key(organization_id: UUID, *, by: str) -> int:
 
 
 def check() -> list[KeyState]:
-    """Every data key, and whether it opens under the master key's file."""
+    """Every data key, and whether it opens under the master key's file. Raises `Unavailable` when a master key
+    cannot be asked."""
     return _states(Keyring.open())
 
 
@@ -131,15 +165,21 @@ def _states(keyring: Keyring) -> list[KeyState]:
             " k.master_key_id FROM bridge.data_keys k LEFT JOIN bridge.organizations o USING (organization_id)"
             " ORDER BY o.slug NULLS FIRST, k.key_version"
         ).fetchall()
-    states = []
-    for slug, organization_id, version, wrapped, key_id in rows:
+
+    def state(row: tuple[Any, ...]) -> KeyState:
+        slug, organization_id, version, wrapped, key_id = row
         problem = None
         try:
             keyring.unwrap(organization_id, version, wrapped, key_id)
         except BridgeError as error:
+            if isinstance(error, Unavailable) and error.verdict is Verdict.TRANSIENT:
+                raise
             problem = error.detail
-        states.append(KeyState(slug, version, key_id, problem))
-    return states
+        return KeyState(slug, version, key_id, problem)
+
+    # A service is asked for each of them.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(state, rows))
 
 
 def _require_some(keyring: Keyring) -> None:
@@ -150,7 +190,8 @@ def _require_some(keyring: Keyring) -> None:
 
 def require_keys() -> None:
     """Raise `ConfigurationError`, naming the key that is needed, when a data key does not open: nothing should
-    start that would take messages under keys that nobody has."""
+    start that would take messages under keys that nobody has. Raises `Unavailable` when the master key cannot be
+    asked now, or is sealed: then nothing can be said."""
     require_master_key()
     broken = [each for each in check() if each.problem is not None]
     if broken:
@@ -164,57 +205,93 @@ def require_keys() -> None:
 
 def require_master_key(settings: Settings | None = None) -> None:
     """Raise `ConfigurationError`, naming the ids of the keys that are needed, when the master key's file lacks one
-    that wraps a data key, or is missing though there are data keys: it is not made then. What serves and works
-    asks this when it starts. Raises `Unavailable` when the database does not answer."""
+    that wraps a data key, or is missing though there are data keys (it is not made then), and when a service
+    refuses a key. What serves and works asks this when it starts. Raises `Unavailable` when the database or a
+    service does not answer, or a key is sealed."""
     settings = settings or get_settings()
     file = settings.master_key_path
     with database.platform() as connection:
-        rows = connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys ORDER BY 1").fetchall()
-    named = [row[0] for row in rows]
+        rows = connection.execute(
+            "SELECT DISTINCT ON (master_key_id) master_key_id, organization_id, key_version, wrapped_key"
+            " FROM bridge.data_keys ORDER BY master_key_id, organization_id, key_version"
+        ).fetchall()
     try:
-        held = [key.key_id for key in master.load_all(file)]
+        held = {key.key_id: key for key in master.load_all(file)}
     except FileNotFoundError:
-        held = []
-    if missing := [each for each in named if each not in held]:
+        held = {}
+    if missing := [row[0] for row in rows if row[0] not in held]:
         raise ConfigurationError(
             f"the data keys were wrapped by master key {', '.join(missing)}; {file} holds "
             f"{', '.join(held) or 'none'}: put the right file there, or set BRIDGE_MASTER_KEY_FILE",
             field="BRIDGE_MASTER_KEY_FILE",
             value=", ".join(held),
         )
+    for key_id, organization_id, version, wrapped in rows:
+        key = held[key_id]
+        key.require_ready()
+        if isinstance(key, kms.KmsKey):
+            _try(key, Place(organization_id, version), wrapped)
+    current = next(iter(held), None)
+    if settings.master_key_kms and current and current != settings.master_key_kms:
+        log.warning(
+            "the master key is %s, BRIDGE_MASTER_KEY_KMS says %s: bridge vault rotate-master-key --to %s",
+            *(current, settings.master_key_kms, settings.master_key_kms),
+        )
+
+
+def _try(key: kms.KmsKey, place: Place, wrapped: bytes) -> None:
+    try:
+        key.unwrap(place, wrapped)
+    except kms.KeyServiceRefused as error:
+        raise ConfigurationError(error.detail, field="BRIDGE_MASTER_KEY_FILE", value=key.reference) from error
 
 
 def check_master_key() -> None:
-    """`require_master_key` for what serves: while the database does not answer nothing can be checked, nor done,
-    and each data key is checked when it is first used."""
+    """`require_master_key` for what serves: while the database or a key management service does not answer, or the
+    platform is sealed, nothing can be checked, nor done, and each data key is checked when it is first used."""
     try:
         require_master_key()
     except Unavailable as error:
         log.warning("the master key could not be checked: %s", error.detail)
 
 
-def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
-    """Wrap one organization's keys anew, those that open; the others come into `failed`. False when none is
-    left."""
+def _rewrap_all(keyring: Keyring, *, every: bool) -> int:
+    """Wrap the keys anew that the current master key did not wrap, or `every` one; those that do not open are
+    left. Returns of how many organizations. Raises `Unavailable`: what was done is done."""
+    rewrapped, after = 0, None
+    while (after := _rewrap_next(keyring, after, every)) is not None:
+        rewrapped += 1
+    return rewrapped
+
+
+def _rewrap_next(keyring: Keyring, after: UUID | None, every: bool) -> UUID | None:
+    """One organization's keys; returns which, None when none is left behind `after`. Who makes a key meanwhile
+    wraps it by the current master key, so that each is met once."""
     key_id = keyring.master_key_id
     with database.platform() as connection:
         row = connection.execute(
             "SELECT organization_id, array_agg(key_version ORDER BY key_version) FROM bridge.data_keys"
-            " WHERE master_key_id <> %s AND NOT organization_id = ANY (%s)"
+            " WHERE (%(every)s OR master_key_id <> %(key)s)"
+            " AND (%(after)s::uuid IS NULL OR organization_id > %(after)s)"
             " GROUP BY organization_id ORDER BY organization_id LIMIT 1",
-            (key_id, list({organization_id for organization_id, _ in failed})),
+            {"every": every, "key": key_id, "after": after},
         ).fetchone()
         if row is None:
-            return False
+            return None
+        organization_id: UUID
         organization_id, versions = row
         for version in versions:
             try:
                 keyring.rewrap(connection, organization_id, version)
+            except Unavailable as error:
+                if error.verdict is Verdict.TRANSIENT:
+                    raise
             except BridgeError:
-                failed.add((organization_id, version))
+                # It did not open before either: `_states` names it.
+                continue
         if organization_id == PLATFORM:
             # It has no trail.
-            return True
+            return organization_id
         try:
             with connection.transaction():
                 keys = keyring.read(connection, organization_id)
@@ -222,4 +299,4 @@ def _rewrap_some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
         except (BridgeError, psycopg.IntegrityError) as error:
             # Nothing to write it with, or a trail that somebody has put events into: that is for `bridge audit`.
             log.warning("the audit trail of %s does not tell of the rotation: %s", organization_id, error)
-    return True
+    return organization_id

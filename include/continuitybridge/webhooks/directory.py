@@ -50,6 +50,7 @@ class Directory:
         self._organizations: dict[str, UUID] = {}
         self._loaded = asyncio.Event()
         self._connected = False
+        self._told_of_locked = False
         self._drains: Any = None
         self._questions: dict[str, asyncio.Future[None]] = {}
         self._asked = asyncio.Event()
@@ -163,6 +164,10 @@ class Directory:
             if time.monotonic() - checked >= CHECK_INTERVAL_S:
                 if not await self._alike(connection):
                     await self._load(connection, None)
+                elif locked := [
+                    identity for identity, place in self._places.items() if self._targets[place].later
+                ]:
+                    await self._load(connection, locked)
                 checked = time.monotonic()
 
     async def _alike(self, connection: aio.AsyncConnection) -> bool:
@@ -215,7 +220,17 @@ class Directory:
             self._targets[target.place] = target
             self._places[identity] = target.place
             self._organizations[target.organization] = target.organization_id
+        self._tell_of_locked()
         self._loaded.set()
+
+    def _tell_of_locked(self) -> None:
+        # They are read again when somebody calls them.
+        locked = sum(target.later for target in self._targets.values())
+        if locked and not self._told_of_locked:
+            log.warning(
+                "endpoints: %d refuse (503) while their secrets cannot be opened: bridge vault keys", locked
+            )
+        self._told_of_locked = locked > 0
 
 
 _ALL_ENDPOINTS = """

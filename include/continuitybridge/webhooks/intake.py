@@ -239,7 +239,7 @@ class IntakeApp:
         if place is None:
             raise NotFound("no endpoint has this address")
         target = self._directory.find(place)
-        if target is None or not target.active:
+        if target is None or not target.active or target.later:
             target = await self._confirm(place, request)
         request.target = target
         if target.suspended:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from continuitybridge.errors import Unavailable
 from continuitybridge.flows.ordering import CONTINUE, HOLD, Ordering
 from continuitybridge.inbox.accept import Mode
 from continuitybridge.nodes.http.reply import ResultConfig
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Target:
     """`place` is `organization/environment/slug`. `keys` are (key, its end in seconds since the epoch), the
-    newest last; `sealed` says that a secret could not be opened here; `draining`, why its flow takes nothing new
-    now; `suspended`, that its organization is. `networks` None: all may send. `max_body_bytes` None: the
-    platform's limit. `hold_s`: how long a request is held for the flow's result; None: not at all.
-    `failure_statuses` and `explains`: how a failure is told."""
+    newest last; `sealed` says that a secret could not be opened here, `later`, that it may open later; `draining`,
+    why its flow takes nothing new now; `suspended`, that its organization is. `networks` None: all may send.
+    `max_body_bytes` None: the platform's limit. `hold_s`: how long a request is held for the flow's result; None:
+    not at all. `failure_statuses` and `explains`: how a failure is told."""
 
     organization_id: UUID
     organization: str
@@ -44,6 +45,7 @@ class Target:
     verifier: Verifier[Any]
     keys: tuple[tuple[Any, float], ...]
     sealed: bool
+    later: bool
     networks: tuple[network.Network, ...] | None
     methods: frozenset[str]
     content_types: frozenset[str]
@@ -69,7 +71,7 @@ class Target:
         ordering_key, holds_order, trigger, revision, active, verification, settings, draining, suspended = rest
         config = endpoints.config_of(slug, verification, settings)
         way = verifier(config.verification)
-        keys, sealed = _opened(way, keyring, organization_id, environment, slug, secrets)
+        keys, sealed, later = _opened(way, keyring, organization_id, environment, slug, secrets)
         result = config.result or ResultConfig()
         return cls(
             organization_id=organization_id,
@@ -87,6 +89,7 @@ class Target:
             verifier=way,
             keys=tuple(keys),
             sealed=sealed,
+            later=later,
             networks=network.networks(tuple(config.allowed_ips)) or None,
             methods=frozenset(config.methods),
             content_types=_content_types(config, way),
@@ -129,10 +132,10 @@ def _opened(
     environment: str,
     slug: str,
     secrets: Sequence[tuple[UUID, bytes, datetime | None]],
-) -> tuple[list[tuple[Any, float]], bool]:
-    """The keys of the secrets that serve this way, and whether one could not be opened."""
+) -> tuple[list[tuple[Any, float]], bool, bool]:
+    """The keys of the secrets that serve this way, whether one could not be opened, and whether one cannot now."""
     keys: list[tuple[Any, float]] = []
-    sealed = False
+    sealed = later = False
     for secret_id, ciphertext, expires_at in secrets:
         try:
             serves, secret = endpoints.open_secret(
@@ -141,7 +144,10 @@ def _opened(
             if serves == way.name:
                 end = float("inf") if expires_at is None else expires_at.astimezone(UTC).timestamp()
                 keys.append((way.key(secret), end))
+        except Unavailable:
+            # The master key is sealed, or kept where nobody answers now. The directory says so once.
+            sealed = later = True
         except Exception:
             log.exception("endpoints: secret %s cannot be opened", secret_id)
             sealed = True
-    return keys, sealed
+    return keys, sealed, later

@@ -75,14 +75,14 @@ def test_an_interrupted_rotation_leaves_everything_open_and_goes_on(
     with_secret: Organization, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [before] = file_of(settings)
-    real, turns = rotation._rewrap_some, iter(range(100))
+    real, turns = rotation._rewrap_next, iter(range(100))
 
-    def some(keyring: Keyring, failed: set[tuple[UUID, int]]) -> bool:
+    def some(keyring: Keyring, after: UUID | None, every: bool) -> UUID | None:
         if next(turns) == 1:
             raise KeyboardInterrupt
-        return real(keyring, failed)
+        return real(keyring, after, every)
 
-    monkeypatch.setattr(rotation, "_rewrap_some", some)
+    monkeypatch.setattr(rotation, "_rewrap_next", some)
     with pytest.raises(KeyboardInterrupt):
         rotation.rotate_master_key()
     current, former = file_of(settings)

@@ -1,0 +1,229 @@
+"""A master key that a passphrase seals: the file holds it encrypted, and somebody types the passphrase after each
+start of the machine.
+
+Unsealed, the key stands in memory that is a directory (tmpfs), for the platform's user only, and for all of its
+processes on this machine: those that are started again need nobody. It is gone with the machine, or by `seal`.
+Until then, what needs a data key raises `Sealed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from continuitybridge.errors import ConfigurationError, NotAuthenticated, Unavailable
+from continuitybridge.settings import get_settings
+from continuitybridge.vault import master
+from continuitybridge.vault.wrapping import Place, WrappingKey
+
+PREFIX = "continuitybridge-sealed-1"
+MIN_CHARACTERS = 15
+"""NIST SP 800-63B-4, 3.1.1.2: what is the only factor has so many."""
+LOG2_N, R, P = 17, 8, 1
+"""scrypt with 128 MiB (OWASP's Password Storage Cheat Sheet): half a second for each guess."""
+_LARGEST = (22, 32, 16)
+RETRY_AFTER_S = 30
+
+
+class Sealed(Unavailable):
+    """The master key is sealed, and nobody has unsealed it since the machine started."""
+
+    code = "sealed"
+    title = "The platform is sealed"
+
+
+class WrongPassphrase(NotAuthenticated):
+    """The passphrase is not the one that sealed the key."""
+
+    code = "wrong-passphrase"
+    title = "The passphrase is another"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """A master key under a passphrase. It wraps and unwraps while it is unsealed."""
+
+    key_id: str
+    parameters: tuple[int, int, int]
+    salt: bytes
+    box: bytes
+    file: Path
+
+    def line(self) -> str:
+        numbers = ",".join(map(str, self.parameters))
+        parts = (PREFIX, self.key_id, "scrypt", numbers, _text(self.salt), _text(self.box))
+        return ":".join(parts)
+
+    def wrap(self, place: Place, key: bytes) -> bytes:
+        return self._unsealed().wrap(place, key)
+
+    def unwrap(self, place: Place, wrapped: bytes) -> bytes:
+        return self._unsealed().unwrap(place, wrapped)
+
+    def require_ready(self) -> None:
+        self._unsealed()
+
+    def opened(self, passphrase: str) -> master.MasterKey:
+        """The key itself. Raises `WrongPassphrase`."""
+        try:
+            key = AESGCM(_derived(passphrase, self.salt, self.parameters)).decrypt(
+                self.box[:12], self.box[12:], _bound(self.key_id, self.parameters)
+            )
+        except InvalidTag:
+            raise WrongPassphrase(f"master key {self.key_id} does not open by this passphrase") from None
+        return master.MasterKey(key)
+
+    def _unsealed(self) -> master.MasterKey:
+        for key in _held(_place(self.file)):
+            if key.key_id == self.key_id:
+                return key
+        raise Sealed(
+            f"master key {self.key_id} is sealed: bridge vault unseal",
+            retry_after_s=RETRY_AFTER_S,
+            key=self.key_id,
+        )
+
+
+def sealed_by(passphrase: str, file: Path) -> SealedKey:
+    """A new master key for that file, sealed by the passphrase and unsealed on this machine. Raises
+    `ConfigurationError` when the passphrase is too short."""
+    if len(passphrase) < MIN_CHARACTERS:
+        raise ConfigurationError(
+            f"the passphrase has {len(passphrase)} characters; valid are {MIN_CHARACTERS} and more",
+            field="passphrase",
+        )
+    key, salt, nonce = master.MasterKey.new(), secrets.token_bytes(16), secrets.token_bytes(12)
+    parameters = (LOG2_N, R, P)
+    box = nonce + AESGCM(_derived(passphrase, salt, parameters)).encrypt(
+        nonce, key.key, _bound(key.key_id, parameters)
+    )
+    _hold(file, [key])
+    return SealedKey(key.key_id, parameters, salt, box, file)
+
+
+def unseal(file: Path, passphrase: str) -> list[str]:
+    """Open what the passphrase opens of the file's sealed keys, for all processes of this user on this machine;
+    returns their ids. Raises `WrongPassphrase` when it opens none, `ConfigurationError` when none is sealed."""
+    sealed = _sealed_of(file)
+    if not sealed:
+        raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE")
+    opened = []
+    for key in sealed:
+        with suppress(WrongPassphrase):
+            opened.append(key.opened(passphrase))
+    if not opened:
+        raise WrongPassphrase("no sealed master key opens by this passphrase")
+    _hold(file, opened)
+    return [key.key_id for key in opened]
+
+
+def seal(file: Path) -> None:
+    """Forget the unsealed keys. Processes that run go on with the data keys that they hold, for a minute; a stream
+    worker, for ten at most."""
+    if not _sealed_of(file):
+        raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE")
+    _place(file).unlink(missing_ok=True)
+
+
+def is_sealed(file: Path) -> bool:
+    """Whether a key of the file is sealed now; no for a file that is none."""
+    with suppress(OSError, ConfigurationError):
+        for key in _sealed_of(file):
+            try:
+                key.require_ready()
+            except Sealed:
+                return True
+    return False
+
+
+def parse(rest: str, file: Path) -> SealedKey | None:
+    """What stands behind the prefix of a line; None where it is no sealed key."""
+    try:
+        key_id, kind, numbers, salt, box = rest.split(":")
+        log2_n, r, p = map(int, numbers.split(","))
+        parameters = (log2_n, r, p)
+        # Whoever altered the file must not make this take all memory.
+        if kind != "scrypt" or any(not 1 <= a <= b for a, b in zip(parameters, _LARGEST, strict=True)):
+            return None
+        key = SealedKey(
+            key_id, parameters, b64decode(salt, validate=True), b64decode(box, validate=True), file.absolute()
+        )
+    except ValueError:
+        return None
+    return key if (len(key.salt), len(key.box)) == (16, 12 + 32 + 16) else None
+
+
+def _sealed_of(file: Path) -> list[SealedKey]:
+    return [key for key in master.load_all(file) if isinstance(key, SealedKey)]
+
+
+def _derived(passphrase: str, salt: bytes, parameters: tuple[int, int, int]) -> bytes:
+    log2_n, r, p = parameters
+    return Scrypt(salt=salt, length=32, n=1 << log2_n, r=r, p=p).derive(passphrase.encode())
+
+
+def _bound(key_id: str, parameters: tuple[int, int, int]) -> bytes:
+    return f"{PREFIX}:{key_id}:scrypt:{','.join(map(str, parameters))}".encode()
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _place(file: Path) -> Path:
+    """Where the file's unsealed keys stand."""
+    name = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:16]
+    return (get_settings().unsealed_dir or Path(f"/dev/shm/continuitybridge-{os.getuid()}")) / f"{name}.key"  # noqa: S108
+
+
+def _held(place: Path) -> list[master.MasterKey]:
+    try:
+        _require_own(place.parent)
+        with os.fdopen(os.open(place, os.O_RDONLY | os.O_NOFOLLOW)) as held:
+            keys = [master.parse_key(line.strip()) for line in held.read(10_000).splitlines()]
+    except FileNotFoundError:
+        return []
+    return [key for key in keys if key is not None]
+
+
+def _hold(file: Path, keys: Iterable[master.MasterKey]) -> None:
+    place = _place(file)
+    _require_memory(place.parent)
+    with suppress(FileExistsError):
+        place.parent.mkdir(mode=0o700, parents=True)
+    _require_own(place.parent)
+    all_keys = {key.key_id: key for key in (*_held(place), *keys)}
+    master.store(place, list[WrappingKey](all_keys.values()))
+
+
+def _require_own(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigurationError(
+            f"{directory} has to be a directory of mode 0700 of this user", field="BRIDGE_UNSEALED_DIR"
+        )
+
+
+def _require_memory(directory: Path) -> None:
+    absolute = directory.absolute()
+    mounts = [each for each in psutil.disk_partitions(all=True) if absolute.is_relative_to(each.mountpoint)]
+    # Of several over each other the last one is seen.
+    kind = max(reversed(mounts), key=lambda each: len(each.mountpoint)).fstype if mounts else "unknown"
+    if kind not in ("tmpfs", "ramfs"):
+        raise ConfigurationError(
+            f"{directory} is not in memory (its file system is {kind}); valid is a directory of a tmpfs",
+            field="BRIDGE_UNSEALED_DIR",
+            value=str(directory),
+        )

@@ -1,0 +1,265 @@
+"""The master key in a key management service: real ones, that stop and refuse."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+from key_services import AwsService, TransitService, aws_service, transit_service
+
+from continuitybridge import connections, custody, database
+from continuitybridge.cli import bridge
+from continuitybridge.errors import ConfigurationError, Unavailable, Verdict
+from continuitybridge.organizations import Organization
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.vault import PLATFORM, Keyring, kms, load_or_create, master, rotation
+from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.kms import KeyServiceRefused, KmsKey, transit
+from continuitybridge.vault.wrapping import Place
+
+__all__ = ["aws_service", "transit_service"]
+DEFINITION = {"base_url": "https://erp.example/", "auth": {"type": "bearer", "token": "the-token"}}
+Service = AwsService | TransitService
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets variables, for this test."""
+
+    def given(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+        kms._services.clear()
+        kms._resting.clear()
+
+    yield given
+    monkeypatch.undo()
+    get_settings.cache_clear()
+    kms._services.clear()
+    kms._resting.clear()
+
+
+@pytest.fixture(params=["aws_service", "transit_service"])
+def service(request: pytest.FixtureRequest, environment: Callable[..., None]) -> Service:
+    """A service that this process may use, with a key of the test's own."""
+    found: Service = request.getfixturevalue(request.param)
+    environment(**found.environment)
+    found.reference = found.new_key()
+    return found
+
+
+@pytest.fixture
+def moved(service: Service, settings: Settings) -> Iterator[Service]:
+    """The service that keeps the master key; afterwards the file does again."""
+    run("rotate-master-key", "--to", service.reference)
+    yield service
+    kms._resting.clear()
+    run("rotate-master-key", "--to", "file")
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(bridge, ["vault", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def lines(settings: Settings) -> list[str]:
+    return settings.master_key_path.read_text().splitlines()
+
+
+def test_moving_to_a_service_and_back_is_a_rotation_while_everything_runs(
+    service: Service, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    organization, later = make_organization(), make_organization()
+    o = organization.organization_id
+    running = Keyring(load_or_create(settings.master_key_path), settings.master_key_path)
+    sealed = running.encrypt(o, "place", "1", b"text")
+    said = run("rotate-master-key", "--to", service.reference)
+    assert service.reference in said
+    assert lines(settings) == [f"continuitybridge-kms-1:{service.reference}"]
+    assert {each.master_key_id for each in rotation.check()} == {service.reference}
+    assert running.decrypt(o, "place", "1", sealed) == b"text"
+    running.forget()
+    assert running.decrypt(o, "place", "1", sealed) == b"text"
+    with database.platform() as connection:
+        assert running.create_key(connection, later.organization_id) == 2
+    assert {each.master_key_id for each in rotation.check()} == {service.reference}
+    rotation.require_keys()
+    run("rotate-master-key", "--to", "file")
+    [line] = lines(settings)
+    assert line.startswith("continuitybridge-master-key-1:")
+    assert all(each.problem is None and each.master_key_id != service.reference for each in rotation.check())
+    assert Keyring.open().decrypt(o, "place", "1", sealed) == b"text"
+
+
+def test_verifying_reencrypting_and_retiring_go_on_under_a_service(
+    moved: Service, organization: Organization
+) -> None:
+    o = organization.organization_id
+    connections.put(o, "prod", "erp", DEFINITION, "anna")
+    run("rotate-data-key", "-o", organization.slug)
+    run("reencrypt", "-o", organization.slug)
+    assert custody.retire(o, by="anna", after_s=0).versions == (1,)
+    run("verify", "-o", organization.slug)
+    found = connections.resolve(o, "prod", "erp", Keyring(KmsKey(moved.reference)))
+    assert dict(found.auth)["token"] == "the-token"
+
+
+def test_a_wrapped_key_opens_as_itself_only(service: Service) -> None:
+    key = KmsKey(service.reference)
+    place = Place(uuid4(), 1)
+    wrapped = key.wrap(place, b"k" * 32)
+    assert key.unwrap(place, wrapped) == b"k" * 32
+    for other in (Place(place.organization_id, 2), Place(PLATFORM, 1)):
+        with pytest.raises(DecryptionFailed):
+            key.unwrap(other, wrapped)
+    with pytest.raises(DecryptionFailed):
+        key.unwrap(place, wrapped[:-6] + bytes(6))
+
+
+def test_what_was_unwrapped_goes_on_while_the_service_refuses(
+    moved: Service, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    known, unknown = make_organization().organization_id, make_organization().organization_id
+    keys = Keyring(KmsKey(moved.reference), settings.master_key_path)
+    sealed = keys.encrypt(known, "place", "1", b"text")
+    keys._loaded.clear()
+    moved.forbid()
+    try:
+        assert keys.decrypt(known, "place", "1", sealed) == b"text"
+        with pytest.raises(KeyServiceRefused) as refused:
+            keys.encrypt(unknown, "place", "1", b"text")
+        assert refused.value.verdict is Verdict.TERMINAL
+        assert refused.value.facts["retry_after_s"] > 0
+        with pytest.raises(ConfigurationError, match=moved.reference.rpartition("/")[2]):
+            rotation.require_master_key()
+    finally:
+        moved.allow()
+    keys.encrypt(unknown, "place", "1", b"text")
+
+
+def test_while_the_service_is_down_who_needs_it_is_told_to_come_again(
+    transit_service: TransitService,
+    environment: Callable[..., None],
+    make_organization: Callable[[], Organization],
+    settings: Settings,
+) -> None:
+    environment(**transit_service.environment)
+    place = Place(uuid4(), 1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = KmsKey(f"transit:http://127.0.0.1:{nobody.getsockname()[1]}/transit/bridge")
+        with pytest.raises(Unavailable) as down:
+            dead.wrap(place, b"k" * 32)
+        assert down.value.verdict is Verdict.TRANSIENT
+        assert down.value.facts["retry_after_s"] > 0
+        before = settings.master_key_path.read_text()
+        done = CliRunner().invoke(bridge, ["vault", "rotate-master-key", "--to", dead.reference])
+        assert done.exit_code != 0
+        assert "does not answer" in done.output
+        assert settings.master_key_path.read_text() == before
+        # As if it had died behind the first look: it is left for another key.
+        master.store(settings.master_key_path, [dead, *master.load_all(settings.master_key_path)])
+        assert all(each.problem is None for each in rotation.check())
+        run("rotate-master-key", "--to", "file")
+    [line] = lines(settings)
+    assert line.startswith("continuitybridge-master-key-1:")
+    assert all(each.problem is None for each in rotation.check())
+
+
+def test_a_service_that_does_not_answer_is_not_asked_by_everybody(
+    environment: Callable[..., None], transit_service: TransitService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transit, "ANSWER_TIMEOUT_S", 0.3)
+    environment(**transit_service.environment)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        key = KmsKey(f"transit:http://127.0.0.1:{silent.getsockname()[1]}/transit/bridge")
+        started = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(Unavailable, match="does not answer"):
+                key.unwrap(Place(uuid4(), 1), b"vault:v1:x")
+        assert time.monotonic() - started < 1.5
+
+
+def test_a_key_that_the_service_rotated_wraps_everything_anew(
+    transit_service: TransitService,
+    environment: Callable[..., None],
+    organization: Organization,
+    settings: Settings,
+) -> None:
+    environment(**transit_service.environment)
+    transit_service.new_key()
+    transit_service.reference = transit_service.new_key()
+    run("rotate-master-key", "--to", transit_service.reference)
+    try:
+        transit_service.rotate()
+        run("rotate-master-key")
+        assert len(lines(settings)) == 1
+        transit_service.drop_versions_before(2)
+        assert all(each.problem is None for each in rotation.check())
+    finally:
+        transit_service.drop_versions_before(1)
+        run("rotate-master-key", "--to", "file")
+
+
+def test_a_new_installation_begins_with_the_key_that_is_named(
+    service: Service, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    file = tmp_path / "keys" / "master.key"
+    environment(BRIDGE_MASTER_KEY_FILE=str(file), BRIDGE_MASTER_KEY_KMS=service.reference)
+    assert master.open_or_create(get_settings()) == KmsKey(service.reference)
+    assert file.read_text() == f"continuitybridge-kms-1:{service.reference}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("gcp:projects/p/keys/k", "valid are aws:…, transit:…"),
+        ("aws:alias/bridge", "is not the ARN of a key"),
+        ("aws:arn:aws:kms:eu-central-1:1:key/x", "is not the ARN of a key"),
+        ("transit:http://vault.example/transit/bridge", "it has to be https"),
+        ("transit:https://vault.example/bridge", "valid is transit:https://"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_before_anything_is_changed(
+    reference: str, told: str, settings: Settings
+) -> None:
+    before = settings.master_key_path.read_text() if settings.master_key_path.exists() else None
+    done = CliRunner().invoke(bridge, ["vault", "rotate-master-key", "--to", reference])
+    assert done.exit_code != 0
+    assert told in done.output
+    assert before is None or settings.master_key_path.read_text() == before
+
+
+def test_a_package_gives_a_service_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: Callable[..., None]
+) -> None:
+    (tmp_path / "house_kms.py").write_text(
+        "class House:\n"
+        "    scheme = 'house'\n"
+        "    def __init__(self, name): self.name = name.encode()\n"
+        "    def wrap(self, key, context): return self.name + context['version'].encode() + key[::-1]\n"
+        "    def unwrap(self, wrapped, context): return wrapped[-1:-33:-1]\n"
+    )
+    metadata = tmp_path / "house_kms-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: house-kms\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[continuitybridge.kms]\nhouse = house_kms:House\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kms._given.cache_clear()
+    try:
+        key, place = KmsKey("house:cellar"), Place(uuid4(), 7)
+        wrapped = key.wrap(place, bytes(range(32)))
+        assert wrapped.startswith(b"cellar7")
+        assert key.unwrap(place, wrapped) == bytes(range(32))
+    finally:
+        kms._given.cache_clear()
