@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from uuid import UUID
 
 import click
 
@@ -23,6 +25,32 @@ _passphrase_file = click.option(
     type=click.File(),
     help="File whose first line is the passphrase; - is standard input. Without it, it is asked for.",
 )
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _whose(function: F) -> F:
+    """Whose data key: an organization's, or the platform's own."""
+    platform = click.option(
+        "--platform",
+        is_flag=True,
+        help="The platform's own: second factors, and mails to people of no organization.",
+    )
+    organization = click.option(
+        "--organization", "-o", envvar="BRIDGE_ORGANIZATION", help="The organization's slug."
+    )
+    return organization(platform(function))
+
+
+def _owner(organization: str | None, platform: bool) -> tuple[str, UUID]:
+    from continuitybridge.vault import PLATFORM
+
+    if platform:
+        return "the platform", PLATFORM
+    if organization is None:
+        raise click.UsageError("name an organization by -o, or say --platform")
+    return organization, options.organization_id(organization)
 
 
 def _passphrase(file: IO[str] | None, *, new: bool = False) -> str:
@@ -109,13 +137,14 @@ def seal() -> None:
 
 
 @group.command("rotate-data-key")
-@options.organization
-def rotate_data_key(organization: str) -> None:
+@_whose
+def rotate_data_key(organization: str | None, platform: bool) -> None:
     """Give the organization a new version of its data key. What was encrypted before stays readable."""
     from continuitybridge.vault import rotation
 
-    version = rotation.rotate_data_key(options.organization_id(organization), by=options.operator())
-    click.echo(f"{organization} encrypts under version {version} from now on, every process within a minute")
+    name, owner = _owner(organization, platform)
+    version = rotation.rotate_data_key(owner, by=options.operator())
+    click.echo(f"{name} encrypts under version {version} from now on, every process within a minute")
 
 
 @group.command("verify")
@@ -167,16 +196,17 @@ def verify(organization: str | None, objects: Literal["none", "sample", "all"], 
 
 
 @group.command("reencrypt")
-@options.organization
-def reencrypt(organization: str) -> None:
+@_whose
+def reencrypt(organization: str | None, platform: bool) -> None:
     """Bring everything of the organization to its current data key, while everything runs.
 
     Interrupted, it goes on when it is called again. Exit status 1 when something still names another key.
     """
     from continuitybridge import custody
 
-    done = custody.reencrypt(options.organization_id(organization), by=options.operator())
-    click.echo(f"{organization}: {done.rows} rows were brought to version {done.version} of the data key")
+    name, owner = _owner(organization, platform)
+    done = custody.reencrypt(owner, by=options.operator())
+    click.echo(f"{name}: {done.rows} rows were brought to version {done.version} of the data key")
     if done.left:
         click.echo(
             f"{done.left} rows name another version: call it again in a minute, and `bridge vault verify`",
@@ -186,16 +216,17 @@ def reencrypt(organization: str) -> None:
 
 
 @group.command("retire-keys")
-@options.organization
-def retire_keys(organization: str) -> None:
+@_whose
+def retire_keys(organization: str | None, platform: bool) -> None:
     """Delete data keys that nothing needs any more: everything is opened without them first.
 
     Exit status 1 names the versions that are kept, and why.
     """
     from continuitybridge import custody
 
-    done = custody.retire(options.organization_id(organization), by=options.operator())
-    click.echo(f"{organization}: retired {', '.join(map(str, done.versions)) or 'none'}")
+    name, owner = _owner(organization, platform)
+    done = custody.retire(owner, by=options.operator())
+    click.echo(f"{name}: retired {', '.join(map(str, done.versions)) or 'none'}")
     for version, reason in done.kept.items():
         click.echo(f"version {version} is kept: {reason}", err=True)
     if done.kept:

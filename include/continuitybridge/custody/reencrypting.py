@@ -14,13 +14,13 @@ from uuid import UUID
 from psycopg import errors
 
 from continuitybridge import database
-from continuitybridge.audit import record
 from continuitybridge.custody import walking
 from continuitybridge.custody.registry import COLUMNS
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.vault.cipher import version_of
 from continuitybridge.vault.columns import EncryptedColumn, Row
 from continuitybridge.vault.keyring import Keyring
+from continuitybridge.vault.rotation import tell
 
 PASSES = 5
 """So often what was busy is looked for again."""
@@ -62,9 +62,7 @@ def reencrypt(
             break
     details = {"version": version, "rows": done, "left": left}
     with database.platform() as connection:
-        record(
-            connection, organization_id, "data_key.reencrypted", str(version), details=details, by=by, keys=keyring
-        )
+        tell(connection, organization_id, "data_key.reencrypted", version, details, by, keyring)
     return Reencrypted(version, done, left)
 
 

@@ -7,11 +7,11 @@ from datetime import datetime
 from uuid import UUID
 
 from continuitybridge import database
-from continuitybridge.audit import record
 from continuitybridge.custody.verifying import Verified, verify
 from continuitybridge.errors import Conflict
 from continuitybridge.inbox import encrypted as inbox
 from continuitybridge.vault.keyring import Keyring
+from continuitybridge.vault.rotation import tell
 
 AFTER_S = 3_600
 """A version is kept so long after it was followed: a process that had not heard of the next one may have written
@@ -82,4 +82,4 @@ def _delete(organization_id: UUID, version: int, keyring: Keyring, by: str) -> N
         ).rowcount
         if not deleted:
             raise Conflict(f"version {version} is the current one, or gone already")
-        record(connection, organization_id, "data_key.retired", str(version), by=by, keys=keyring)
+        tell(connection, organization_id, "data_key.retired", version, {}, by, keyring)

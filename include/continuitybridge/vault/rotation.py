@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,15 +141,31 @@ def _no_key_being_made() -> Iterator[psycopg.Connection[Any]]:
 
 
 def rotate_data_key(organization_id: UUID, *, by: str) -> int:
-    """Give the organization a new version of its data key; returns it."""
+    """Give the organization, or the platform itself (`PLATFORM`), a new version of its data key; returns it."""
     keyring = Keyring.open()
     with database.platform() as connection:
         version = keyring.create_key(connection, organization_id)
-        keys = keyring.read(connection, organization_id)
-        details = {"version": version}
-        record(connection, organization_id, "data_key.rotated", str(version), details=details, by=by, keys=keys)
+        tell(connection, organization_id, "data_key.rotated", version, {"version": version}, by, keyring)
     keyring.forget(organization_id)
     return version
+
+
+def tell(
+    connection: psycopg.Connection[Any],
+    organization_id: UUID,
+    action: str,
+    version: int,
+    details: Mapping[str, Any],
+    by: str,
+    keyring: Keyring,
+) -> None:
+    """Write into the organization's trail, in the caller's transaction (platform role), what was done to its data
+    key; the platform, which has no trail, tells its log."""
+    if organization_id == PLATFORM:
+        log.warning("%s of the platform's own data key, version %d, by %s: %s", action, version, by, details)
+        return
+    keys = keyring.read(connection, organization_id)
+    record(connection, organization_id, action, str(version), details=details, by=by, keys=keys)
 
 
 def check() -> list[KeyState]:
