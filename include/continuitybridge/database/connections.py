@@ -25,6 +25,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S = 10.0
 """How long a caller waits for a free connection before `Unavailable`."""
 
+KEY_CONNECTIONS = 2
+"""Connections of a process that nothing but data keys are read by."""
+
 RECONNECT_EVERY_S = 0.5
 """How long between two attempts to connect while somebody waits for a connection."""
 
@@ -37,7 +40,7 @@ _KEEPALIVE: dict[str, Any] = {
 _SET_TENANT = "SELECT set_config('bridge.organization_id', %s, true), set_config('bridge.user_name', %s, true)"
 
 _lock = threading.Lock()
-_pools: dict[tuple[Role, str], ConnectionPool[Connection]] = {}
+_pools: dict[tuple[str, str], ConnectionPool[Connection]] = {}
 _left_behind: list[object] = []
 
 
@@ -96,13 +99,14 @@ def read_env(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip().strip("'\"") for key, value in pairs}
 
 
-def _pool(role: Role) -> ConnectionPool[Connection]:
+def _pool(role: Role, use: str | None = None) -> ConnectionPool[Connection]:
     settings = get_settings()
-    key = (role, role_url(role, settings))
+    key = (use or role, role_url(role, settings))
+    size = settings.database_pool_size if use is None else min(KEY_CONNECTIONS, settings.database_pool_size)
     with _lock:
         pool = _pools.get(key)
         if pool is None:
-            pool = _pools[key] = _make_pool(role, key[1], settings.database_pool_size)
+            pool = _pools[key] = _make_pool(key[0], key[1], size)
     return pool
 
 
@@ -116,7 +120,7 @@ def hung_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) 
     return bool(poll.poll(0))
 
 
-def _make_pool(role: Role, url: str, size: int) -> ConnectionPool[Connection]:
+def _make_pool(name: str, url: str, size: int) -> ConnectionPool[Connection]:
     """A pool that serves at once when the server is back. Left to itself the library tries again after ever longer
     pauses, and finds out about one dead connection a pause: a process that had five of them when the server was
     restarted would refuse its callers for longer than they wait."""
@@ -140,8 +144,8 @@ def _make_pool(role: Role, url: str, size: int) -> ConnectionPool[Connection]:
         check=check,
         reconnect_timeout=RECONNECT_EVERY_S,
         reconnect_failed=keep_trying,
-        kwargs={"application_name": f"bridge-{role}", **_KEEPALIVE},
-        name=f"bridge-{role}",
+        kwargs={"application_name": f"bridge-{name}", **_KEEPALIVE},
+        name=f"bridge-{name}",
         open=True,
     )
     return pool
@@ -166,9 +170,9 @@ class After(Protocol):
 
 
 @contextmanager
-def _transaction(role: Role, after: After | None = None) -> Iterator[Connection]:
+def _transaction(role: Role, after: After | None = None, use: str | None = None) -> Iterator[Connection]:
     try:
-        with _pool(role).connection() as connection:
+        with _pool(role, use).connection() as connection:
             with connection.transaction():
                 yield connection
             if after:
@@ -215,6 +219,14 @@ def platform() -> Iterator[Connection]:
     """One transaction as the role that manages organizations, memberships and data keys; it sees no message,
     flow or connection. Errors as `tenant`."""
     with _transaction("platform") as connection:
+        yield connection
+
+
+@contextmanager
+def keys() -> Iterator[Connection]:
+    """As `platform`, for data keys, on connections that nothing else uses: they are read in the middle of other
+    transactions, and whoever has one of these waits for no other. Errors as `tenant`."""
+    with _transaction("platform", use="keys") as connection:
         yield connection
 
 

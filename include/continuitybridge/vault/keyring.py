@@ -250,7 +250,8 @@ class Keyring(Ring):
         return DataKeys({organization_id: keys})
 
     def _load(self, organization_id: UUID) -> DataKeys:
-        with database.platform() as connection:
+        # Its caller may hold a connection, and many callers all of them.
+        with database.keys() as connection:
             if organization_id == PLATFORM:
                 self._make_platform_key(connection)
             rows = self._rows(connection, organization_id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from continuitybridge import database
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.organizations import Organization
+from continuitybridge.settings import Settings
 from continuitybridge.vault import DataKeys, Keyring, load_or_create
 from continuitybridge.vault.cipher import DecryptionFailed
 
@@ -196,3 +199,25 @@ def test_an_unknown_organization_has_no_key(keyring: Keyring) -> None:
         keyring.encrypt(nobody, "p", "1", b"x")
     with pytest.raises(NotFound):
         keyring.export(nobody)
+
+
+def test_keys_are_read_while_every_other_connection_is_held(
+    organization: Organization, keyring: Keyring, settings: Settings
+) -> None:
+    """As when many who write an event, or a mail, come at once and nobody has read the keys yet."""
+    held, all_wait = settings.database_pool_size, Barrier(settings.database_pool_size)
+    keyring.encrypt(organization.organization_id, "purpose", "first", b"x")
+    keyring.forget()
+
+    def write(number: int) -> int:
+        role = database.platform() if number % 2 else database.tenant(organization.organization_id)
+        other = database.tenant(organization.organization_id) if number % 2 else database.platform()
+        with role, other:
+            all_wait.wait(30)
+            keyring.forget()
+            return len(keyring.encrypt(organization.organization_id, "purpose", str(number), b"x"))
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(held) as pool:
+        assert all(pool.map(write, range(held)))
+    assert time.monotonic() - began < 8
