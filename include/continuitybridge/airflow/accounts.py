@@ -9,25 +9,15 @@ from airflow.api_fastapi.app import get_auth_manager, get_cookie_path
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
 from airflow.providers.fab.auth_manager.api_fastapi.routes.login import _get_flask_app
 from airflow.providers.fab.auth_manager.models import User
+from airflow.providers.fab.auth_manager.security_manager.override import FabException
 from airflow.utils.session import create_session
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from continuitybridge.airflow.roles import MEMBER_ROLE
 from continuitybridge.errors import Conflict, NotAuthenticated, NotFound
 from continuitybridge.sign_in import Account, check_password
-
-
-def account_of(name: str) -> str:
-    """The user name that a name stands for, for an account may be signed in to by its e-mail address too; the name
-    itself where nobody is called so."""
-    with create_session() as session:
-        found = session.scalars(
-            select(User.username)
-            .where(or_(func.lower(User.username) == name.lower(), func.lower(User.email) == name.lower()))
-            .order_by(func.lower(User.username) != name.lower())
-        ).first()
-    return found or name
 
 
 class AirflowAccounts:
@@ -61,6 +51,11 @@ class AirflowAccounts:
                     raise Conflict("there is an account of this name or address", field="email")
                 role = security.find_role(MEMBER_ROLE)
                 return _account(security.add_user(user_name, first_name, last_name, email, role, password))
+            except FabException as error:
+                if isinstance(error.__cause__, IntegrityError):
+                    # Somebody was quicker.
+                    raise Conflict("there is an account of this name or address", field="email") from error
+                raise
             finally:
                 security.session.remove()
 

@@ -18,9 +18,12 @@ from airflow import settings
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
 from airflow.api_fastapi.common.types import MenuItem
 from airflow.models import DagModel
+from airflow.models.revoked_token import RevokedToken
 from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
 from airflow.utils.session import NEW_SESSION, provide_session
+from anyio import to_thread
 from fastapi import HTTPException
+from jwt import InvalidTokenError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 from starlette.requests import Request
@@ -68,13 +71,16 @@ class OrganizationAuthManager(FabAuthManager):
             settings.Session.remove()
         user = super().create_token(headers=headers, body=body)
         if user is not None:
-            from continuitybridge.sign_in import second_factor
+            from continuitybridge.sign_in import attempt, second_factor
 
             code = body.get("code")
             try:
                 second_factor.after_password(user.username, code if isinstance(code, str) else None)
             except (second_factor.CodeNeeded, second_factor.WrongCode) as error:
+                if isinstance(error, second_factor.CodeNeeded):
+                    attempt.undecided()
                 raise HTTPException(401, {"code": error.code, "detail": error.detail}) from error
+            attempt.succeeded(user.username)
         return user
 
     def get_fastapi_app(self) -> Any:
@@ -82,6 +88,21 @@ class OrganizationAuthManager(FabAuthManager):
         if app is not None:
             app.add_exception_handler(BridgeError, _problem)
         return app
+
+    async def get_user_from_token(self, token: str) -> Any:
+        """As Airflow's, which asks the databases on the event loop, where every other request waits for it: here a
+        thread asks."""
+        claims = await self._get_token_validator().avalidated_claims(token)
+        return await to_thread.run_sync(self._user_of, claims)
+
+    def _user_of(self, claims: dict[str, Any]) -> Any:
+        """Whose token it is. Raises `InvalidTokenError` for one that was revoked, or is nobody's any more."""
+        if (jti := claims.get("jti")) and RevokedToken.is_revoked(jti):
+            raise InvalidTokenError("the token was revoked")
+        try:
+            return self.deserialize_user(claims)
+        except (ValueError, KeyError) as error:
+            raise InvalidTokenError(str(error)) from error
 
     def serialize_user(self, user: Any) -> dict[str, Any]:
         return {**super().serialize_user(user), stamps.CLAIM: stamps.stamp(user)}

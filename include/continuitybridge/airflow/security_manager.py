@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
+from airflow.providers.fab.auth_manager.views.user import CustomUserDBModelView
 from airflow.providers.fab.www.views import get_safe_url, redirect
 from flask import current_app, flash, g, has_request_context, request, session
 from flask_appbuilder import expose
@@ -19,8 +20,8 @@ from jinja2 import ChoiceLoader, PackageLoader
 from continuitybridge import mail
 from continuitybridge.airflow import user_changes
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
-from continuitybridge.errors import BridgeError
-from continuitybridge.sign_in import WeakPassword, check_password, events, second_factor
+from continuitybridge.errors import BridgeError, Conflict
+from continuitybridge.sign_in import WeakPassword, attempt, check_password, events, second_factor
 
 PENDING = "_bridge_pending"
 PENDING_S = 300
@@ -46,6 +47,7 @@ class SignInView(AuthDBView):
     @expose("/login/", methods=["GET", "POST"])
     def login(self) -> Any:
         if g.user is not None and g.user.is_authenticated:
+            attempt.undecided()
             return redirect(self.appbuilder.get_url_for_index)
         if request.method == "POST" and "code" in request.form:
             return self._second_step()
@@ -61,33 +63,41 @@ class SignInView(AuthDBView):
         if second_factor.is_enrolled(user.username):
             until = int(time.time()) + PENDING_S
             session[PENDING] = {"user": user.username, CLAIM: stamp(user), "until": until, "next": next_url}
+            attempt.undecided()
             return self._uncached(self.code_template, username=form.username.data)
-        login_user(user, remember=False)
-        return redirect(next_url)
+        return self._signed_in(user, next_url)
 
     def _second_step(self) -> Any:
         pending = session.get(PENDING) or {}
         user = self.appbuilder.sm.find_user(username=pending.get("user"))
         if user is None or not user.is_active or pending["until"] < time.time() or not holds(pending[CLAIM], user):
             session.pop(PENDING, None)
+            attempt.undecided()
             flash("Too late: sign in once more.", "warning")
             return redirect(self.appbuilder.get_url_for_login_with(""))
         # Failures are counted by the name beside the code.
         name = request.form.get("username", "").strip().lower()
         if name not in (user.username.lower(), (user.email or "").lower()):
             session.pop(PENDING, None)
+            attempt.undecided()
             return redirect(self.appbuilder.get_url_for_login_with(""))
         try:
             second_factor.after_password(user.username, request.form["code"])
         except second_factor.CodeNeeded:
+            attempt.undecided()
             return self._uncached(self.code_template, username=name)
         except second_factor.WrongCode as error:
             flash(error.detail, "warning")
             return self._uncached(self.code_template, username=name)
         session.pop(PENDING, None)
         self.appbuilder.sm._rotate_session_id()
+        return self._signed_in(user, pending["next"])
+
+    @staticmethod
+    def _signed_in(user: Any, next_url: str) -> Any:
         login_user(user, remember=False)
-        return redirect(pending["next"])
+        attempt.succeeded(user.username)
+        return redirect(next_url)
 
     def _uncached(self, template: str, **content: Any) -> Any:
         answer = current_app.make_response(
@@ -97,10 +107,17 @@ class SignInView(AuthDBView):
         return answer
 
 
+class UsersView(CustomUserDBModelView):
+    """FAB's page of users, where nobody is renamed (see `user_changes`)."""
+
+    edit_columns = [each for each in CustomUserDBModelView.edit_columns if each != "username"]  # noqa: RUF012
+
+
 class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
     """See the module."""
 
     authdbview = SignInView
+    userdbmodelview = UsersView
 
     def __init__(self, appbuilder: Any) -> None:
         super().__init__(appbuilder)
@@ -134,6 +151,15 @@ class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
             password = password or secrets.token_urlsafe(32)
             check_password(password, (username, email, first_name, last_name))
         return super().add_user(username, first_name, last_name, email, role, password, hashed_password, groups)
+
+    def update_user(self, user: Any) -> bool:
+        """As FAB's. Raises `Conflict` for another user name."""
+        try:
+            user_changes.refuse_another_name(user)
+        except Conflict:
+            self.session.rollback()
+            raise
+        return bool(super().update_user(user))
 
     def reset_password(self, userid: int, password: str) -> bool:
         """As FAB's. Raises `WeakPassword`."""

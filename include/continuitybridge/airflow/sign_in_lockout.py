@@ -1,30 +1,41 @@
 """Guessing passwords: after some failures no more tries, at every way in alike (see `sign_in.failures`).
 
 Whoever failed too often is told 429 and when to come back before the password is looked at, so that a right guess
-tells nothing. Imports little: every Airflow process loads it with the plugin.
+tells nothing. What became of a try is told by who judged it (`sign_in.attempt`); a success forgets the failures of
+the account that was signed in to, and of no other. A body is read here as it is read behind, or refused, so that
+no try is counted under another name than the one it guesses at. Imports little: every process of Airflow loads it
+with the plugin.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
-import orjson
 from anyio import Lock, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from continuitybridge.errors import PayloadTooLarge, TooManyRequests
+from continuitybridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    PayloadTooLarge,
+    TooManyRequests,
+    UnsupportedContent,
+)
 
 if TYPE_CHECKING:
     from continuitybridge.sign_in.failures import Failures
 
 MAX_BODY_BYTES = 16 * 1024
 
-WAYS_IN = ("/auth/token", "/auth/token/cli", "/auth/login")
-"""Addresses that take a name and a password, as JSON or as a form."""
+_JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+WAYS_IN = {"/auth/token": _JSON, "/auth/token/cli": _JSON, "/auth/login": _FORM}
+"""Addresses that take a name and a password, and as what."""
 
 
 class SignInLockoutMiddleware:
@@ -40,18 +51,21 @@ class SignInLockoutMiddleware:
             await self.app(scope, receive, send)
             return
         from continuitybridge.actor import Actor, acting
-        from continuitybridge.airflow.accounts import account_of
+        from continuitybridge.airflow.people import find
         from continuitybridge.api.gate import answer
         from continuitybridge.sign_in import events
+        from continuitybridge.sign_in.attempt import attempting
         from continuitybridge.sign_in.failures import TOLD, Failures
 
-        body = await _read(receive)
-        if body is None:
-            await answer(PayloadTooLarge(f"a sign-in has at most {MAX_BODY_BYTES} bytes"), send)
+        try:
+            body = await _read(receive)
+            given = _name(scope, body)
+        except BridgeError as error:
+            await answer(error, send)
             return
         if self._failures is None:
             self._failures = Failures.open()
-        name = await to_thread.run_sync(account_of, _name(scope, body))
+        name = (await to_thread.run_sync(find, given)) or given
         account, address = name.casefold(), _address(scope)
         # Tries for one account take turns: many at once are judged as if they had come one after the other.
         async with self._turns.setdefault(account, Lock()):
@@ -61,25 +75,25 @@ class SignInLockoutMiddleware:
                 if not await to_thread.run_sync(self._failures.take, TOLD, account):
                     with acting(Actor("platform", address=address)):
                         await to_thread.run_sync(events.tell, name, "sign_in.locked")
-                error = TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
-                await answer(error, send)
+                locked = TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
+                await answer(locked, send)
                 return
-            start: Message | None = None
+            status = 500
 
             async def watched(message: Message) -> None:
-                nonlocal start
+                nonlocal status
                 if message["type"] == "http.response.start":
-                    start = message
+                    status = message["status"]
                 await send(message)
 
-            try:
-                with acting(Actor("platform", address=address)):
+            with acting(Actor("platform", address=address)), attempting() as attempt:
+                try:
                     await self.app(scope, _again(body, receive), watched)
-            finally:
-                if start is None or start["status"] >= 500:
-                    await to_thread.run_sync(self._failures.failed_not, *who)
-                elif _is_success(start):
-                    await to_thread.run_sync(self._failures.succeeded, *who)
+                finally:
+                    if (attempt.signed_in or "").casefold() == account and status < 500:
+                        await to_thread.run_sync(self._failures.succeeded, *who)
+                    elif attempt.signed_in is not None or attempt.undecided or status >= 500:
+                        await to_thread.run_sync(self._failures.failed_not, *who)
 
 
 def _path(scope: Scope) -> str:
@@ -88,14 +102,14 @@ def _path(scope: Scope) -> str:
     return re.sub("/+", "/", path.removeprefix(scope.get("root_path", ""))).rstrip("/")
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The body; None when it is too long."""
+async def _read(receive: Receive) -> bytes:
+    """The body. Raises `PayloadTooLarge`."""
     body = b""
     while True:
         message = await receive()
         body += bytes(message.get("body", b""))
         if len(body) > MAX_BODY_BYTES:
-            return None
+            raise PayloadTooLarge(f"a sign-in has at most {MAX_BODY_BYTES} bytes", allowed=MAX_BODY_BYTES)
         if message["type"] != "http.request" or not message.get("more_body"):
             return body
 
@@ -114,17 +128,35 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _name(scope: Scope, body: bytes) -> str:
-    kind = dict(scope["headers"]).get(b"content-type", b"").lower()
-    found: object = None
-    if b"json" in kind:
-        try:
-            given = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            given = None
-        found = given.get("username") if isinstance(given, Mapping) else None
-    else:
-        found = next(iter(parse_qs(body.decode("latin-1")).get("username", ())), None)
+    """Whom the sign-in names; "" for nobody. Raises `UnsupportedContent`, `ConfigurationError`."""
+    taken = WAYS_IN[_path(scope)]
+    kinds = [value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"]
+    if [each.partition(";")[0].strip().lower() for each in kinds] != [taken]:
+        raise UnsupportedContent(f"a sign-in is sent here as {taken}", valid=[taken])
+    try:
+        given = _json(body) if taken == _JSON else dict(reversed(parse_qsl(body.decode(), keep_blank_values=True)))
+    except (ValueError, RecursionError):
+        raise ConfigurationError("the sign-in cannot be read") from None
+    for field, value in given.items():
+        if isinstance(value, str) and not _is_text(value):
+            raise ConfigurationError(
+                "the sign-in holds what is no text: a NUL character or half of one", field=field
+            )
+    found = given.get("username")
     return str(found or "").strip().casefold()[:256]
+
+
+def _json(body: bytes) -> Mapping[str, object]:
+    # As FastAPI reads it, which takes more for JSON than RFC 8259 does.
+    given = json.loads(body)
+    if not isinstance(given, dict):
+        raise ValueError("no object")
+    return given
+
+
+def _is_text(value: str) -> bool:
+    """Whether the database takes it."""
+    return "\0" not in value and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _address(scope: Scope) -> str:
@@ -132,14 +164,3 @@ def _address(scope: Scope) -> str:
     from continuitybridge.webhooks.network import peer, sender
 
     return str(sender(peer(scope), dict(scope["headers"]), get_settings().trusted_networks))
-
-
-def _is_success(start: Message) -> bool:
-    """A token is made (201), or the form leads on; a form that failed comes again, or leads back to itself."""
-    status: int = start["status"]
-    if status == 201:
-        return True
-    if status not in (302, 303, 307):
-        return False
-    location = dict(start["headers"]).get(b"location", b"").decode("latin-1")
-    return not urlsplit(location).path.rstrip("/").endswith("/login")

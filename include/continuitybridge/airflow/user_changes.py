@@ -1,6 +1,8 @@
 """A change of Airflow's user, whoever makes it (FAB's pages, its API, its command line), ends his sessions: of his
-activity, his roles, his name. (Passwords are in the sessions' stamp already.) With a user who is deleted goes what
-he was here: memberships, API keys, the second factor; whoever gets his name after him has none of it."""
+activity, his roles. (Passwords are in the sessions' stamp already.) With a user who is deleted goes what he was
+here: memberships, API keys, the second factor; whoever gets his name after him has none of it. For the same reason
+nobody is renamed: what he is stands under his name in many places, the audit trails among them, and would be left
+to whoever takes it next."""
 
 from __future__ import annotations
 
@@ -11,28 +13,43 @@ from sqlalchemy import event, inspect
 
 from continuitybridge import api_keys, database, organizations, sessions
 from continuitybridge.actor import current_actor
+from continuitybridge.errors import Conflict
 from continuitybridge.sign_in import second_factor, verbs
 
-_ENDING = ("active", "roles", "groups", "username")
+_ENDING = ("active", "roles", "groups")
 
 
 def install() -> None:
     """Have it so in this process. Idempotent."""
     if not event.contains(User, "after_update", _changed):
+        event.listen(User, "before_update", _stays)
         event.listen(User, "after_update", _changed)
         event.listen(User, "before_delete", _leaves)
 
 
+def refuse_another_name(user: User) -> None:
+    """Raises `Conflict` when a user who is stored was given another user name since."""
+    state: Any = inspect(user)
+    if state.persistent and (before := state.attrs["username"].history.deleted):
+        raise Conflict(
+            f"nobody is renamed: {before[0]!r} keeps the user name; first and last name and the e-mail address can"
+            " change",
+            field="username",
+            valid=[before[0]],
+        )
+
+
+def _stays(mapper: Any, connection: Any, user: User) -> None:
+    refuse_another_name(user)
+
+
 def _changed(mapper: Any, connection: Any, user: User) -> None:
     state: Any = inspect(user)
-    changed = [name for name in _ENDING if state.attrs[name].history.has_changes()]
-    if not changed:
+    if not any(state.attrs[name].history.has_changes() for name in _ENDING):
         return
     # In a transaction of its own, before Airflow's: when that one fails, somebody signs in once more for nothing.
-    names = {user.username, *(state.attrs["username"].history.deleted or ())}
     with database.platform() as own:
-        for name in names:
-            sessions.end_all(own, name)
+        sessions.end_all(own, user.username)
 
 
 def _leaves(mapper: Any, connection: Any, user: User) -> None:

@@ -17,6 +17,7 @@ def end_sessions(user: str) -> None:
     from continuitybridge.cli.options import operator
     from continuitybridge.sign_in import verbs
 
+    user = _known(user)
     verbs.end_sessions(user, by=operator())
     click.echo(f"{user} is signed out everywhere")
 
@@ -28,5 +29,24 @@ def remove_second_factor(user: str) -> None:
     from continuitybridge.cli.options import operator
     from continuitybridge.sign_in import second_factor
 
+    user = _known(user)
     removed = second_factor.remove(user, by=operator())
     click.echo(f"{user} signs in without it now" if removed else f"{user} had no second factor")
+
+
+def _known(user: str) -> str:
+    """The user name of whoever is called so, or has this e-mail address. Raises `NotFound`."""
+    import os
+
+    from continuitybridge.errors import NotFound
+    from continuitybridge.runtime.environment import process_environment
+    from continuitybridge.settings import get_settings
+
+    # Airflow reads its configuration while it is imported.
+    os.environ.update(process_environment(get_settings()))
+    from continuitybridge.airflow.people import find
+
+    found = find(user)
+    if found is None:
+        raise NotFound(f"nobody signs in as {user!r}: `bridge airflow users list` shows who does", field="user")
+    return found

@@ -91,8 +91,12 @@ class Failures:
         )
 
     def succeeded(self, account: str, address: str) -> None:
-        """Give back what `begin` counted, and forget the failures of this account from this address."""
+        """Give back what `begin` counted, and `forget`."""
         self.failed_not(account, address)
+        self.forget(account, address)
+
+    def forget(self, account: str, address: str) -> None:
+        """Forget the failures of this account from this address: it was signed in to from there."""
         for store in self._stores:
             self._try(store.clear, OF_PAIR.key_for(account, address))
 

@@ -140,5 +140,5 @@ def _proven(request: Request, caller: Caller, password: SecretStr) -> str:
         raise TooManyRequests("too many sign-ins failed: try again later", retry_after_s=wait_s)
     if accounts.verify(name, password.get_secret_value()) is None:
         raise ConfigurationError("the password is wrong", field="password")
-    failures.succeeded(*who)
+    failures.failed_not(*who)
     return name

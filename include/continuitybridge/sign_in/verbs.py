@@ -72,7 +72,8 @@ class Ways:
             self.accounts.set_password(user_name, password)
             mail.put(connection, None, letters.password_changed(account))
             events.record_for(connection, user_name, "password.reset")
-        self.failures.succeeded(user_name.casefold(), address)
+        if not second_factor.is_enrolled(user_name):
+            self.failures.forget(user_name.casefold(), address)
         return account
 
     def find_invitation(self, token: str, address: str) -> tuple[Invitation, Account | None]:
@@ -116,7 +117,7 @@ class Ways:
         self.failures.failed_not(*who)
         self.pass_second_factor(account.user_name, code, address, way="invitation")
         invitations.accept(token, account.user_name)
-        self.failures.succeeded(*who)
+        self.failures.forget(*who)
         events.tell(account.user_name, "sign_in.succeeded", way="invitation")
         return account
 
@@ -132,7 +133,8 @@ class Ways:
         if verified is None:
             events.tell(user_name, "sign_in.failed", way="second factor")
             raise NotAuthenticated("the name or the password is wrong")
-        self.failures.succeeded(*who)
+        # A right password alone is no sign-in: codes that were guessed before go on counting.
+        self.failures.failed_not(*who)
         # Not as it was typed: signing in asks for the factor of the account's own name.
         begun = second_factor.begin(verified.user_name)
         with database.platform() as connection:

@@ -137,6 +137,17 @@ def test_wrong_codes_lock_out_like_wrong_passwords(world: World) -> None:
     assert world.send("confirm", token=token, code=step(app, 1)).status_code == 429
 
 
+def test_a_right_password_does_not_make_guessed_codes_forgotten(world: World) -> None:
+    person = world.person()
+    app, _ = enrolled(person.user_name)
+    token = world.token("link", person)
+    for number in range(5):
+        assert world.send("confirm", token=token, code=f"{number:06}").status_code == 422
+        if number < 4:
+            assert world.send("second-factor", name=person.user_name, password=PASSWORD).status_code == 409
+    assert world.send("confirm", token=token, code=step(app, 1)).status_code == 429
+
+
 def test_joining_with_an_account_asks_for_the_code_too(world: World, organization: Organization) -> None:
     person = world.person()
     app, _ = enrolled(person.user_name)

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 
@@ -53,7 +54,7 @@ def browser(trial: Trial, cookies: httpx.Cookies | None = None) -> Iterator[http
 def people(trial: Trial) -> Iterator[Person]:
     """Members of one organization, made together: each command takes seconds to begin."""
     tenant = trial.organization()
-    names = [f"person-{number}" for number in range(13)]
+    names = [f"person-{number}" for number in range(16)]
     passwords = trial.accounts(names)
     trial.python(MEMBERS.format(slug=tenant.slug, names=names))
     return ((name, password, tenant.slug) for name, password in passwords.items())
@@ -202,6 +203,69 @@ def test_whoever_gets_the_name_of_a_deleted_user_gets_none_of_his_rights(
     assert slug not in me.text
 
 
+def test_nobody_is_renamed(trial: Trial, people: Iterator[Person]) -> None:
+    name, password, slug = next(people)
+    trial.api("GET", "/version")
+    admin = trial._clients["admin"]
+    asked = admin.patch(f"/auth/fab/v1/users/{name}", json={"username": f"{name}-new", "first_name": "Zoe"})
+    assert (asked.status_code, asked.json()["field"]) == (409, "username"), asked.text
+    with browser(trial) as client:
+        sign_in(client, "admin", (trial.state_dir / "keys" / "admin.password").read_text().strip())
+        users = client.get("/auth/users/list/?_flt_0_username=" + name).text
+        edit = re.search(r"/auth/users/edit/\d+", users)
+        assert edit
+        page = client.get(edit[0])
+        assert 'name="first_name"' in page.text
+        assert 'name="username"' not in page.text
+    trial.sign_in(name, password)
+    assert slug in trial._clients[name].get("/bridge/me").text
+    assert admin.get(f"/auth/fab/v1/users/{name}").json()["first_name"] == "A", "nothing of it was done"
+
+
+INVITE = """
+from continuitybridge import invitations, organizations
+owner = organizations.by_slug({slug!r}).organization_id
+print(invitations.invite(owner, {email!r}, "customer_user", by="test").token)
+"""
+
+
+def test_an_invitation_that_is_accepted_twice_at_once_makes_one_member(
+    trial: Trial, people: Iterator[Person]
+) -> None:
+    _, _, slug = next(people)
+    email = f"twice-{next(_number)}@example.com"
+    form = {
+        "token": trial.python(INVITE.format(slug=slug, email=email)).split()[-1],
+        "first_name": "Twice",
+        "last_name": "Clicked",
+        "password": "plum lantern orbit quiver",
+        "again": "plum lantern orbit quiver",
+    }
+
+    def join(_: int) -> int:
+        with browser(trial) as client:
+            return client.post("/bridge/sign-in/join", data=form).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = sorted(pool.map(join, range(4)))
+    assert answers[0] == 303
+    assert set(answers[1:]) <= {404, 409}, answers
+    trial.sign_in(email, form["password"])
+    assert slug in trial._clients[email].get("/bridge/me").text
+
+
+def test_the_operator_is_told_when_nobody_is_called_so(trial: Trial, people: Iterator[Person]) -> None:
+    name, password, _ = next(people)
+    for command in ("end-sessions", "remove-second-factor"):
+        refused = trial.bridge("person", command, f"{name}-nobody", check=False)
+        assert refused.returncode
+        assert f"nobody signs in as '{name}-nobody'" in refused.stderr
+    trial.sign_in(name, password)
+    assert trial._clients[name].get("/bridge/me").status_code == 200
+    trial.bridge("person", "end-sessions", f"{name}@EXAMPLE.com")
+    assert trial._clients[name].get("/bridge/me").status_code == 401
+
+
 def test_weak_passwords_are_taken_by_no_way(trial: Trial) -> None:
     trial.api("GET", "/version")
     admin = trial._clients["admin"]
@@ -289,6 +353,10 @@ def test_with_a_second_factor_no_way_in_does_without_its_code(trial: Trial, peop
         assert done.status_code == 303
         assert seen(client) == [200] * 4
     with browser(trial) as client:
+        for _ in range(6):
+            assert "Code of your authenticator app" in sign_in(client, name, password).text, "no failure yet"
+        asked = client.post("/auth/token", json={"username": name, "password": password})
+        assert asked.json()["detail"]["code"] == "second-factor-needed"
         tries = [
             client.post("/auth/token", json={"username": name, "password": password, "code": "000000"}).status_code
             for _ in range(6)

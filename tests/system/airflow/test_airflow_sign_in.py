@@ -41,12 +41,15 @@ def by_token(trial: Trial, path: str, address: str) -> Try:
     return attempt
 
 
+def csrf(page: httpx.Response) -> str:
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
+    return token[1] if token else ""
+
+
 def by_form(trial: Trial, address: str) -> Try:
     def attempt(name: str, password: str) -> httpx.Response:
         with client(trial, address) as browser:
-            page = browser.get("/auth/login/")
-            token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
-            form = {"username": name, "password": password, "csrf_token": token[1] if token else ""}
+            form = {"username": name, "password": password, "csrf_token": csrf(browser.get("/auth/login/"))}
             return browser.post("/auth/login/", data=form, headers={"origin": trial.url})
 
     return attempt
@@ -127,6 +130,60 @@ def test_an_accounts_e_mail_address_and_another_spelling_are_no_way_around(trial
 def test_what_is_no_sign_in_is_bounded(trial: Trial) -> None:
     answer = httpx.post(f"{trial.url}/auth/token", content=b"x" * 100_000, timeout=60)
     assert answer.status_code == 413
+
+
+def test_whoever_is_signed_in_forgets_nobody_elses_failures(trial: Trial) -> None:
+    member, victim = "posting-member", "posted-victim"
+    passwords = trial.accounts([member, victim])
+    with client(trial, next(_addresses)) as browser:
+        headers = {"origin": trial.url}
+        page = browser.get("/auth/login/")
+        form = {"csrf_token": csrf(page), "password": passwords[member]}
+        assert browser.post("/auth/login/", data={**form, "username": member}, headers=headers).status_code == 302
+        for number in range(4):
+            guess = {"username": victim, "password": f"guess-{number}"}
+            assert browser.post("/auth/token", json=guess, headers=headers).status_code == 401
+        again = browser.post("/auth/login/", data={**form, "username": victim}, headers=headers)
+        assert again.status_code == 302
+        for status in (401, 429):
+            guess = {"username": victim, "password": "guess"}
+            assert browser.post("/auth/token", json=guess, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "kind"),
+    [
+        (
+            "/auth/login/",
+            b'--b\r\nContent-Disposition: form-data; name="username"\r\n\r\nadmin\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+        ("/auth/login/", b'{"username": "admin", "password": "guess"}', "application/json"),
+        ("/auth/token", b"username=admin&password=guess", "application/x-www-form-urlencoded"),
+        ("/auth/token", b'{"username": "admin", "password": "guess"}', ""),
+    ],
+)
+def test_a_sign_in_that_could_not_be_counted_under_its_name_is_not_looked_at(
+    trial: Trial, path: str, content: bytes, kind: str
+) -> None:
+    with client(trial, next(_addresses)) as program:
+        headers = {"content-type": kind, "origin": trial.url} if kind else {"origin": trial.url}
+        answer = program.post(path, content=content, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize("field", ["username", "password"])
+@pytest.mark.parametrize("what", ["\\u0000", "\\ud800"])
+def test_what_the_database_takes_in_no_text_is_refused_as_input(trial: Trial, field: str, what: str) -> None:
+    given = {"username": "admin", "password": "guess"}
+    body = ", ".join(f'"{each}": "{value}{what if each == field else ""}"' for each, value in given.items())
+    with client(trial, next(_addresses)) as program:
+        for path in ("/auth/token", "/auth/token/cli"):
+            answer = program.post(path, content=f"{{{body}}}", headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["field"]) == (422, field), path
+        form = {each: value + ("\0" if each == field else "") for each, value in given.items()}
+        answer = program.post("/auth/login/", data=form, headers={"origin": trial.url})
+        assert answer.status_code == 422
 
 
 def test_a_token_and_a_key_of_before_a_password_change_hold_no_more(trial: Trial) -> None:
