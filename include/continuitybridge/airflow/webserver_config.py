@@ -11,3 +11,6 @@ FAB_PASSWORD_COMPLEXITY_ENABLED = True
 FAB_PASSWORD_COMPLEXITY_VALIDATOR = check_password_of_form
 WTF_CSRF_ENABLED = True
 WTF_CSRF_TIME_LIMIT = None
+AUTH_RATE_LIMITED = False
+"""FAB's own limit (five forms in 40 seconds, right ones too) takes everybody behind one proxy for one; ours counts
+failures, at every way in (`sign_in_lockout`)."""
