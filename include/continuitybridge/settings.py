@@ -104,6 +104,18 @@ class Settings(BaseSettings):
         default=14, ge=1, le=365, description="How many days before a secret expires somebody is reminded of it."
     )
 
+    secret_backends_file: Path | None = Field(
+        default=None,
+        description="File (YAML, 0600) that declares secret stores outside (HashiCorp Vault, those of clouds), to "
+        "which secrets may refer. Unset: there are none.",
+    )
+    secret_backend_cache_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="How long a process uses what it read from a secret store outside, in seconds.",
+    )
+
     audit_dir: Path | None = Field(
         default=None,
         description="Directory of the signed checkpoints of audit trails. Best where whoever administers the "

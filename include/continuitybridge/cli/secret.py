@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
 import orjson
 
 from continuitybridge.cli import options
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 @click.group("secret")
 def group() -> None:
     """Typed secrets of an environment; no command shows a value."""
+
+
+def _where(backend: str) -> Callable[[F], F]:
+    """Which store, and where in it."""
+
+    def add(function: F) -> F:
+        for each in (
+            click.option(
+                "--fields", "more", default="{}", help="JSON object of fields that are no secret and not there."
+            ),
+            click.option("--field", help="The field that the text there is; without it, all as a JSON object."),
+            click.option("--path", required=True, help="Where in the store, behind the organization's prefix."),
+            click.option(backend, "backend", required=True, help="See `bridge secret stores`."),
+        ):
+            function = each(function)
+        return function
+
+    return add
 
 
 @group.command("types")
@@ -74,6 +95,78 @@ def set_(
     click.echo(f"secret {stored.name} in {organization}/{environment}, version {stored.version}")
 
 
+@group.command("refer")
+@click.argument("name")
+@options.place
+@click.option("--type", "type_", required=True, help="See `bridge secret types`.")
+@_where("--backend")
+def refer(
+    name: str,
+    organization: str,
+    environment: str,
+    type_: str,
+    backend: str,
+    path: str,
+    field: str | None,
+    more: str,
+) -> None:
+    """Make the secret NAME, or a new version of it, whose value stays in a secret store outside.
+
+    The path begins behind the organization's prefix there. Without --field the store holds a JSON object with the
+    type's fields.
+    """
+    from continuitybridge import secrets
+    from continuitybridge.secrets import references
+
+    given = {"backend": backend, "path": path, "fields": _object(more), **({"field": field} if field else {})}
+    referred = references.parse(type_, given)
+    owner = options.organization_id(organization)
+    stored = secrets.put(owner, environment, name, type_, referred, options.operator())
+    click.echo(f"secret {stored.name} in {organization}/{environment}, version {stored.version}")
+
+
+@group.command("import")
+@click.argument("name")
+@options.place
+@click.option("--type", "type_", required=True, help="See `bridge secret types`.")
+@_where("--from")
+@click.option(
+    "--anywhere", is_flag=True, help="PATH is the whole of it, and may lie outside the organization's prefix."
+)
+def import_(
+    name: str,
+    organization: str,
+    environment: str,
+    type_: str,
+    backend: str,
+    path: str,
+    field: str | None,
+    more: str,
+    anywhere: bool,
+) -> None:
+    """Copy what a secret store outside holds now into the secret NAME."""
+    from continuitybridge import secrets
+    from continuitybridge.secrets import references
+
+    owner = options.organization_id(organization)
+    reference = references.Reference(backend=backend, path=path, field=field, fields=_object(more))
+    text = references.fetch(owner, environment, backend, path, name=name, within=not anywhere)
+    value = references.typed(type_, text, reference)
+    stored = secrets.put(owner, environment, name, type_, value, options.operator())
+    click.echo(f"secret {stored.name} in {organization}/{environment}, version {stored.version}")
+
+
+@group.command("stores")
+def stores() -> None:
+    """List the secret stores outside that secrets may refer to."""
+    from continuitybridge.secrets import backends
+
+    options.print_table(
+        ("store", "class", "prefix"),
+        [(each, *backends.get(each).declared.described) for each in backends.names()],
+    )
+
+
 @group.command("list")
 @options.organization
 @click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
@@ -106,7 +199,7 @@ def show(name: str, organization: str, environment: str) -> None:
     from continuitybridge import secrets
     from continuitybridge.vault import Keyring
 
-    found = secrets.resolve(options.organization_id(organization), environment, name, Keyring.open())
+    found = secrets.stored(options.organization_id(organization), environment, name, Keyring.open())
     options.print_table(("field", "value"), [("type", found.TYPE), *found.shown().items()])
 
 
@@ -218,5 +311,5 @@ def _object(text: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         # Nothing of what was read is repeated: it may be the secret.
-        raise click.BadParameter("a JSON object with the type's fields is needed", param_hint="--from-file")
+        raise click.BadParameter("a JSON object with fields of the type is needed")
     return found

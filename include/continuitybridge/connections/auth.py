@@ -176,10 +176,15 @@ class CookieAuth(Declared):
 
 
 class SecretAuth(Declared):
-    """The key of a stored secret of type `api_key`, of the same environment: in the header that it names."""
+    """A stored secret of the same environment in the place of a copy: of type `api_key`, its key in the header
+    that it names; of type `oauth2`, `jwt` or `cookie`, its fields, and `with` holds what else a connection of that
+    type declares (`drawn`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     type: Literal["secret"] = "secret"
     secret: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
 
 
 OAuth2Auth.model_rebuild()

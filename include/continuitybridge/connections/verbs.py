@@ -22,7 +22,6 @@ from continuitybridge import database, secrets
 from continuitybridge.audit import record
 from continuitybridge.connections.auth import (
     NEEDS_TOKEN,
-    ApiKeyAuth,
     Auth,
     Declared,
     NoAuth,
@@ -30,10 +29,10 @@ from continuitybridge.connections.auth import (
     from_data,
     revealed,
 )
+from continuitybridge.connections.drawn import drawn
 from continuitybridge.errors import ConfigurationError, EgressRefused, NotFound
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.nodes.http import address
-from continuitybridge.secrets.types import ApiKey
 from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -99,17 +98,17 @@ def put(
             value=name,
         )
     _check_address("base_url", str(definition.base_url))
-    for field, url in getattr(definition.auth, "addresses", tuple)():
-        _check_address(field, url)
     keyring = keyring or Keyring.open()
-    if isinstance(definition.auth, SecretAuth):
-        _of_secret(definition.auth, secrets.resolve(organization_id, environment, definition.auth.secret, keyring))
-    settings = {
-        "base_url": str(definition.base_url),
-        "headers": definition.headers,
-        "auth": definition.auth.type,
-    }
-    if (grant := getattr(definition.auth, "grant", None)) is not None:
+    auth = definition.auth
+    settings: dict[str, Any] = {"base_url": str(definition.base_url), "headers": definition.headers}
+    if isinstance(auth, SecretAuth):
+        settings["secret"] = auth.secret
+        auth = drawn(auth, secrets.resolve(organization_id, environment, auth.secret, keyring))
+    for field, url in getattr(auth, "addresses", tuple)():
+        _check_address(field, url)
+    # How it authenticates in the end, whoever gives what it takes.
+    settings["auth"] = auth.type
+    if (grant := getattr(auth, "grant", None)) is not None:
         settings["grant"] = grant
     with database.tenant(organization_id) as connection:
         known = connection.execute(
@@ -194,13 +193,16 @@ def list_connections(organization_id: UUID, environment: str | None = None) -> l
 
 @dataclass(frozen=True)
 class Definition:
-    """A connection as it is stored. `auth` is the model of how it authenticates: it holds secrets."""
+    """A connection as it is stored. `auth` is the model of how it authenticates: it holds secrets. `revision` is
+    another after each change, of the secret too on which it draws; `until`: when it is to be read again, in
+    seconds since the epoch, because its secret stands outside."""
 
     name: str
     revision: int
     base_url: str
     headers: dict[str, str] = Field(repr=False)
     auth: Any = Field(repr=False)
+    until: float | None = None
 
 
 def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Definition:
@@ -220,20 +222,21 @@ def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> De
         )
     settings, ciphertext, revision = row
     auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
-    found = from_data(auth)
+    found, until = from_data(auth), None
     if isinstance(found, SecretAuth):
-        found = _of_secret(found, secrets.resolve(organization_id, environment, found.secret, keys))
-    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), found)
-
-
-def _of_secret(auth: SecretAuth, stored: secrets.SecretValue) -> ApiKeyAuth:
-    if not isinstance(stored, ApiKey):
-        raise ConfigurationError(
-            f"secret {auth.secret!r} is of type {stored.TYPE}; a connection takes one of type api_key",
-            field="auth.secret",
-            value=auth.secret,
-        )
-    return ApiKeyAuth(header=stored.header, value=stored.api_key)
+        secret = secrets.resolved(organization_id, environment, found.secret, keys)
+        until = secret.until
+        found = drawn(found, secret.value)
+        if settings["auth"] not in ("secret", found.type):
+            raise ConfigurationError(
+                f"secret {auth['secret']!r} is of another type now: set the connection again",
+                connection=name,
+            )
+        for field, url in getattr(found, "addresses", tuple)():
+            _check_address(field, url)
+        # A new version of the secret is a change of the connection.
+        revision = (secret.version % 32_768) * 65_536 + revision % 65_536
+    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), found, until)
 
 
 def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:
@@ -242,7 +245,7 @@ def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) ->
     found = read(organization_id, environment, name, keys)
     if found.auth.type in NEEDS_TOKEN:
         raise ConfigurationError(f"the connection {name!r} authenticates by a token", connection=name)
-    return ConnectionInfo(name, found.base_url, found.headers, revealed(found.auth))
+    return ConnectionInfo(name, found.base_url, found.headers, revealed(found.auth), found.until)
 
 
 def announce(connection: Connection[Any], organization_id: UUID, environment: str) -> None:

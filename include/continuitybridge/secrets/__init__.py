@@ -1,8 +1,10 @@
 """Typed secrets of an organization's environments: passwords, keys and clients, with versions and reminders."""
 
+from continuitybridge.secrets.references import ReferenceMissing, Referred
 from continuitybridge.secrets.reminders import DueSecret, due, remind
 from continuitybridge.secrets.types import TYPES, SecretValue, parse
 from continuitybridge.secrets.verbs import (
+    Resolved,
     SecretSwitchedOff,
     SecretVersion,
     StoredSecret,
@@ -11,7 +13,9 @@ from continuitybridge.secrets.verbs import (
     put,
     remove,
     resolve,
+    resolved,
     roll_back,
+    stored,
     switch,
     versions,
 )
@@ -19,6 +23,9 @@ from continuitybridge.secrets.verbs import (
 __all__ = [
     "TYPES",
     "DueSecret",
+    "ReferenceMissing",
+    "Referred",
+    "Resolved",
     "SecretSwitchedOff",
     "SecretValue",
     "SecretVersion",
@@ -31,7 +38,9 @@ __all__ = [
     "remind",
     "remove",
     "resolve",
+    "resolved",
     "roll_back",
+    "stored",
     "switch",
     "versions",
 ]

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from continuitybridge.errors import ConfigurationError
 from continuitybridge.organizations.access import CallerDep
 from continuitybridge.organizations.matrix import Action, needs
-from continuitybridge.secrets import reminders, trying, verbs
+from continuitybridge.secrets import backends, references, reminders, trying, verbs
 
 router = APIRouter(prefix="/secrets", tags=["secrets"])
 
@@ -53,12 +54,24 @@ class SecretVersion(BaseModel):
     created_by: str
 
 
+class ReferenceWanted(_In):
+    """Where the value is: in the secret store `backend`, at `path`, which begins behind the organization's
+    prefix. There is a JSON object with the type's fields, or, with `field`, the text of that field; `fields` are
+    others."""
+
+    backend: str = Field(max_length=64)
+    path: str = Field(max_length=200)
+    field: str | None = Field(default=None, max_length=64)
+    fields: dict[str, str | int | bool] = Field(default_factory=dict)
+
+
 class SecretWanted(_In):
-    """`value` holds the fields of the type. `rotate_every_days` and `description` stay as they are where they are
-    absent."""
+    """`value` holds the fields of the type, or `reference` says where they are. `rotate_every_days` and
+    `description` stay as they are where they are absent."""
 
     type: str = Field(max_length=32)
-    value: dict[str, Any]
+    value: dict[str, Any] | None = None
+    reference: ReferenceWanted | None = None
     expires_at: datetime | None = None
     rotate_every_days: int | None = Field(default=None, ge=1, le=verbs.MAX_ROTATION_DAYS)
     description: str | None = Field(default=None, max_length=verbs.MAX_DESCRIPTION_CHARACTERS)
@@ -105,6 +118,12 @@ def list_due_secrets(caller: CallerDep, organization: OrganizationQuery = None) 
     return [DueSecret.model_validate(each, from_attributes=True) for each in reminders.due(place.organization_id)]
 
 
+@router.get("/stores", summary="Secret stores that secrets may refer to", openapi_extra=needs(Action.SECRET_READ))
+def list_secret_stores(caller: CallerDep, organization: OrganizationQuery = None) -> list[str]:
+    caller.chosen(organization)
+    return backends.names()
+
+
 @router.get(
     "/{organization}/{environment}/{name}/versions",
     summary="Versions of a secret, without values",
@@ -125,12 +144,16 @@ def list_secret_versions(
 def set_secret(
     caller: CallerDep, organization: Slug, environment: Environment, name: Name, request: SecretWanted
 ) -> StoredSecret:
+    if (request.value is None) == (request.reference is None):
+        raise ConfigurationError("one of value and reference is needed", field="value")
     stored = verbs.put(
         caller.organization(organization).organization_id,
         environment,
         name,
         request.type,
-        request.value,
+        references.parse(request.type, request.reference.model_dump(exclude_none=True))
+        if request.reference is not None
+        else request.value or {},
         caller.user_name,
         expires_at=request.expires_at,
         rotate_every_days=request.rotate_every_days,

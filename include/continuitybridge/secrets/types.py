@@ -265,10 +265,7 @@ TYPES: Mapping[str, type[SecretValue]] = {
 
 def parse(type: str, value: Mapping[str, Any]) -> SecretValue:
     """The secret of that type; raises `ConfigurationError` naming each bad field, never what it held."""
-    if type not in TYPES:
-        raise ConfigurationError(
-            f"type {type!r} is not known", field="type", value=type, valid=", ".join(sorted(TYPES))
-        )
+    known(type)
     try:
         found = TYPES[type].model_validate(dict(value))
     except ValidationError as error:
@@ -281,6 +278,14 @@ def parse(type: str, value: Mapping[str, Any]) -> SecretValue:
     if len(found.to_json()) > MAX_BYTES:
         raise ConfigurationError(f"a secret has at most {MAX_BYTES} bytes", field="value")
     return found
+
+
+def known(type: str) -> None:
+    """Raise `ConfigurationError` for a type that there is not."""
+    if type not in TYPES:
+        raise ConfigurationError(
+            f"type {type!r} is not known", field="type", value=type, valid=", ".join(sorted(TYPES))
+        )
 
 
 def from_json(text: bytes) -> SecretValue:

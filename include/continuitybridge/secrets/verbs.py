@@ -20,7 +20,7 @@ from psycopg.rows import class_row
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, Gone, NotFound
-from continuitybridge.secrets import types
+from continuitybridge.secrets import references, types
 from continuitybridge.vault.columns import EncryptedColumn
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -95,7 +95,7 @@ def put(
     environment: str,
     name: str,
     type: str,
-    value: Mapping[str, Any] | types.SecretValue,
+    value: Mapping[str, Any] | types.SecretValue | references.Referred,
     by: str,
     *,
     expires_at: datetime | None = None,
@@ -105,11 +105,12 @@ def put(
 ) -> StoredSecret:
     """Make a secret, or a new current version of it; flows use it from their next look-up on.
 
-    `rotate_every_days` and `description` stay as they are where they are None. Raises `ConfigurationError` naming
+    `value` holds the type's fields, or is a reference (`references.parse`) to where they are. `rotate_every_days`
+    and `description` stay as they are where they are None. Raises `ConfigurationError` naming
     each bad field (never its value), `NotFound` for an unknown environment, `Conflict` where the name belongs to a
     secret of another type.
     """
-    found = value if isinstance(value, types.SecretValue) else types.parse(type, value)
+    found = types.parse(type, value) if isinstance(value, Mapping) else value
     _check(name, expires_at, rotate_every_days, description)
     keyring = keyring or Keyring.open()
     place = {"organization": organization_id, "environment": environment, "name": name}
@@ -166,7 +167,7 @@ def put(
             "secret.created" if new else "secret.changed",
             name,
             environment=environment,
-            details={"type": found.TYPE, "version": version},
+            details={"type": found.TYPE, "version": version, **_refers(found)},
             by=by,
             keys=keyring,
         )
@@ -259,9 +260,41 @@ def versions(organization_id: UUID, environment: str, name: str) -> list[SecretV
             return cursor.fetchall()
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A secret's value. `version` grows with each new one of the secret; `until`: when a value that stands outside
+    is to be read again, in seconds since the epoch."""
+
+    value: types.SecretValue
+    version: int
+    until: float | None
+
+
 def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> types.SecretValue:
-    """The current version in clear, for whoever calls with it. Raises `NotFound`, and `SecretSwitchedOff` for one
-    that is disabled or over."""
+    """The current version in clear, for whoever calls with it; where it is a reference, what that leads to. Raises
+    `NotFound`, `SecretSwitchedOff` for one that is disabled or over, and as `references.value_of`."""
+    return resolved(organization_id, environment, name, keys).value
+
+
+def resolved(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Resolved:
+    """As `resolve`, for whoever keeps it."""
+    found, version = _current(organization_id, environment, name, keys)
+    if not isinstance(found, references.Referred):
+        return Resolved(found, version, None)
+    until = references.holds_until()
+    return Resolved(references.value_of(organization_id, environment, name, found), version, until)
+
+
+def stored(
+    organization_id: UUID, environment: str, name: str, keys: Cipher
+) -> types.SecretValue | references.Referred:
+    """The current version as it is kept: a reference is not followed. Raises as `resolve`."""
+    return _current(organization_id, environment, name, keys)[0]
+
+
+def _current(
+    organization_id: UUID, environment: str, name: str, keys: Cipher
+) -> tuple[types.SecretValue | references.Referred, int]:
     place = {"organization": organization_id, "environment": environment, "name": name}
     with database.tenant(organization_id) as connection:
         row = connection.execute(
@@ -282,7 +315,13 @@ def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) ->
             f"secret {name!r} in {environment} was valid until {expires_at:%Y-%m-%d %H:%M} UTC", secret=name
         )
     text = keys.decrypt(organization_id, PURPOSE, bound_to(environment, name, version), ciphertext)
-    return types.from_json(text)
+    return references.read_stored(text), version
+
+
+def _refers(found: types.SecretValue | references.Referred) -> dict[str, str]:
+    if not isinstance(found, references.Referred):
+        return {}
+    return {"backend": found.reference.backend, "path": found.reference.path}
 
 
 def bound_to(environment: str, name: str, version: int) -> str:

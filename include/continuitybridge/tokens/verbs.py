@@ -61,7 +61,7 @@ def resolve(
     found = connections.read(organization_id, environment, name, keys)
     auth = found.auth
     if auth.type not in connections.NEEDS_TOKEN:
-        return ConnectionInfo(name, found.base_url, found.headers, revealed(auth))
+        return ConnectionInfo(name, found.base_url, found.headers, revealed(auth), found.until)
     if isinstance(auth, JwtAuth):
         return _bearing(found, sign(auth), auth.header, auth.prefix)
     place = Place(organization_id, environment, name)
@@ -81,6 +81,9 @@ def _bearing(
     if until is not None and token.expires_at is not None:
         # One that is used on because no other is to be had: not asked for again with each message.
         until = min(token.expires_at, max(until, time.time() + USED_ON_S))
+    if found.until is not None:
+        # What it is made with stands outside, and may be another then.
+        until = found.until if until is None else min(until, found.until)
     return ConnectionInfo(found.name, found.base_url, found.headers, shown, until, token.generation, renew_on)
 
 

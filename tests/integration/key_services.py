@@ -96,6 +96,9 @@ class TransitService(Server):
         )
         self.token_file = directory / "transit.token"
         self.environment = {"BRIDGE_TRANSIT_TOKEN_FILE": str(self.token_file)}
+        self._prepare()
+
+    def _prepare(self) -> None:
         until = time.monotonic() + 15
         while httpx.get(f"{self.url}/v1/sys/health").status_code != 200:
             assert time.monotonic() < until
@@ -104,6 +107,11 @@ class TransitService(Server):
         self.reference = self.new_key()
         self.call("sys/policies/acl/bridge", policy=_POLICY)
         self.allow()
+
+    def restart(self) -> None:
+        """Begin again where it stands, with nothing but its engines and its token's policy."""
+        self.start()
+        self._prepare()
 
     def call(self, path: str, **given: object) -> dict[str, object]:
         answer = httpx.post(f"{self.url}/v1/{path}", json=given, headers={"X-Vault-Token": self._root})
@@ -123,6 +131,10 @@ class TransitService(Server):
         assert isinstance(auth, dict)
         self._write(str(auth["client_token"]))
 
+    def put(self, path: str, **fields: str) -> None:
+        """An entry of the engine for secrets (KV, version 2)."""
+        self.call(f"secret/data/{path}", data=fields)
+
     def rotate(self) -> None:
         """Another version of the key; former ones open nothing any more."""
         self.call(f"transit/keys/{self._key}/rotate")
@@ -138,6 +150,8 @@ class TransitService(Server):
 _POLICY = """
 path "transit/encrypt/bridge-*" { capabilities = ["update"] }
 path "transit/decrypt/bridge-*" { capabilities = ["update"] }
+path "secret/data/*" { capabilities = ["read"] }
+path "auth/token/lookup-self" { capabilities = ["read"] }
 """
 
 

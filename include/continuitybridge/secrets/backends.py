@@ -1,0 +1,233 @@
+"""Secret stores of the operator's that stand outside: HashiCorp Vault and those of clouds, through the classes
+that Airflow's providers have for them.
+
+`BRIDGE_SECRET_BACKENDS_FILE` declares them by name (YAML, mode 0600, for it may hold credentials). Each has a
+prefix that names the organization: whatever a member of it writes down is looked for behind that, in that store,
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Self
+from uuid import UUID
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from continuitybridge.errors import ConfigurationError, Unavailable
+from continuitybridge.settings import get_settings
+
+ANSWER_S = 8.0
+"""So long a store's answer is waited for, a turn before that included."""
+AT_ONCE = 4
+"""Questions to one store that are under way in a process."""
+REST_S = 2.0
+"""A store that did not answer is not asked again for so long."""
+
+_REFUSALS = (
+    "Forbidden",
+    "Unauthorized",
+    "AccessDenied",
+    "PermissionDenied",
+    "NoCredentials",
+    "ClientAuthentication",
+)
+_PLACEHOLDERS = {"organization", "organization_id", "environment"}
+
+log = logging.getLogger(__name__)
+
+
+class BackendRefused(Unavailable):
+    """The store answers and does not tell: the platform's own credential for it does not hold; facts: `backend`.
+    It is the operator's to put right, and asked again then."""
+
+    code = "secret-backend-refused"
+    title = "The secret store refuses the platform"
+
+
+class Declared(BaseModel):
+    """One store. `class` is a secrets backend of Airflow's, made with `arguments`; `read` says which of its two
+    questions is asked (`get_variable`, or `get_conn_value`, by which Vault gives all fields of an entry)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w]*(\.[A-Za-z_]\w*)+$")
+    arguments: dict[str, Any] = Field(default_factory=dict, repr=False)
+    read: Literal["variable", "connection"] = "variable"
+    prefix: str = "{organization}/{environment}/"
+
+    @field_validator("prefix")
+    @classmethod
+    def _keeps_organizations_apart(cls, prefix: str) -> str:
+        if unknown := set(re.findall(r"\{([^}]*)\}?", prefix)) - _PLACEHOLDERS:
+            raise ValueError(f"{', '.join(sorted(unknown))} is not one of {', '.join(sorted(_PLACEHOLDERS))}")
+        if "{organization_id}" not in prefix and "{organization}/" not in prefix:
+            # Behind a slug alone "acme" could ask for what is "acme-east"'s.
+            raise ValueError("it needs {organization_id}, or {organization} and a / right behind it")
+        return prefix
+
+    @model_validator(mode="after")
+    def _is_a_class(self) -> Self:
+        self.load()
+        return self
+
+    def load(self) -> type[Any]:
+        """The class; raises `ValueError` where it is not installed or none."""
+        module, _, name = self.class_.rpartition(".")
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"class {self.class_} cannot be imported: {error}") from None
+        if not callable(getattr(found, self.question, None)):
+            raise ValueError(f"class {self.class_} has no {self.question}")
+        return found  # type: ignore[no-any-return]
+
+    @property
+    def question(self) -> str:
+        return "get_variable" if self.read == "variable" else "get_conn_value"
+
+    @property
+    def described(self) -> tuple[str, str]:
+        """Class and prefix."""
+        return self.class_, self.prefix
+
+    def place(self, organization_id: UUID, organization: str, environment: str) -> str:
+        """The organization's prefix."""
+        return self.prefix.format(
+            organization=organization, organization_id=organization_id, environment=environment
+        )
+
+
+class Backend:
+    """A declared store, asked by a bounded number of threads."""
+
+    def __init__(self, name: str, declared: Declared) -> None:
+        self.name = name
+        self.declared = declared
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._making = threading.Lock()
+        self._made: Any = None
+        self._rests_until = 0.0
+
+    def ask(self, key: str) -> str | None:
+        """What the store holds under this whole key; None where there is nothing. Raises `BackendRefused`, and
+        `Unavailable` when it does not answer within `ANSWER_S`."""
+        if time.monotonic() < self._rests_until:
+            raise self._silent()
+        ends = time.monotonic() + ANSWER_S
+        if not self._turns.acquire(timeout=ANSWER_S):
+            raise self._silent()
+        answer: Future[str | None] = Future()
+        # Its own limits are the class's affair: whoever asks goes when his time is over.
+        threading.Thread(target=self._run, args=(key, answer), name=f"secrets-{self.name}", daemon=True).start()
+        try:
+            return answer.result(max(0.0, ends - time.monotonic()))
+        except TimeoutError:
+            log.warning("the secret store %s gave no answer within %g s", self.name, ANSWER_S)
+            raise self._silent() from None
+        except Exception as error:
+            # What it says may name places that are nothing to an organization's people.
+            log.warning("the secret store %s: %s: %s", self.name, type(error).__name__, error)
+            if _is_refusal(error):
+                raise BackendRefused(
+                    f"the secret store {self.name!r} refuses the platform", backend=self.name, retry_after_s=30
+                ) from error
+            raise self._silent() from error
+
+    def _run(self, key: str, answer: Future[str | None]) -> None:
+        try:
+            with self._making:
+                if self._made is None:
+                    self._made = self.declared.load()(**self.declared.arguments)
+            found = getattr(self._made, self.declared.question)(key)
+            answer.set_result(None if found is None else str(found))
+        except BaseException as error:
+            answer.set_exception(error)
+        finally:
+            self._turns.release()
+
+    def _silent(self) -> Unavailable:
+        self._rests_until = max(self._rests_until, time.monotonic() + REST_S)
+        return Unavailable(f"the secret store {self.name!r} does not answer", backend=self.name, retry_after_s=5)
+
+
+def names() -> list[str]:
+    """The declared stores."""
+    return sorted(_all())
+
+
+def get(name: str) -> Backend:
+    """The store of that name; raises `ConfigurationError`."""
+    found = _all()
+    if name not in found:
+        valid = ", ".join(sorted(found)) or "none: the operator declares them (BRIDGE_SECRET_BACKENDS_FILE)"
+        raise ConfigurationError(
+            f"there is no secret store {name!r}; valid are {valid}", field="backend", value=name, valid=valid
+        )
+    return found[name]
+
+
+def _all() -> Mapping[str, Backend]:
+    file = get_settings().secret_backends_file
+    if file is None:
+        return {}
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}", field="BRIDGE_SECRET_BACKENDS_FILE") from None
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigurationError(
+            f"{file} may be read by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod 600 it",
+            field="BRIDGE_SECRET_BACKENDS_FILE",
+        )
+    # Two at once would each make stores, with threads of their own.
+    with _reading:
+        return _read(file, status.st_mtime_ns, os.getpid())
+
+
+@lru_cache(maxsize=2)
+def _read(file: Path, changed: int, process: int) -> Mapping[str, Backend]:
+    """The file as it is: read again when it changed, and in each process, which has threads of its own."""
+    try:
+        given = _FILE.validate_python(yaml.safe_load(file.read_text()) or {})
+    except yaml.YAMLError:
+        raise ConfigurationError(f"{file} is no YAML", field="BRIDGE_SECRET_BACKENDS_FILE") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+        raise ConfigurationError(f"{file}: {problems}", field="BRIDGE_SECRET_BACKENDS_FILE") from None
+    return {name: Backend(name, declared) for name, declared in given.items()}
+
+
+_reading = threading.Lock()
+
+
+def _forked() -> None:
+    global _reading
+    _reading = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+_FILE = TypeAdapter(dict[str, Declared])
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    while error is not None:
+        told = f"{type(error).__name__} {error}"
+        if any(each in told for each in _REFUSALS) or "Authentication Error" in told:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

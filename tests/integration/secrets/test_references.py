@@ -1,0 +1,302 @@
+"""Secrets whose value stays in HashiCorp Vault (here OpenBao), read through Airflow's own backend for it."""
+
+from __future__ import annotations
+
+import secrets as random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from key_services import TransitService, transit_service
+
+from continuitybridge import connections, database, secrets, tokens
+from continuitybridge.cli import bridge
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
+from continuitybridge.organizations import Organization
+from continuitybridge.secrets import backends, references
+from continuitybridge.secrets.backends import BackendRefused
+from continuitybridge.secrets.references import ReferenceMissing
+from continuitybridge.settings import get_settings
+from continuitybridge.vault import Keyring
+
+__all__ = ["transit_service"]
+VAULT = "airflow.providers.hashicorp.secrets.vault.VaultBackend"
+
+
+@pytest.fixture
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], Path]]:
+    """Writes the file of stores."""
+    file = tmp_path / "stores.yaml"
+
+    def write(stores: dict[str, Any]) -> Path:
+        file.touch(mode=0o600)
+        file.write_text(yaml.safe_dump(stores))
+        monkeypatch.setenv("BRIDGE_SECRET_BACKENDS_FILE", str(file))
+        get_settings.cache_clear()
+        backends._read.cache_clear()
+        references._kept = None
+        return file
+
+    yield write
+    monkeypatch.undo()
+    get_settings.cache_clear()
+    references._kept = None
+
+
+@pytest.fixture
+def store(transit_service: TransitService, declare: Callable[[dict[str, Any]], Path]) -> TransitService:
+    """A store `corp` that gives all fields of an entry, and `texts` that gives one text."""
+    arguments = {"url": transit_service.url, "token_path": str(transit_service.token_file), "timeout": 3}
+    declare(
+        {
+            "corp": {
+                "class": VAULT,
+                "arguments": {**arguments, "connections_path": "bridge"},
+                "read": "connection",
+            },
+            "texts": {
+                "class": VAULT,
+                "arguments": {**arguments, "variables_path": "bridge"},
+                "prefix": "{organization_id}-{environment}-",
+            },
+        }
+    )
+    return transit_service
+
+
+def refer(
+    organization: Organization, path: str, *, backend: str = "corp", type: str = "api_key", **more: Any
+) -> None:
+    referred = references.parse(type, {"backend": backend, "path": path, **more})
+    secrets.put(organization.organization_id, "prod", "shop", type, referred, "anna")
+
+
+def resolve(organization: Organization) -> secrets.SecretValue:
+    return secrets.resolve(organization.organization_id, "prod", "shop", Keyring.open())
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(bridge, ["secret", *arguments])
+
+
+def test_a_reference_is_read_when_it_is_used_and_a_changed_value_follows(
+    organization: Organization, store: TransitService, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_SECRET_BACKEND_CACHE_S", "0.2")
+    get_settings.cache_clear()
+    first, second = random.token_urlsafe(), random.token_urlsafe()
+    store.put(f"bridge/{organization.slug}/prod/erp/key", api_key=first, header="X-Shop")
+    done = run(
+        "refer",
+        "shop",
+        "-o",
+        organization.slug,
+        "-e",
+        "prod",
+        "--type",
+        "api_key",
+        "--backend",
+        "corp",
+        "--path",
+        "erp/key",
+    )
+    assert done.exit_code == 0, done.output
+    auth = {"type": "secret", "secret": "shop"}
+    definition = {"base_url": "https://erp.example/", "auth": auth}
+    connections.put(organization.organization_id, "prod", "erp", definition, "anna")
+    found = tokens.resolve(organization.organization_id, "prod", "erp", keyring)
+    assert found.auth == {"type": "api_key", "header": "X-Shop", "value": first}
+    assert found.expires_at is not None
+    store.put(f"bridge/{organization.slug}/prod/erp/key", api_key=second, header="X-Shop")
+    # As long as the value may be used, and no longer.
+    assert not found.holds(time.time() + 0.3)
+    time.sleep(0.25)
+    assert tokens.resolve(organization.organization_id, "prod", "erp", keyring).auth["value"] == second
+    shown = run("show", "shop", "-o", organization.slug, "-e", "prod").output
+    assert "corp: erp/key" in shown
+    assert second not in shown
+
+
+def test_a_text_is_one_field_and_the_others_stand_in_the_reference(
+    organization: Organization, store: TransitService
+) -> None:
+    key = random.token_urlsafe()
+    store.put(f"bridge/{organization.organization_id}-prod-shop", value=key)
+    refer(organization, "shop", backend="texts", field="api_key", fields={"header": "X-Shop"})
+    found = resolve(organization)
+    assert found.revealed() == {"api_key": key, "header": "X-Shop"}
+
+
+def test_nothing_of_another_organization_or_environment_is_reached(
+    make_organization: Callable[[], Organization], store: TransitService
+) -> None:
+    ours, theirs = make_organization(), make_organization()
+    store.put(f"bridge/{theirs.slug}/prod/erp", api_key=random.token_urlsafe())
+    store.put(f"bridge/{ours.slug}/dev/erp", api_key=random.token_urlsafe())
+    store.put("bridge/erp", api_key=random.token_urlsafe())
+    store.put(f"bridge/{ours.slug}-east/prod/erp", api_key=random.token_urlsafe())
+    refer(ours, "erp")
+    with pytest.raises(ReferenceMissing):
+        resolve(ours)
+    for path in (
+        *(f"../../{theirs.slug}/prod/erp", f"..//{theirs.slug}/prod/erp", "../dev/erp", "/erp", "erp/", "a//b"),
+        *("./erp", "erp/..", "...", "%2e%2e/erp", "erp?version=1", "erp#value", "a b", "erp\n", ""),
+    ):
+        with pytest.raises(ConfigurationError, match=r"reference|path"):
+            refer(ours, path)
+        # However it came into the row.
+        with pytest.raises(ConfigurationError):
+            references.fetch(ours.organization_id, "prod", "corp", path, name="shop")
+
+
+def test_a_missing_value_is_looked_for_nowhere_else(
+    organization: Organization, store: TransitService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{organization.organization_id}-prod-shop"
+    for name in ("shop", place):
+        monkeypatch.setenv(f"AIRFLOW_VAR_{name.upper()}", "from the environment")
+    refer(organization, "shop", backend="texts", field="api_key")
+    with pytest.raises(ReferenceMissing) as missing:
+        resolve(organization)
+    assert missing.value.verdict is Verdict.TERMINAL
+    assert missing.value.facts == {"secret": "shop", "backend": "texts", "path": "shop"}
+
+
+def test_what_is_no_value_of_the_type_is_told_without_repeating_it(
+    organization: Organization, store: TransitService
+) -> None:
+    wrong = random.token_urlsafe()
+    store.put(f"bridge/{organization.slug}/prod/erp", pin=wrong)
+    refer(organization, "erp")
+    with pytest.raises(ConfigurationError, match="api_key") as refused:
+        resolve(organization)
+    assert wrong not in str(refused.value)
+    store.put(f"bridge/{organization.organization_id}-prod-shop", value=wrong)
+    refer(organization, "shop", backend="texts")
+    with pytest.raises(ConfigurationError, match="holds no JSON object") as refused:
+        resolve(organization)
+    assert wrong not in str(refused.value)
+
+
+def test_a_store_that_refuses_is_told_from_one_that_is_away(
+    organization: Organization, store: TransitService
+) -> None:
+    key = random.token_urlsafe()
+    store.put(f"bridge/{organization.slug}/prod/erp", api_key=key)
+    refer(organization, "erp")
+    store.forbid()
+    with pytest.raises(BackendRefused) as refused:
+        resolve(organization)
+    assert refused.value.facts["backend"] == "corp"
+    store.allow()
+    assert resolve(organization).revealed()["api_key"] == key
+    store.stop()
+    try:
+        # What was read is used as long as it may be.
+        assert resolve(organization).revealed()["api_key"] == key
+        references.forget()
+        with pytest.raises(Unavailable, match="does not answer") as away:
+            resolve(organization)
+        assert away.value.verdict is Verdict.TRANSIENT
+        assert not isinstance(away.value, BackendRefused)
+        assert store.url not in str(away.value)
+    finally:
+        store.restart()
+
+
+def test_a_value_is_copied_into_the_vault(
+    organization: Organization, store: TransitService, keyring: Keyring
+) -> None:
+    key = random.token_urlsafe()
+    store.put(f"bridge/{organization.slug}/prod/erp", api_key=key)
+    store.put("bridge/old/erp", api_key=key[::-1])
+    place = ("shop", "-o", organization.slug, "-e", "prod", "--type", "api_key", "--from", "corp")
+    done = run("import", *place, "--path", "erp")
+    assert done.exit_code == 0, done.output
+    assert key not in done.output
+    store.put(f"bridge/{organization.slug}/prod/erp", api_key="another one")
+    references.forget()
+    assert resolve(organization).revealed()["api_key"] == key
+    assert run("import", *place, "--path", "old/erp").exit_code != 0
+    assert run("import", *place, "--path", "old/erp", "--anywhere").exit_code == 0
+    assert resolve(organization).revealed()["api_key"] == key[::-1]
+    with database.tenant(organization.organization_id) as connection:
+        text = str(connection.execute("SELECT * FROM bridge.secret_versions").fetchall())
+    assert key not in text
+
+
+class Slow:
+    """A store that never answers."""
+
+    asked = 0
+
+    def get_variable(self, key: str) -> str | None:
+        Slow.asked += 1
+        time.sleep(30)
+        return None
+
+
+def test_a_store_that_never_answers_holds_few_threads_and_nobody_for_long(
+    organization: Organization, declare: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "ANSWER_S", 0.3)
+    Slow.asked = 0
+    declare({"slow": {"class": f"{Slow.__module__}.Slow", "arguments": {}}})
+    found: list[BridgeError] = []
+
+    def ask() -> None:
+        try:
+            references.fetch(organization.organization_id, "prod", "slow", "x", name="shop")
+        except BridgeError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - started < 3
+    assert len(found) == 12
+    assert all(isinstance(each, Unavailable) for each in found)
+    assert 0 < Slow.asked <= backends.AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"class": VAULT, "prefix": "all/"}, "needs {organization_id}"),
+        ({"class": VAULT, "prefix": "{organization}-"}, "needs {organization_id}"),
+        ({"class": VAULT, "prefix": "{organization}/{team}/"}, "team is not one of"),
+        ({"class": "no.such.Backend"}, "cannot be imported"),
+        ({"class": "pathlib.Path"}, "has no get_variable"),
+        ({"class": VAULT, "argument": {"token": "hvs.abcdef"}}, "corp.argument"),
+    ],
+)
+def test_a_bad_declaration_is_refused_and_named(
+    declare: Callable[[dict[str, Any]], Path], declared: dict[str, Any], told: str
+) -> None:
+    declare({"corp": declared})
+    with pytest.raises(ConfigurationError) as refused:
+        backends.get("corp")
+    assert told in str(refused.value)
+    assert "hvs." not in str(refused.value)
+
+
+def test_a_file_of_stores_that_others_may_read_is_refused(declare: Callable[[dict[str, Any]], Path]) -> None:
+    declare({}).chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        backends.names()
+
+
+def test_an_unknown_store_is_named_with_those_that_there_are(
+    store: TransitService, organization: Organization
+) -> None:
+    with pytest.raises(ConfigurationError, match="valid are corp, texts"):
+        refer(organization, "x", backend="vault")
+    assert run("stores").output.count(VAULT) == 2
