@@ -182,6 +182,49 @@ async def _database(secret: types.Database) -> str:
     return f"signed in to PostgreSQL {row[0] if row else ''}".strip()
 
 
+async def _sftp(secret: types.Sftp) -> str:
+    import asyncssh
+
+    if secret.host is None or secret.username is None:
+        raise _NotTestable("host and username are needed to try it")
+    port = secret.port or 22
+    if secret.host_key is None:
+        # Nothing is shown to a server that nobody knows.
+        shown = await asyncssh.get_server_host_key(
+            secret.host, sock=await open_socket(egress_policy(), secret.host, port), config=None
+        )
+        key = shown.export_public_key().decode().strip() if shown is not None else "none"
+        raise _NotTestable(f"host_key is needed to try it; the server shows: {key}")
+    try:
+        known = asyncssh.import_public_key(secret.host_key)
+    except asyncssh.KeyImportError:
+        raise _Failed("host_key is no public key as in known_hosts without the name") from None
+    keys = None
+    if secret.private_key is not None:
+        passphrase = None if secret.passphrase is None else secret.passphrase.get_secret_value()
+        keys = [asyncssh.import_private_key(secret.private_key.get_secret_value(), passphrase)]
+    try:
+        connection = await asyncssh.connect(
+            secret.host,
+            sock=await open_socket(egress_policy(), secret.host, port),
+            username=secret.username,
+            password=None if secret.password is None else secret.password.get_secret_value(),
+            client_keys=keys,
+            known_hosts=([known], [], []),
+            # Nothing of this machine: no ~/.ssh, no agent, no ticket.
+            config=None,
+            agent_path=None,
+            gss_host=None,
+        )
+        async with connection, connection.start_sftp_client() as client:
+            where = await client.realpath(".")
+    except asyncssh.HostKeyNotVerifiable:
+        raise _Failed("the server shows another key than host_key") from None
+    except asyncssh.Error as error:
+        raise _Failed(f"{type(error).__name__}: {error.reason}") from None
+    return f"signed in, at {where!s}"
+
+
 async def _api_key(secret: types.ApiKey) -> str:
     if secret.test_url is None:
         raise _NotTestable("test_url is needed to try it")
@@ -235,6 +278,7 @@ def _json(content: bytes) -> Mapping[str, Any]:
 
 _WAYS: Mapping[type[types.SecretValue], Callable[[Any], Awaitable[str]]] = {
     types.Smtp: _smtp,
+    types.Sftp: _sftp,
     types.Database: _database,
     types.ApiKey: _api_key,
     types.OAuth2: _oauth2,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import parse_qs
 
+import asyncssh
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
@@ -72,6 +75,92 @@ def mail() -> Iterator[int]:
     controller.stop()
 
 
+class SftpServer:
+    """A real one, in a thread of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+        self.client_key = asyncssh.generate_private_key("ssh-ed25519")
+        self.passwords: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._ready, self._ending = threading.Event(), asyncio.Event()
+        self._directory = directory
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    async def _serve(self) -> None:
+        outer = self
+
+        class Doors(asyncssh.SSHServer):
+            def password_auth_supported(self) -> bool:
+                return True
+
+            def validate_password(self, username: str, password: str) -> bool:
+                outer.passwords.append(password)
+                return (username, password) == ("bridge", PASSWORD)
+
+        known = asyncssh.import_authorized_keys(self.client_key.export_public_key().decode())
+        server = await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_factory=Doors,
+            server_host_keys=[self.host_key],
+            authorized_client_keys=known,
+            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(self._directory)),
+        )
+        self.port = server.get_port()
+        self._ready.set()
+        await self._ending.wait()
+        server.close()
+        await server.wait_closed()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
+    server = SftpServer(tmp_path_factory.mktemp("sftp"))
+    yield server
+    server.close()
+
+
+def public(key: asyncssh.SSHKey) -> str:
+    return key.export_public_key().decode().strip()
+
+
+def test_a_server_of_files_is_signed_in_to_by_password_or_key(
+    organization: Organization, sftp: SftpServer
+) -> None:
+    given = {"host": "127.0.0.1", "port": sftp.port, "username": "bridge", "hostKey": public(sftp.host_key)}
+    right = tried(organization, "sftp", {"password": PASSWORD, **given})
+    assert (right.ok, right.detail) == (True, "signed in, at /")
+    wrong = tried(organization, "sftp", {"password": "other", **given})
+    assert (wrong.ok, "PermissionDenied" in wrong.detail) == (False, True)
+    for passphrase in (None, PASSWORD):
+        key = sftp.client_key.export_private_key(passphrase=passphrase, rounds=1).decode()
+        by_key = {"privateKey": key, **({"passphrase": passphrase} if passphrase else {}), **given}
+        assert tried(organization, "sftp", by_key).ok is True
+    stranger = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    assert tried(organization, "sftp", {"privateKey": stranger, **given}).ok is False
+
+
+def test_no_password_is_shown_to_a_server_of_files_that_nobody_knows(
+    organization: Organization, sftp: SftpServer
+) -> None:
+    sftp.passwords.clear()
+    given = {"password": PASSWORD, "host": "127.0.0.1", "port": sftp.port, "username": "bridge"}
+    unknown = tried(organization, "sftp", given)
+    assert (unknown.ok, public(sftp.host_key) in unknown.detail) == (None, True)
+    other = public(asyncssh.generate_private_key("ssh-ed25519"))
+    another = tried(organization, "sftp", {**given, "hostKey": other})
+    assert (another.ok, "another key" in another.detail) == (False, True)
+    assert tried(organization, "sftp", {**given, "hostKey": "x"}).ok is False
+    assert sftp.passwords == []
+
+
 def tried(organization: Organization, type: str, value: dict[str, Any]) -> Tried:
     o = organization.organization_id
     secrets.put(o, "dev", "it", type, value, "anna")
@@ -128,6 +217,7 @@ def test_a_database_is_signed_in_to_unless_it_is_the_platforms_own(
         ("api_key", {"apiKey": KEY, "testUrl": "http://169.254.169.254/latest"}),
         ("oauth2", {"clientId": "c", "clientSecret": KEY, "tokenUrl": "http://10.0.0.1/token"}),
         ("smtp", {"password": PASSWORD, "username": "u", "host": "192.168.0.1"}),
+        ("sftp", {"password": PASSWORD, "username": "u", "host": "10.0.0.1"}),
         ("database", {"password": PASSWORD, "username": "u", "host": "10.0.0.1"}),
     ],
 )
