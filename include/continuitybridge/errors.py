@@ -169,6 +169,13 @@ class ConfigurationError(BridgeError):
     title = "The configuration is not valid"
 
 
+class ReferenceMissing(ConfigurationError):
+    """The secret store outside has nothing where a secret refers to; facts: `secret`, `backend`, `path`."""
+
+    code = "secret-reference-missing"
+    title = "The secret store has nothing where the secret refers to"
+
+
 class Blocked(BridgeError):
     """The address is blocked for a while, or until somebody lifts it; facts: `retry_after_s` where it ends."""
 
@@ -297,6 +304,14 @@ class Unavailable(BridgeError):
     code = "unavailable"
     title = "A needed service does not answer"
     verdict = Verdict.TRANSIENT
+
+
+class BackendRefused(Unavailable):
+    """A secret store outside answers and does not tell: the platform's own credential for it does not hold; facts:
+    `backend`. It is the operator's to put right, and asked again then."""
+
+    code = "secret-backend-refused"
+    title = "The secret store refuses the platform"
 
 
 def class_of(code: str) -> type[BridgeError] | None:

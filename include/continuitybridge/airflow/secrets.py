@@ -33,7 +33,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
@@ -289,14 +289,22 @@ def _organization_id(slug: str) -> UUID:
 
 
 def _keys(organization_ids: Iterable[UUID]) -> str:
-    """An organization that has none (it is being deleted) keeps the others from nothing."""
-    from continuitybridge.errors import NotFound
+    """An organization that has none (it is being deleted), or whose keys a key management service does not tell
+    now, keeps the others from nothing. Raises `Unavailable` where there are no keys but for that."""
+    from continuitybridge.errors import NotFound, Unavailable
     from continuitybridge.vault import Keyring
 
     held: dict[str, Any] = {}
+    silent: Unavailable | None = None
     for organization_id in organization_ids:
-        with suppress(NotFound):
+        try:
             held |= json.loads(Keyring.open().export(organization_id).to_json())
+        except Unavailable as error:
+            silent = error
+        except NotFound:
+            continue
+    if silent is not None and not held:
+        raise silent
     return json.dumps(held)
 
 

@@ -99,7 +99,8 @@ def put(
 
 
 def take(limit: int) -> list[Taken]:
-    """Take mails that are due, for `CLAIM_S`. Those that are too late are given up at once."""
+    """Take mails that are due, for `CLAIM_S`. Those that are too late are given up at once; those whose key cannot
+    be had now wait on."""
     with database.platform() as connection:
         _give_up_late(connection)
         rows = connection.execute(
@@ -111,7 +112,19 @@ def take(limit: int) -> list[Taken]:
             (timedelta(seconds=CLAIM_S), limit),
         ).fetchall()
     keyring = Keyring.open()
-    return [_opened(keyring, *row) for row in rows]
+    opened: list[Taken] = []
+    locked: list[Taken] = []
+    problem = ""
+    for row in rows:
+        try:
+            opened.append(_opened(keyring, *row))
+        except Unavailable as error:
+            # The master key is sealed, or kept where nobody answers now: no mail is given up for that.
+            locked.append(Taken(row[0], row[1], row[2], row[3], None))
+            problem = error.detail
+    if locked:
+        postpone(locked, problem)
+    return opened
 
 
 def _opened(
@@ -119,6 +132,8 @@ def _opened(
 ) -> Taken:
     try:
         plain = keyring.decrypt(organization_id, _PURPOSE, str(mail_id), content)
+    except Unavailable:
+        raise
     except BridgeError as error:
         return Taken(organization_id, mail_id, kind, tries, None, error.detail)
     return Taken(organization_id, mail_id, kind, tries, Rendered(**orjson.loads(plain)))
@@ -146,7 +161,7 @@ def sent(taken: Taken) -> None:
 
 
 def postpone(taken: Sequence[Taken], problem: str) -> None:
-    """The mail server could not be asked: that is no try of those who still wait."""
+    """The mail server could not be asked, or the keys could not: that is no try of those who still wait."""
     with database.platform() as connection, connection.cursor() as cursor:
         cursor.executemany(
             "UPDATE bridge.mails SET tries = tries - 1, due_at = now() + %s, problem = %s"

@@ -1,6 +1,6 @@
 """Typed secrets of an organization's environments: passwords, keys and clients, with versions and reminders."""
 
-from continuitybridge.secrets.references import ReferenceMissing, Referred
+from continuitybridge.secrets.references import Referred
 from continuitybridge.secrets.reminders import DueSecret, due, remind
 from continuitybridge.secrets.types import TYPES, SecretValue, parse
 from continuitybridge.secrets.verbs import (
@@ -23,7 +23,6 @@ from continuitybridge.secrets.verbs import (
 __all__ = [
     "TYPES",
     "DueSecret",
-    "ReferenceMissing",
     "Referred",
     "Resolved",
     "SecretSwitchedOff",

@@ -25,7 +25,7 @@ from uuid import UUID
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from continuitybridge.errors import ConfigurationError, Unavailable
+from continuitybridge.errors import BackendRefused, ConfigurationError, Unavailable
 from continuitybridge.settings import get_settings
 
 ANSWER_S = 8.0
@@ -46,14 +46,6 @@ _REFUSALS = (
 _PLACEHOLDERS = {"organization", "organization_id", "environment"}
 
 log = logging.getLogger(__name__)
-
-
-class BackendRefused(Unavailable):
-    """The store answers and does not tell: the platform's own credential for it does not hold; facts: `backend`.
-    It is the operator's to put right, and asked again then."""
-
-    code = "secret-backend-refused"
-    title = "The secret store refuses the platform"
 
 
 class Declared(BaseModel):

@@ -21,20 +21,13 @@ from cachetools import TTLCache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from continuitybridge import database
-from continuitybridge.errors import ConfigurationError
+from continuitybridge.errors import ConfigurationError, ReferenceMissing
 from continuitybridge.secrets import backends, types
 from continuitybridge.settings import get_settings
 
 MAX_KEPT = 2_000
 """Values that a process keeps."""
 _PATH = re.compile(r"(?!\.+(/|$))[A-Za-z0-9_.-]+(/(?!\.+(/|$))[A-Za-z0-9_.-]+)*")
-
-
-class ReferenceMissing(ConfigurationError):
-    """The store has nothing where the secret refers to; facts: `secret`, `backend`, `path`."""
-
-    code = "secret-reference-missing"
-    title = "The secret store has nothing where the secret refers to"
 
 
 class Reference(BaseModel):

@@ -14,6 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from click.testing import CliRunner
+from sealing_world import passphrase, vault
 
 from certificates import self_signed
 from continuitybridge import database, mail
@@ -25,6 +26,8 @@ from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import Keyring, rotation
 from mail_server import MailServer, mail_server
+
+__all__ = ["passphrase"]
 
 Configure = Callable[..., Settings]
 
@@ -253,6 +256,17 @@ def test_mails_open_after_the_master_key_was_rotated(server: MailServer) -> None
     rotation.rotate_master_key()
     assert all(each.problem is None for each in rotation.check())
     assert "(platform)" in {each.organization for each in rotation.check()}
+    assert mail.deliver_due() == 1
+
+
+def test_a_mail_waits_while_the_master_key_is_sealed(server: MailServer, passphrase: str) -> None:
+    post(None, letter())
+    vault("seal")
+    Keyring.open().forget()
+    assert mail.deliver_due() == 0
+    assert (state().status, state().tries, "sealed" in (state().problem or "")) == ("waiting", 0, True)
+    assert vault("unseal", "--passphrase-file", "-", given=f"{passphrase}\n").exit_code == 0
+    all_is_due()
     assert mail.deliver_due() == 1
 
 

@@ -16,11 +16,16 @@ from key_services import TransitService, transit_service
 
 from continuitybridge import connections, database, secrets, tokens
 from continuitybridge.cli import bridge
-from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
+from continuitybridge.errors import (
+    BackendRefused,
+    BridgeError,
+    ConfigurationError,
+    ReferenceMissing,
+    Unavailable,
+    Verdict,
+)
 from continuitybridge.organizations import Organization
 from continuitybridge.secrets import backends, references
-from continuitybridge.secrets.backends import BackendRefused
-from continuitybridge.secrets.references import ReferenceMissing
 from continuitybridge.settings import get_settings
 from continuitybridge.vault import Keyring
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -142,6 +143,23 @@ def test_what_was_unwrapped_goes_on_while_the_service_refuses(
     finally:
         moved.allow()
     keys.encrypt(unknown, "place", "1", b"text")
+
+
+def test_a_task_is_given_the_keys_that_there_are_while_the_service_refuses(
+    moved: Service, make_organization: Callable[[], Organization]
+) -> None:
+    from continuitybridge.airflow.secrets import _keys
+
+    known, unknown = make_organization().organization_id, make_organization().organization_id
+    Keyring.open().forget()
+    Keyring.open().export(known)
+    moved.forbid()
+    try:
+        assert json.loads(_keys([unknown, known])).keys() == {str(known)}
+        with pytest.raises(Unavailable):
+            _keys([unknown])
+    finally:
+        moved.allow()
 
 
 def test_while_the_service_is_down_who_needs_it_is_told_to_come_again(
