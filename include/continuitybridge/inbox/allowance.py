@@ -20,7 +20,7 @@ from uuid import UUID
 import psycopg
 
 from continuitybridge.database import aio
-from continuitybridge.errors import AllowanceExhausted, BridgeError
+from continuitybridge.errors import AllowanceExhausted, BridgeError, Unavailable
 
 BLOCK = 1_000
 """Messages that a process takes at once."""
@@ -31,6 +31,8 @@ FULL_S = 600.0
 TRIES = 3
 IDLE_S = 5.0
 """A block that nobody used for so long is given back."""
+TAKE_TIMEOUT_S = 5.0
+"""How long taking one may last: all messages of the organization wait for it."""
 REFUSED_S = 1.0
 """How long a process remembers that nothing is left: what was raised or given back shows after that."""
 
@@ -164,9 +166,12 @@ class Allowances:
 
     async def _take(self, organization_id: UUID) -> None:
         taken_at = datetime.now(UTC)
-        async with aio.relay() as connection:
-            cursor = await connection.execute(_TAKE, (organization_id, "messages", BLOCK, False))
-            [(granted, resource, allowed, used, ends_at)] = await cursor.fetchall()
+        try:
+            async with asyncio.timeout(TAKE_TIMEOUT_S), aio.relay() as connection:
+                cursor = await connection.execute(_TAKE, (organization_id, "messages", BLOCK, False))
+                [(granted, resource, allowed, used, ends_at)] = await cursor.fetchall()
+        except TimeoutError as late:
+            raise Unavailable("the organization's allowance could not be asked for", retry_after_s=1) from late
         if not granted:
             error = exhausted(resource, allowed, used, ends_at)
             error.facts["ends_at"] = ends_at

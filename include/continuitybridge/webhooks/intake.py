@@ -61,6 +61,9 @@ LINGER_S = 2.0
 """How long a refused sender is listened to, so that it reads the answer instead of a reset connection."""
 SMALL_WAIT_S = 0.05
 """How long a refusal waits for a small body, so that the connection can be kept."""
+ACCEPT_WITHIN_S = 20.0
+"""How long accepting may take beside reading the body. Each step has a bound of its own; this one is for the step
+whose bound was forgotten, because a sender that hears nothing does not even know that it should come again."""
 START_TIMEOUT_S = 5.0
 WARN_INTERVAL_S = 5.0
 """How often at most the log says why requests get 503."""
@@ -121,6 +124,7 @@ class IntakeApp:
         self._idle = asyncio.Event()
         self._buffered_bytes = 0
         self._reading = Deadlines(self._settings.intake_body_timeout_s)
+        self._accepting = Deadlines(self._settings.intake_body_timeout_s + ACCEPT_WITHIN_S)
         self._warned_at = 0.0
         self._directory: Directory
         self._refusals: Refusals
@@ -270,7 +274,12 @@ class IntakeApp:
             allow = target.allow
             raise MethodNotAllowed(f"messages are sent with {' or '.join(sorted(target.methods))}", allow=allow)
         began = asyncio.get_running_loop().time()
-        accepted = await self._accept(request, target)
+        try:
+            with self._accepting:
+                accepted = await self._accept(request, target)
+        except TimeoutError as error:
+            log.exception("intake: a message was not accepted within %g s", self._accepting.limit_s)
+            raise Unavailable("the message was not accepted in time") from error
         if not isinstance(accepted, Accepted):
             return accepted
         return await self._accepted(request, target, accepted, began)

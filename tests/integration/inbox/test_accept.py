@@ -260,3 +260,19 @@ async def test_a_caller_that_left_before_the_commit_leaves_no_message(deployed: 
     gone.cancel()
     await door.stop()
     assert len(rows(deployed)) == 1
+
+
+async def test_a_fault_in_writing_one_group_ends_neither_the_others_nor_their_waiting(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with GroupCommit(deployed.keyring) as door:
+
+        def break_once(*_: object) -> object:
+            monkeypatch.undo()
+            raise LookupError("a fault")
+
+        monkeypatch.setattr("continuitybridge.inbox.accept.rows.notifications", break_once)
+        # It is on disk when the fault comes.
+        await asyncio.wait_for(door.submit(deployed.acceptance()), 10)
+        await asyncio.wait_for(door.submit(deployed.acceptance()), 10)
+    assert len(rows(deployed)) == 2

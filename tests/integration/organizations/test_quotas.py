@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from continuitybridge import database, deployments, organizations
 from continuitybridge.cli import bridge
 from continuitybridge.connections import verbs as connections
-from continuitybridge.errors import AllowanceExhausted, ConfigurationError, QuotaExceeded
+from continuitybridge.errors import AllowanceExhausted, ConfigurationError, QuotaExceeded, Unavailable
 from continuitybridge.flows.load import load_flow
-from continuitybridge.inbox import batches, holds
+from continuitybridge.inbox import allowance, batches, holds
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.organizations import Organization, quotas
@@ -234,6 +234,28 @@ def test_two_processes_that_take_webhooks_accept_exactly_what_is_allowed(
         assert connection.execute("SELECT count(*) FROM bridge.messages").fetchone() == (sum(taken),)
     assert sum(taken) == 200
     assert used(free, Resource.MESSAGES_PER_HOUR) == 200
+
+
+def test_who_cannot_be_counted_is_told_to_come_again_instead_of_waiting_for_ever(
+    free: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "TAKE_TIMEOUT_S", 0.3)
+
+    async def send() -> bool:
+        async with GroupCommit(keyring) as commits:
+            try:
+                await asyncio.wait_for(commits.submit(acceptance(free)), 10)
+            except Unavailable:
+                return False
+            return True
+
+    assert asyncio.run(send())
+    with database.relay() as connection:
+        connection.execute(
+            "SELECT FROM bridge.quota_windows WHERE organization_id = %s FOR UPDATE", (free.organization_id,)
+        )
+        assert not asyncio.run(send())
+    assert asyncio.run(send())
 
 
 def test_what_a_process_took_and_did_not_need_is_given_back(free: Organization, keyring: Keyring) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -11,10 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import httpx
 import pytest
 
 from continuitybridge import database
+from continuitybridge.inbox.accept import Acceptance, Accepted, Lease
+from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings
+from continuitybridge.webhooks import intake as intake_module
+from continuitybridge.webhooks.intake import IntakeApp
 
 from .conftest import Deploy, Hook, Intake, end, eventually, run_intake
 
@@ -298,3 +304,24 @@ def test_a_flood_of_refusals_is_one_row_a_minute(intake: Intake, deploy: Deploy)
     wanted = {(hook.slug, "not-authenticated"): 200, ("-", "not-found"): 20}
     eventually(lambda: {key: found[1] for key, found in counted().items()} == wanted, within_s=15)
     assert all(rows <= 2 for rows, _ in counted().values()), "a minute may have ended meanwhile"
+
+
+async def test_a_message_that_is_accepted_by_nobody_is_503_in_the_end(
+    settings: Settings, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NeverEnds(GroupCommit):
+        async def submit(self, acceptance: Acceptance, lease: Lease | None = None) -> Accepted:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(intake_module, "ACCEPT_WITHIN_S", 0.3 - settings.intake_body_timeout_s)
+    hook = deploy()
+    app = IntakeApp(settings, commits=NeverEnds)
+    await app.start()
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bridge") as client:
+            answer = await asyncio.wait_for(client.post(hook.path, content=BODY, headers=hook.signed(BODY)), 10)
+    finally:
+        await app.stop()
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0

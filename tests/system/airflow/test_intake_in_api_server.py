@@ -52,9 +52,13 @@ class ApiServer:
         return f"http://127.0.0.1:{self.port}"
 
     def _answers(self) -> bool:
-        assert self.process.is_running(), self.log.read_text(errors="replace")[-4000:]
+        assert self.process.is_running(), self.said()
         # Both: a connection goes to whichever worker is quicker.
         return self.log.read_text(errors="replace").count("Application startup complete") >= 2
+
+    def said(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-6000:]
 
     def workers(self) -> list[psutil.Process]:
         """The processes that accept connections there, beside the one that watches over them."""
@@ -109,7 +113,7 @@ class KeptConnection:
 
     def __init__(self, server: ApiServer, tenant: Tenant, number: int) -> None:
         self.statuses: list[int] = []
-        self.cut = False
+        self.cut: Exception | None = None
         self._number = number
         self._path = f"/bridge/hooks/{tenant.slug}/prod/keyed"
         self._key = tenant.secrets["keyed"]
@@ -125,8 +129,8 @@ class KeptConnection:
                 self._connection.request("POST", self._path, body, headers)
                 answer = self._connection.getresponse()
                 answer.read()
-            except (OSError, http.client.HTTPException):
-                self.cut = True
+            except (OSError, http.client.HTTPException) as error:
+                self.cut = error
                 return
             self.statuses.append(answer.status)
             if answer.getheader("connection", "").lower() == "close":
@@ -138,7 +142,12 @@ def test_a_stop_answers_every_request_that_was_sent(server: ApiServer, sender: T
     threads = [threading.Thread(target=each.send_until_told_to_stop) for each in senders]
     for thread in threads:
         thread.start()
-    wait_until(lambda: all(each.statuses for each in senders), within_s=60, what="an answer for each")
+    wait_until(
+        lambda: all(each.statuses or each.cut for each in senders),
+        within_s=60,
+        what=lambda: f"answers {[len(each.statuses) for each in senders]}\n{server.said()}",
+    )
+    assert not any(each.cut for each in senders), ([each.cut for each in senders], server.said())
     server.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join(60)

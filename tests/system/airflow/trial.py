@@ -320,7 +320,7 @@ class Tenant:
         return str(answer.json().get("state", answer.text))
 
 
-def wait_until(condition: Callable[[], Any], *, within_s: float, what: str) -> Any:
+def wait_until(condition: Callable[[], Any], *, within_s: float, what: str | Callable[[], str]) -> Any:
     """The condition's first true answer; fails after a bound that no working system reaches."""
     deadline = time.monotonic() + within_s
     while True:
@@ -328,7 +328,8 @@ def wait_until(condition: Callable[[], Any], *, within_s: float, what: str) -> A
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {within_s} s still not so: {what}")
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"after {within_s} s still not so: {told}")
         time.sleep(0.1)
 
 

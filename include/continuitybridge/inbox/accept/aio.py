@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -25,6 +26,8 @@ THREAD_BYTES = 256 * 1024
 """Larger bodies are read for their ordering key in a thread: parsing them would hold up the others."""
 COMMIT_TIMEOUT_S = 10.0
 """How long one commit may take before its callers are told to come again."""
+
+log = logging.getLogger(__name__)
 
 
 class GroupCommit:
@@ -149,15 +152,24 @@ class GroupCommit:
             if not group:
                 continue
             try:
-                async with asyncio.timeout(self._commit_timeout_s):
-                    await self._commit(group)
-            except (Unavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError) as error:
-                await self._drop_connection()
-                _fail(group, Unavailable("the database does not answer", retry_after_s=1), error)
-            except Exception as error:
-                await self._drop_connection()
-                await self._one_by_one(group, error)
-            await self._notify(group)
+                await self._write(group)
+            except Exception:
+                # Whatever it was: without this task nobody's message would ever be written.
+                log.exception("inbox: a group of %d messages could not be written", len(group))
+            finally:
+                _fail(group, Unavailable("the message could not be written", retry_after_s=1), None)
+
+    async def _write(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
+        try:
+            async with asyncio.timeout(self._commit_timeout_s):
+                await self._commit(group)
+        except (Unavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            await self._drop_connection()
+            _fail(group, Unavailable("the database does not answer", retry_after_s=1), error)
+        except Exception as error:
+            await self._drop_connection()
+            await self._one_by_one(group, error)
+        await self._notify(group)
 
     def _take(self) -> list[tuple[Row, asyncio.Future[Accepted]]]:
         group: list[tuple[Row, asyncio.Future[Accepted]]] = []
