@@ -2,15 +2,19 @@
 
 Intake is mounted like every application of a plugin, behind Airflow's token refresh, which takes ten times as long
 as intake itself and hands bodies and hang-ups on in its own way. This middleware stands before it (the auth
-manager's do) and gives webhooks to the mounted intake at once. Without it they arrive all the same.
+manager's do) and gives webhooks to the mounted intake at once. When the server starts it also takes them around
+what stands before the auth manager's middlewares, compression and a line in the access log for each, which is as
+much work as intake's own. Without it they arrive all the same.
 """
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from continuitybridge.airflow.security_headers import SecurityHeadersMiddleware
 from continuitybridge.webhooks import late_requests
 from continuitybridge.webhooks.intake import LEGACY_PREFIX, PREFIX, IntakeApp
 
@@ -25,6 +29,11 @@ class IntakeShortcutMiddleware:
         self._intake: IntakeApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" and self._mounted(scope) is not None:
+            _shorten(scope["app"])
+            # Airflow's modules stay: looking through them for garbage holds up everybody for a tenth of a second.
+            gc.collect()
+            gc.freeze()
         if scope["type"] == "http" and _is_webhook(scope) and (intake := self._mounted(scope)) is not None:
             await intake(scope, receive, send)
         else:
@@ -37,6 +46,29 @@ class IntakeShortcutMiddleware:
             mounted = (getattr(route, "app", None) for route in routes)
             self._intake = next((app for app in mounted if isinstance(app, IntakeApp)), None)
         return self._intake
+
+
+class _Fork:
+    """In place of an application's stack of middlewares: webhooks go to the guard's door at once."""
+
+    def __init__(self, door: ASGIApp, stack: ASGIApp) -> None:
+        self._door = door
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _is_webhook(scope):
+            await self._door(scope, receive, send)
+        else:
+            await self._stack(scope, receive, send)
+
+
+def _shorten(app: Any) -> None:
+    """The outermost of the auth manager's middlewares is the door; intake behind it answers its own errors."""
+    stack = each = app.middleware_stack
+    while each is not None and not isinstance(each, SecurityHeadersMiddleware):
+        each = getattr(each, "app", None)
+    if each is not None:
+        app.middleware_stack = _Fork(each, stack)
 
 
 def _is_webhook(scope: Scope) -> bool:

@@ -102,10 +102,15 @@ def test_every_worker_knows_a_new_endpoint_at_once_and_100_copies_are_one_messag
         answers = Counter(senders.map(send, range(100)))
     [(answer, count)] = answers.items()
     assert (answer[0], count) == (202, 100), answers
-    assert client.post(url, json={"po": 1}, headers={"x-api-key": "wrong"}).status_code == 401
+    refused = client.post(url, json={"po": 1}, headers={"x-api-key": "wrong"})
+    assert (refused.status_code, refused.headers["x-content-type-options"]) == (401, "nosniff")
     assert client.get(url).status_code == 405
     old = client.post(f"{server.url}/api/webhook/keyed", json={})
     assert (old.status_code, old.json()["code"]) == (404, "not-found")
+    client.get(f"{server.url}/api/v2/version")
+    # They go around what Airflow does for each request, of which one thing can be seen: a line in its access log.
+    wait_until(lambda: "/api/v2/version" in server.said(), within_s=20, what="a line for another address")
+    assert "/hooks/" not in server.said()
 
 
 class KeptConnection:
