@@ -77,6 +77,8 @@ class Declared(BaseModel):
     def load(self) -> type[Any]:
         """The class; raises `ValueError` where it is not installed or none."""
         module, _, name = self.class_.rpartition(".")
+        # Airflow's classes bring Airflow along, which makes itself a home when it is imported, if it has none.
+        os.environ.setdefault("AIRFLOW_HOME", str(get_settings().state_dir.absolute() / "airflow"))
         try:
             found = getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:

@@ -137,7 +137,8 @@ class Keyring(Ring):
         self._file = file
         """Where the master key came from, and where those are that follow it."""
         self._loaded: dict[UUID, tuple[float, DataKeys]] = {}
-        self._unwrapped: dict[Place, tuple[bytes, DataKey]] = {}
+        self._unwrapped: dict[UUID, dict[int, tuple[bytes, DataKey]]] = {}
+        """By version, with what was unwrapped."""
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Keyring:
@@ -207,8 +208,7 @@ class Keyring(Ring):
             self._unwrapped.clear()
         else:
             self._loaded.pop(organization_id, None)
-            for place in [place for place in list(self._unwrapped) if place.organization_id == organization_id]:
-                self._unwrapped.pop(place, None)
+            self._unwrapped.pop(organization_id, None)
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
         if not self.holds(organization_id):
@@ -236,18 +236,16 @@ class Keyring(Ring):
         return rows
 
     def _opened_rows(self, organization_id: UUID, rows: Iterable[tuple[int, bytes, str]]) -> DataKeys:
-        keys = []
+        known = self._unwrapped.get(organization_id, {})
+        found: dict[int, tuple[bytes, DataKey]] = {}
         for version, wrapped, key_id in rows:
-            place = Place(organization_id, version)
-            known = self._unwrapped.get(place)
-            if known is not None and known[0] == wrapped:
+            if version in known and known[version][0] == wrapped:
                 self._master_of(key_id).require_ready()
-                keys.append(known[1])
-                continue
-            key = self.unwrap(organization_id, version, wrapped, key_id)
-            self._unwrapped[place] = (wrapped, key)
-            keys.append(key)
-        return DataKeys({organization_id: keys})
+                found[version] = known[version]
+            else:
+                found[version] = (wrapped, self.unwrap(organization_id, version, wrapped, key_id))
+        self._unwrapped[organization_id] = found
+        return DataKeys({organization_id: [key for _, key in found.values()]})
 
     def _load(self, organization_id: UUID) -> DataKeys:
         # Its caller may hold a connection, and many callers all of them.

@@ -191,6 +191,23 @@ def test_while_the_service_is_down_who_needs_it_is_told_to_come_again(
     assert all(each.problem is None for each in rotation.check())
 
 
+def test_a_service_that_is_away_is_told_from_one_that_refuses(
+    aws_service: AwsService, environment: Callable[..., None]
+) -> None:
+    environment(**aws_service.environment)
+    key, place = KmsKey(aws_service.reference), Place(uuid4(), 1)
+    wrapped = key.wrap(place, b"k" * 32)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        environment(AWS_ENDPOINT_URL_KMS=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(Unavailable, match="does not answer") as away:
+            key.unwrap(place, wrapped)
+        assert away.value.verdict is Verdict.TRANSIENT
+        assert not isinstance(away.value, KeyServiceRefused)
+    environment(**aws_service.environment)
+    assert key.unwrap(place, wrapped) == b"k" * 32
+
+
 def test_a_service_that_does_not_answer_is_not_asked_by_everybody(
     environment: Callable[..., None], transit_service: TransitService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as NoConnection
 from botocore.session import get_session
 
 from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
@@ -73,9 +74,9 @@ class AwsKms:
             return getattr(self._client, verb)(KeyId=self._name, **given)
         except ClientError as error:
             raise self._judged(error) from error
-        except (NoCredentialsError, NoRegionError) as error:
+        except NoCredentialsError as error:
             raise KeyServiceRefused(f"no credentials for AWS KMS were found: {error}", key=self._name) from error
-        except HTTPClientError as error:
+        except (HTTPClientError, NoConnection) as error:
             raise Unavailable(f"AWS KMS does not answer: {error}", retry_after_s=5) from error
         except BotoCoreError as error:
             # Credentials that could not be got, a profile that is not there.
