@@ -9,14 +9,15 @@ from email.utils import parseaddr
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from continuitybridge import egress
+from continuitybridge import egress, identity_providers
 from continuitybridge.egress import Policy, parse_rules
 from continuitybridge.errors import ConfigurationError
+from continuitybridge.identity_providers import IdentityProvider
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -340,6 +341,13 @@ class Settings(BaseSettings):
         description="Whom mails are from (`ContinuityBridge <bridge@example.com>`); needed with the mail server.",
     )
 
+    oidc_providers: Annotated[tuple[IdentityProvider, ...], NoDecode] = Field(
+        default=(),
+        description="Identity providers that people may sign in by (OpenID Connect): a JSON list of objects with "
+        "`name` (in addresses), `label` (on the button), `issuer` (its address, by HTTPS), `client_id`, "
+        "`client_secret_file` (0600) and `email_domains` (a list: whose addresses it speaks for).",
+    )
+
     waf_enabled: bool = _known(
         "WAF_ENABLED",
         True,
@@ -419,6 +427,11 @@ class Settings(BaseSettings):
         description="Most webhooks of one organization that are taken; beyond it they are refused with 429 before "
         "they are accepted. Empty: no limit.",
     )
+
+    @field_validator("oidc_providers", mode="before")
+    @classmethod
+    def _are_providers(cls, given: Any) -> Any:
+        return identity_providers.parse(given)
 
     @field_validator("trusted_proxies", "waf_whitelist")
     @classmethod

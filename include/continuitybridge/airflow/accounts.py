@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from continuitybridge.airflow.roles import MEMBER_ROLE
+from continuitybridge.airflow.roles import MEMBER_ROLE, SUPERADMIN_ROLE
 from continuitybridge.errors import Conflict, NotAuthenticated, NotFound
 from continuitybridge.sign_in import Account, check_password
 
@@ -116,4 +116,5 @@ def _user(session: Session, user_name: str) -> Any:
 
 
 def _account(user: Any) -> Account:
-    return Account(user.username, user.email, bool(user.is_active), user.first_name or "")
+    superadmin = any(role.name == SUPERADMIN_ROLE for role in user.roles)
+    return Account(user.username, user.email, bool(user.is_active), user.first_name or "", superadmin)

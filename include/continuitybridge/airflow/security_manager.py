@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
 from airflow.providers.fab.auth_manager.views.user import CustomUserDBModelView
-from airflow.providers.fab.www.views import get_safe_url, redirect
+from airflow.providers.fab.www.views import redirect
 from flask import current_app, flash, g, has_request_context, request, session
-from flask_appbuilder import expose
 from flask_appbuilder.exceptions import PasswordComplexityValidationError
-from flask_appbuilder.security.forms import LoginForm_db
-from flask_appbuilder.security.views import AuthDBView
-from flask_login import login_user, user_logged_in
+from flask_login import user_logged_in
 from jinja2 import ChoiceLoader, PackageLoader
 
-from continuitybridge import mail
 from continuitybridge.airflow import user_changes
+from continuitybridge.airflow.sign_in_view import SignInView
+from continuitybridge.airflow.single_sign_on import Providers
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
 from continuitybridge.errors import BridgeError, Conflict
-from continuitybridge.sign_in import WeakPassword, attempt, check_password, events, second_factor
-
-PENDING = "_bridge_pending"
-PENDING_S = 300
-"""How long after the password the code of the second factor may come."""
+from continuitybridge.sign_in import WeakPassword, check_password, events, second_factor
 
 
 def check_password_of_form(password: str) -> None:
@@ -36,75 +29,6 @@ def check_password_of_form(password: str) -> None:
         check_password(password, _names(user) if own else ())
     except WeakPassword as error:
         raise PasswordComplexityValidationError(error.detail) from error
-
-
-class SignInView(AuthDBView):
-    """FAB's form, then the code of the second factor of whoever has one."""
-
-    login_template = "bridge/sign_in.html"
-    code_template = "bridge/second_factor.html"
-
-    @expose("/login/", methods=["GET", "POST"])
-    def login(self) -> Any:
-        if g.user is not None and g.user.is_authenticated:
-            attempt.undecided()
-            return redirect(self.appbuilder.get_url_for_index)
-        if request.method == "POST" and "code" in request.form:
-            return self._second_step()
-        session.pop(PENDING, None)
-        form = LoginForm_db()
-        if not form.validate_on_submit():
-            return self._uncached(self.login_template, form=form, by_mail=mail.is_set_up())
-        next_url = get_safe_url(request.args.get("next", ""))
-        user = self.appbuilder.sm.auth_user_db(form.username.data, form.password.data)
-        if not user:
-            flash(str(self.invalid_login_message), "warning")
-            return redirect(self.appbuilder.get_url_for_login_with(next_url))
-        if second_factor.is_enrolled(user.username):
-            until = int(time.time()) + PENDING_S
-            session[PENDING] = {"user": user.username, CLAIM: stamp(user), "until": until, "next": next_url}
-            attempt.undecided()
-            return self._uncached(self.code_template, username=form.username.data)
-        return self._signed_in(user, next_url)
-
-    def _second_step(self) -> Any:
-        pending = session.get(PENDING) or {}
-        user = self.appbuilder.sm.find_user(username=pending.get("user"))
-        if user is None or not user.is_active or pending["until"] < time.time() or not holds(pending[CLAIM], user):
-            session.pop(PENDING, None)
-            attempt.undecided()
-            flash("Too late: sign in once more.", "warning")
-            return redirect(self.appbuilder.get_url_for_login_with(""))
-        # Failures are counted by the name beside the code.
-        name = request.form.get("username", "").strip().lower()
-        if name not in (user.username.lower(), (user.email or "").lower()):
-            session.pop(PENDING, None)
-            attempt.undecided()
-            return redirect(self.appbuilder.get_url_for_login_with(""))
-        try:
-            second_factor.after_password(user.username, request.form["code"])
-        except second_factor.CodeNeeded:
-            attempt.undecided()
-            return self._uncached(self.code_template, username=name)
-        except second_factor.WrongCode as error:
-            flash(error.detail, "warning")
-            return self._uncached(self.code_template, username=name)
-        session.pop(PENDING, None)
-        self.appbuilder.sm._rotate_session_id()
-        return self._signed_in(user, pending["next"])
-
-    @staticmethod
-    def _signed_in(user: Any, next_url: str) -> Any:
-        login_user(user, remember=False)
-        attempt.succeeded(user.username)
-        return redirect(next_url)
-
-    def _uncached(self, template: str, **content: Any) -> Any:
-        answer = current_app.make_response(
-            self.render_template(template, title=self.title, appbuilder=self.appbuilder, **content)
-        )
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
 
 
 class UsersView(CustomUserDBModelView):
@@ -127,6 +51,7 @@ class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
         app.jinja_loader = ChoiceLoader([own, *([app.jinja_loader] if app.jinja_loader else [])])
         app.register_error_handler(BridgeError, _refused)
         user_logged_in.connect(_remember_stamp, app)
+        self.identity_providers = Providers()
 
     def load_user(self, pk: int) -> Any:
         user = super().load_user(pk)

@@ -1,8 +1,8 @@
 """A change of Airflow's user, whoever makes it (FAB's pages, its API, its command line), ends his sessions: of his
 activity, his roles. (Passwords are in the sessions' stamp already.) With a user who is deleted goes what he was
-here: memberships, API keys, the second factor; whoever gets his name after him has none of it. For the same reason
-nobody is renamed: what he is stands under his name in many places, the audit trails among them, and would be left
-to whoever takes it next."""
+here: memberships, API keys, the second factor, identities at providers; whoever gets his name after him has none
+of it. For the same reason nobody is renamed: what he is stands under his name in many places, and would be left to
+whoever takes it next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import event, inspect
 from continuitybridge import api_keys, database, organizations, sessions
 from continuitybridge.actor import current_actor
 from continuitybridge.errors import Conflict
-from continuitybridge.sign_in import second_factor, verbs
+from continuitybridge.sign_in import identities, second_factor, verbs
 
 _ENDING = ("active", "roles", "groups")
 
@@ -57,6 +57,7 @@ def _leaves(mapper: Any, connection: Any, user: User) -> None:
     # rights that wait for the next of the name.
     name, by = user.username, current_actor().name or "airflow"
     second_factor.remove(name, by=by)
+    identities.unlink(name, by=by)
     verbs.end_sessions(name, by=by)
     with database.platform() as own:
         keys = own.execute(

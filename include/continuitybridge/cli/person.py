@@ -7,7 +7,7 @@ import click
 
 @click.group("person")
 def group() -> None:
-    """Sessions and second factors of people. Airflow makes and removes people: `airflow users`."""
+    """Sessions, second factors and identities of people. Airflow makes and removes people: `airflow users`."""
 
 
 @group.command("end-sessions")
@@ -32,6 +32,18 @@ def remove_second_factor(user: str) -> None:
     user = _known(user)
     removed = second_factor.remove(user, by=operator())
     click.echo(f"{user} signs in without it now" if removed else f"{user} had no second factor")
+
+
+@group.command("unlink")
+@click.argument("user")
+def unlink(user: str) -> None:
+    """Forget whom USER is to identity providers: his verified address links him anew at the next sign-in."""
+    from continuitybridge.cli.options import operator
+    from continuitybridge.sign_in import identities
+
+    user = _known(user)
+    count = identities.unlink(user, by=operator())
+    click.echo(f"{user} is linked no more" if count else f"{user} was not linked")
 
 
 def _known(user: str) -> str:

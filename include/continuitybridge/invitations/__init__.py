@@ -6,9 +6,11 @@ from continuitybridge.invitations.verbs import (
     Invitation,
     NewInvitation,
     accept,
+    accept_all,
     find,
     get,
     invite,
+    is_invited,
     list_invitations,
     revoke,
 )
@@ -19,9 +21,11 @@ __all__ = [
     "Invitation",
     "NewInvitation",
     "accept",
+    "accept_all",
     "find",
     "get",
     "invite",
+    "is_invited",
     "list_invitations",
     "revoke",
 ]

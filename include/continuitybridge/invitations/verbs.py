@@ -232,34 +232,63 @@ def accept(token: str, user_name: str, *, keys: Cipher | None = None) -> Members
     invitation's `email` with a password of the holder's own, or has signed in. A token alone proves no existing
     account. Raises `NotFound` as `find`; `OrganizationSuspended`; `QuotaExceeded`, then the token goes on holding.
     """
+    with database.platform() as connection:
+        return _accept(connection, _by_token(connection, token, lock=True), user_name, keys or Keyring.open())
+
+
+def is_invited(email: str) -> bool:
+    """Whether an invitation of this address (lower case) holds, anywhere."""
+    with database.platform() as connection:
+        return bool(_of_address(connection, email))
+
+
+def accept_all(email: str, user_name: str, *, keys: Cipher | None = None) -> list[Membership]:
+    """As `accept`, of every invitation that the address has, in one transaction. For callers who have made
+    sure that the address is the user's; gives what he is a member of by it, which is nothing where no
+    invitation holds."""
     keys = keys or Keyring.open()
     with database.platform() as connection:
-        found = _by_token(connection, token, lock=True)
-        [(status,)] = connection.execute(
-            "SELECT status FROM bridge.organizations WHERE organization_id = %s", (found.organization_id,)
-        ).fetchall()
-        if status != "active":
-            raise OrganizationSuspended(f"the organization {found.organization!r} is suspended")
-        connection.execute(
-            "UPDATE bridge.invitations SET accepted_at = now(), accepted_by = %s"
-            " WHERE organization_id = %s AND invitation_id = %s",
-            (user_name, found.organization_id, found.invitation_id),
-        )
-        connection.execute(
-            "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s)"
-            " ON CONFLICT (organization_id, user_name) DO NOTHING",
-            (found.organization_id, user_name, found.role.value),
-        )
-        [(role,)] = connection.execute(
-            "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
-            (found.organization_id, user_name),
-        ).fetchall()
-        details = {"role": role, "invitation": str(found.invitation_id)}
-        record(
-            connection, found.organization_id, "member.joined", "", details=details, about=user_name,
-            by=user_name, keys=keys,
-        )  # fmt: skip
+        found = _of_address(connection, email, lock=True)
+        return [_accept(connection, each, user_name, keys) for each in found]
+
+
+def _accept(connection: psycopg.Connection[Any], found: Invitation, user_name: str, keys: Cipher) -> Membership:
+    [(status,)] = connection.execute(
+        "SELECT status FROM bridge.organizations WHERE organization_id = %s", (found.organization_id,)
+    ).fetchall()
+    if status != "active":
+        raise OrganizationSuspended(f"the organization {found.organization!r} is suspended")
+    connection.execute(
+        "UPDATE bridge.invitations SET accepted_at = now(), accepted_by = %s"
+        " WHERE organization_id = %s AND invitation_id = %s",
+        (user_name, found.organization_id, found.invitation_id),
+    )
+    connection.execute(
+        "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s)"
+        " ON CONFLICT (organization_id, user_name) DO NOTHING",
+        (found.organization_id, user_name, found.role.value),
+    )
+    [(role,)] = connection.execute(
+        "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
+        (found.organization_id, user_name),
+    ).fetchall()
+    details = {"role": role, "invitation": str(found.invitation_id)}
+    record(
+        connection, found.organization_id, "member.joined", "", details=details, about=user_name,
+        by=user_name, keys=keys,
+    )  # fmt: skip
     return Membership(found.organization_id, found.organization, user_name, Role(role), status)
+
+
+def _of_address(connection: psycopg.Connection[Any], email: str, *, lock: bool = False) -> list[Invitation]:
+    query = (
+        _SELECT
+        + "WHERE i.email = %s AND i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > now()"
+        + " AND o.status = 'active' ORDER BY i.organization_id"
+        + (" FOR UPDATE OF i" if lock else "")
+    )
+    with connection.cursor(row_factory=class_row(Invitation)) as cursor:
+        return [_typed(each) for each in cursor.execute(query, (email,)).fetchall()]
 
 
 def _by_token(connection: psycopg.Connection[Any], token: str, *, lock: bool = False) -> Invitation:

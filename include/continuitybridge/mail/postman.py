@@ -16,6 +16,7 @@ from uuid import UUID
 
 from uuid6 import uuid7
 
+from continuitybridge import private_files
 from continuitybridge.errors import ConfigurationError, Unavailable
 from continuitybridge.mail import outbox
 from continuitybridge.mail.letters import Letter, Rendered, render
@@ -134,16 +135,7 @@ def _password(settings: Settings) -> str:
         raise ConfigurationError(
             "BRIDGE_SMTP_USER needs BRIDGE_SMTP_PASSWORD_FILE", field="BRIDGE_SMTP_PASSWORD_FILE"
         )
-    try:
-        if file.stat().st_mode & 0o077:
-            raise ConfigurationError(
-                f"{file} may be read by others: chmod 600 it", field="BRIDGE_SMTP_PASSWORD_FILE"
-            )
-        return file.read_text().strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file} cannot be read: {error.strerror}", field="BRIDGE_SMTP_PASSWORD_FILE"
-        ) from error
+    return private_files.read(file, "BRIDGE_SMTP_PASSWORD_FILE")
 
 
 def _said(error: Exception) -> str:

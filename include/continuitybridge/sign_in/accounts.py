@@ -18,6 +18,7 @@ class Account:
     email: str
     active: bool
     first_name: str = ""
+    superadmin: bool = False
 
 
 class Accounts(Protocol):

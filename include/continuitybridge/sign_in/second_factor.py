@@ -132,16 +132,17 @@ def require(user_name: str, code: str | None, *, keyring: Keyring | None = None)
             connection.execute("UPDATE bridge.people SET totp_step = %s WHERE user_name = %s", (step, user_name))
 
 
-def after_password(user_name: str, code: str | None) -> None:
-    """The second step behind a right password: as `require`, and the audit trails tell what became of it."""
+def after_password(user_name: str, code: str | None, *, way: str = "password") -> None:
+    """The second step behind a right password, or another `way`: as `require`, and the audit trails tell what
+    became of it."""
     if not is_enrolled(user_name):
         return
     try:
         require(user_name, code)
     except WrongCode:
-        events.tell(user_name, "sign_in.failed", way="password", why="second factor")
+        events.tell(user_name, "sign_in.failed", way=way, why="second factor")
         raise
-    events.tell(user_name, "sign_in.succeeded", way="password")
+    events.tell(user_name, "sign_in.succeeded", way=way)
 
 
 def remove(user_name: str, *, by: str) -> bool:

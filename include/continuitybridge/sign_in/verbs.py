@@ -90,7 +90,7 @@ class Ways:
         found, there = self.find_invitation(token, address)
         if there is not None:
             raise NotFound("there is an account of this address: sign in to accept")
-        _require_unused(found.email)
+        require_unused(found.email)
         account = self.accounts.make(
             user_name=found.email, email=found.email, first_name=first_name, last_name=last_name, password=password
         )
@@ -185,7 +185,7 @@ class Ways:
         self.failures.give_back(LINKS_OF_ADDRESS, address)
 
 
-def _require_unused(user_name: str) -> None:
+def require_unused(user_name: str) -> None:
     """Raises `Conflict` when an account that is gone has left rights under this name, however it was spelled: they
     would be those of whoever takes the name next. Links that it has left end."""
     with database.platform() as connection:

@@ -51,7 +51,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     get_settings.cache_clear()
 
 
-OF_PEOPLE = ("people", "recovery_codes", "sign_in_tokens")
+OF_PEOPLE = ("people", "recovery_codes", "sign_in_tokens", "identities")
 """Tables of what is a person's, whatever organizations he belongs to."""
 
 

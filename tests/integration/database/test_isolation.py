@@ -71,7 +71,7 @@ PLATFORM_TABLES = {
     *("guard_blocks", "guard_policies", "invitations", "mails"),
 }
 """What the platform role reads, beside organizations and data keys."""
-PERSONS_TABLES = ("people", "recovery_codes", "sign_in_tokens")
+PERSONS_TABLES = ("people", "recovery_codes", "sign_in_tokens", "identities")
 """What is a person's and no organization's: the platform role's alone."""
 
 

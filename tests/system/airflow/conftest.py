@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
 from trial import FLOW, Delivery, Tenant, Trial, wait_until
 
 from mail_server import mail_server
+from openid_provider import openid_provider
 
 
 @pytest.fixture(scope="session")
 def trial(shared: ExitStack) -> Trial:
     """The running platform. A lease is short, so that what a killed task held is free soon."""
     mails = shared.enter_context(mail_server())
+    provider = shared.enter_context(openid_provider())
+    secret = Path(shared.enter_context(TemporaryDirectory())) / "oidc.secret"
+    secret.write_text(provider.client_secret)
+    secret.chmod(0o600)
+    oidc = {
+        "name": "corporate",
+        "label": "Corporate",
+        "issuer": provider.issuer,
+        "client_id": provider.client_id,
+        "client_secret_file": str(secret),
+        "email_domains": ["example.com"],
+    }
     made = shared.enter_context(
         Trial.running(
             BRIDGE_LEASE_S="8",
@@ -27,9 +43,10 @@ def trial(shared: ExitStack) -> Trial:
             BRIDGE_SMTP_PORT=str(mails.port),
             BRIDGE_SMTP_SECURITY="none",
             BRIDGE_SMTP_FROM="bridge@example.com",
+            BRIDGE_OIDC_PROVIDERS=json.dumps([oidc]),
         )
     )
-    made.mails = mails
+    made.mails, made.provider = mails, provider
     return made
 
 

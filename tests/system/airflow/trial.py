@@ -27,6 +27,7 @@ from continuitybridge.runtime.ports import free_port
 
 if TYPE_CHECKING:
     from mail_server import MailServer
+    from openid_provider import OpenIdProvider
 BRIDGE = Path(sys.executable).with_name("bridge")
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND_TIMEOUT_S = 480
@@ -93,6 +94,7 @@ class Trial:
     destination: Destination = field(default_factory=Destination)
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
     mails: MailServer | None = None
+    provider: OpenIdProvider | None = None
     _clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     @classmethod

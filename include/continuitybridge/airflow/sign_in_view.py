@@ -1,0 +1,173 @@
+"""FAB's sign-in page with our ways in: passwords, identity providers, and the second factor behind both."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from airflow.providers.fab.www.views import get_safe_url, redirect
+from flask import current_app, flash, g, request, session, url_for
+from flask_appbuilder import expose
+from flask_appbuilder.security.forms import LoginForm_db
+from flask_appbuilder.security.views import AuthDBView
+from flask_login import login_user
+
+from continuitybridge import mail
+from continuitybridge.actor import current_actor
+from continuitybridge.airflow.single_sign_on import ProviderFailed
+from continuitybridge.airflow.stamps import CLAIM, holds, stamp
+from continuitybridge.errors import BridgeError
+from continuitybridge.sign_in import attempt, events, identities, second_factor
+from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
+
+PENDING = "_bridge_pending"
+NEXT = "_bridge_next"
+PENDING_S = 300
+"""How long after the password the code of the second factor may come."""
+
+log = logging.getLogger(__name__)
+
+
+class SignInView(AuthDBView):
+    """FAB's form, then the code of the second factor of whoever has one."""
+
+    login_template = "bridge/sign_in.html"
+    code_template = "bridge/second_factor.html"
+
+    @expose("/login/", methods=["GET", "POST"])
+    def login(self) -> Any:
+        if g.user is not None and g.user.is_authenticated:
+            attempt.undecided()
+            return redirect(self.appbuilder.get_url_for_index)
+        if request.method == "POST" and "code" in request.form:
+            return self._second_step()
+        session.pop(PENDING, None)
+        form = LoginForm_db()
+        if not form.validate_on_submit():
+            return self._sign_in_page(form)
+        next_url = get_safe_url(request.args.get("next", ""))
+        user = self.appbuilder.sm.auth_user_db(form.username.data, form.password.data)
+        if not user:
+            flash(str(self.invalid_login_message), "warning")
+            return redirect(self.appbuilder.get_url_for_login_with(next_url))
+        if second_factor.is_enrolled(user.username):
+            attempt.undecided()
+            return self._code_wanted(user, form.username.data, next_url, "password")
+        return self._signed_in(user, next_url)
+
+    @expose("/login/<provider>")
+    def begin_elsewhere(self, provider: str) -> Any:
+        """Send the browser to an identity provider."""
+        if g.user is not None and g.user.is_authenticated:
+            return redirect(self.appbuilder.get_url_for_index)
+        session.pop(PENDING, None)
+        found = self.appbuilder.sm.identity_providers.get(provider)
+        if found is None:
+            return self._refused("There is no such provider.")
+        next_url = request.args.get("next", "")
+        session[NEXT] = next_url
+        try:
+            return self.appbuilder.sm.identity_providers.begin(found)
+        except ProviderFailed as error:
+            log.error("%s", error.detail)
+            return self._refused(f"{found.label or found.name} does not answer as it should: try again later.")
+
+    @expose("/oauth-authorized/<provider>")
+    def come_back(self, provider: str) -> Any:
+        """Take whom an identity provider sent back. That fails for an address, or for an account, as often as
+        links and passwords do."""
+        if g.user is not None and g.user.is_authenticated:
+            return redirect(self.appbuilder.get_url_for_index)
+        found = self.appbuilder.sm.identity_providers.get(provider)
+        if found is None:
+            return self._refused("There is no such provider.")
+        from continuitybridge.airflow.accounts import AirflowAccounts
+
+        failures, address = Failures.open(), current_actor().address or ""
+        if wait_s := failures.take(LINKS_OF_ADDRESS, address):
+            return self._too_many(wait_s)
+        try:
+            claims = self.appbuilder.sm.identity_providers.claims(found)
+            account = identities.account_of(claims, found, AirflowAccounts())
+        except BridgeError as error:
+            log.warning("a sign-in by %s was refused: %s", found.name, error.detail)
+            return self._refused(f"{found.shown} was refused. Ask your administrator for an invitation.")
+        failures.give_back(LINKS_OF_ADDRESS, address)
+        who = account.user_name.casefold(), address
+        if wait_s := failures.begin(*who):
+            return self._too_many(wait_s)
+        user = self.appbuilder.sm.find_user(username=account.user_name)
+        next_url = get_safe_url(session.pop(NEXT, ""))
+        self.appbuilder.sm._rotate_session_id()
+        if second_factor.is_enrolled(user.username):
+            failures.failed_not(*who)
+            return self._code_wanted(user, user.username, next_url, identities.WAY)
+        failures.succeeded(*who)
+        self.appbuilder.sm.update_user_auth_stat(user, True)
+        events.tell(user.username, "sign_in.succeeded", way=identities.WAY, provider=found.name)
+        return self._signed_in(user, next_url)
+
+    def _code_wanted(self, user: Any, name: str, next_url: str, way: str) -> Any:
+        """The page that asks for the code; what `_second_step` needs is kept in the session."""
+        until = int(time.time()) + PENDING_S
+        session[PENDING] = {
+            "user": user.username, CLAIM: stamp(user), "until": until, "next": next_url, "way": way
+        }  # fmt: skip
+        return self._uncached(self.code_template, username=name)
+
+    def _refused(self, text: str) -> Any:
+        flash(text, "warning")
+        return redirect(self.appbuilder.get_url_for_login)
+
+    def _too_many(self, wait_s: int) -> Any:
+        flash("Too many sign-ins failed: try again later.", "warning")
+        answer = self._sign_in_page(LoginForm_db())
+        answer.status_code, answer.headers["Retry-After"] = 429, str(wait_s)
+        return answer
+
+    def _second_step(self) -> Any:
+        pending = session.get(PENDING) or {}
+        user = self.appbuilder.sm.find_user(username=pending.get("user"))
+        if user is None or not user.is_active or pending["until"] < time.time() or not holds(pending[CLAIM], user):
+            session.pop(PENDING, None)
+            attempt.undecided()
+            flash("Too late: sign in once more.", "warning")
+            return redirect(self.appbuilder.get_url_for_login_with(""))
+        # Failures are counted by the name beside the code.
+        name = request.form.get("username", "").strip().lower()
+        if name not in (user.username.lower(), (user.email or "").lower()):
+            session.pop(PENDING, None)
+            attempt.undecided()
+            return redirect(self.appbuilder.get_url_for_login_with(""))
+        try:
+            second_factor.after_password(user.username, request.form["code"], way=pending["way"])
+        except second_factor.CodeNeeded:
+            attempt.undecided()
+            return self._uncached(self.code_template, username=name)
+        except second_factor.WrongCode as error:
+            flash(error.detail, "warning")
+            return self._uncached(self.code_template, username=name)
+        session.pop(PENDING, None)
+        self.appbuilder.sm._rotate_session_id()
+        return self._signed_in(user, pending["next"])
+
+    @staticmethod
+    def _signed_in(user: Any, next_url: str) -> Any:
+        login_user(user, remember=False)
+        attempt.succeeded(user.username)
+        return redirect(next_url)
+
+    def _sign_in_page(self, form: Any) -> Any:
+        providers = [
+            (each.shown, url_for(".begin_elsewhere", provider=each.name, next=request.args.get("next")))
+            for each in self.appbuilder.sm.identity_providers
+        ]
+        return self._uncached(self.login_template, form=form, by_mail=mail.is_set_up(), providers=providers)
+
+    def _uncached(self, template: str, **content: Any) -> Any:
+        answer = current_app.make_response(
+            self.render_template(template, title=self.title, appbuilder=self.appbuilder, **content)
+        )
+        answer.headers["Cache-Control"] = "no-store"
+        return answer

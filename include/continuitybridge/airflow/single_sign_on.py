@@ -1,0 +1,183 @@
+"""Signing in by identity providers: OpenID Connect Core 1.0, code flow with PKCE (RFC 7636), by Authlib as FAB
+has it, at FAB's addresses. Who the provider says it is, is judged in `sign_in.identities`.
+
+Providers describe themselves (Discovery 1.0); what they say is taken as far as it is expected: their own
+issuer, HTTPS addresses, public-key signatures. An ID token is taken with the nonce of this browser's request,
+for this client, from this issuer, in its time.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from authlib.common.errors import AuthlibBaseError
+from authlib.integrations.flask_client import OAuth
+from authlib.oidc.core import CodeIDToken
+from flask import current_app
+from joserfc.errors import JoseError
+
+from continuitybridge import private_files
+from continuitybridge.errors import BridgeError, Verdict
+from continuitybridge.identity_providers import SECURE, IdentityProvider
+from continuitybridge.settings import Settings, get_settings
+from continuitybridge.sign_in.identities import Claims, NotLet
+
+TIMEOUT_S = 10.0
+"""How long a provider may take for each answer."""
+LEEWAY_S = 60
+"""How far clocks may differ."""
+KEPT_S = 3600
+"""How long what a provider says of itself is used."""
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Signatures by public keys: neither none, nor by a secret that others might know."""
+_ADDRESSES = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
+
+log = logging.getLogger(__name__)
+
+
+class ProviderFailed(BridgeError):
+    """The provider does not answer, or not as OpenID Connect says."""
+
+    code = "identity-provider-failed"
+    title = "The identity provider does not answer as it should"
+    verdict = Verdict.TRANSIENT
+
+
+class Providers:
+    """The providers of the settings, in FAB's Flask application. Raises `ConfigurationError` for a client
+    secret that cannot be read."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or get_settings()
+        self._external_url = settings.external_url
+        self._all = {each.name: each for each in settings.oidc_providers}
+        self._oauth = OAuth(current_app) if self._all else None
+        for each in self._all.values():
+            self._register(each)
+
+    def __iter__(self) -> Any:
+        return iter(self._all.values())
+
+    def get(self, name: str) -> IdentityProvider | None:
+        return self._all.get(name)
+
+    def begin(self, provider: IdentityProvider) -> Any:
+        """The redirect to the provider; what it must bring back is kept in the browser's session. Raises
+        `ProviderFailed`."""
+        try:
+            return self._ready(provider).authorize_redirect(self.callback(provider))
+        except requests.RequestException as error:
+            raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+
+    def callback(self, provider: IdentityProvider) -> str:
+        """The redirect URI, as it is registered there."""
+        return f"{self._external_url}/auth/oauth-authorized/{provider.name}"
+
+    def claims(self, provider: IdentityProvider) -> Claims:
+        """Who the request that came back says it is. Raises `NotLet` for what does not hold, `ProviderFailed`."""
+        try:
+            client = self._ready(provider)
+            token = client.authorize_access_token(
+                claims_cls=CodeIDToken,
+                claims_options={
+                    "iss": {"essential": True, "value": provider.issuer},
+                    "aud": {"essential": True, "value": provider.client_id},
+                    "nonce": {"essential": True},
+                },
+                leeway=LEEWAY_S,
+                # What is sent there is a secret.
+                allow_redirects=False,
+            )
+            found = token.get("userinfo")
+            if not found:
+                raise NotLet("the provider sent no ID token")
+            return _claims(provider, self._with_email(client, token, found))
+        except requests.RequestException as error:
+            raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+        except (AuthlibBaseError, JoseError, ValueError, KeyError, TypeError) as error:
+            raise NotLet(f"what the provider sent does not hold: {type(error).__name__} {error}"[:300]) from error
+
+    def _register(self, provider: IdentityProvider) -> None:
+        assert self._oauth is not None  # noqa: S101  (there is one where there are providers)
+        self._oauth.register(
+            provider.name,
+            client_id=provider.client_id,
+            client_secret=private_files.read(provider.client_secret_file, "BRIDGE_OIDC_PROVIDERS"),
+            server_metadata_url=provider.metadata_url,
+            client_kwargs={
+                "scope": "openid email profile",
+                "code_challenge_method": "S256",
+                "default_timeout": TIMEOUT_S,
+            },
+        )
+
+    def _ready(self, provider: IdentityProvider) -> Any:
+        assert self._oauth is not None  # noqa: S101
+        client = self._oauth.create_client(provider.name)
+        if client.server_metadata.get("_loaded_at", 0) < time.time() - KEPT_S:
+            client.server_metadata = {}
+            found = dict(client.load_server_metadata())
+            client.server_metadata = {}
+            client.server_metadata = _expected(provider, found)
+        return client
+
+    @staticmethod
+    def _with_email(client: Any, token: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Some providers tell the address at their userinfo endpoint only (Core 1.0, section 5.3)."""
+        if "email" in found or "userinfo_endpoint" not in client.server_metadata:
+            return found
+        more = client.userinfo(token=token, allow_redirects=False)
+        if more.get("sub") != found["sub"]:
+            raise NotLet("the userinfo endpoint tells of somebody else")
+        return {**more, **found}
+
+
+def _expected(provider: IdentityProvider, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is used of a provider's description. Raises `ProviderFailed`."""
+    if found.get("issuer") != provider.issuer:
+        raise ProviderFailed(f"{provider.name} calls itself {found.get('issuer')!r}, not {provider.issuer!r}")
+    addresses = {name: found[name] for name in _ADDRESSES if name in found}
+    for name in _ADDRESSES[:3]:
+        if name not in addresses:
+            raise ProviderFailed(f"{provider.name} does not tell its {name}")
+    for name, address in addresses.items():
+        if not isinstance(address, str) or not re.match(SECURE, address.partition("?")[0]):
+            raise ProviderFailed(f"{provider.name}'s {name} is no HTTPS address")
+    signs = found.get("id_token_signing_alg_values_supported") or ["RS256"]
+    ways = found.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+    return {
+        **addresses,
+        "issuer": provider.issuer,
+        "id_token_signing_alg_values_supported": [each for each in ALGORITHMS if each in signs],
+        "token_endpoint_auth_method": (
+            "client_secret_post"
+            if "client_secret_post" in ways and "client_secret_basic" not in ways
+            else "client_secret_basic"
+        ),
+        "_loaded_at": time.time(),
+    }
+
+
+def _claims(provider: IdentityProvider, found: Mapping[str, Any]) -> Claims:
+    subject, email = found.get("sub"), found.get("email")
+    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
+        raise NotLet("the provider names no subject")
+    email = email.strip() if isinstance(email, str) and email.isprintable() and len(email) <= 254 else ""
+    return Claims(
+        issuer=provider.issuer,
+        subject=subject,
+        email=email,
+        # A boolean; some providers write it as a text.
+        email_verified=found.get("email_verified") in (True, "true"),
+        first_name=_name(found.get("given_name")),
+        last_name=_name(found.get("family_name")),
+    )
+
+
+def _name(given: object) -> str:
+    return given.strip() if isinstance(given, str) and given.isprintable() else ""

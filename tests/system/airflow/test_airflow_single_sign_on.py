@@ -1,0 +1,345 @@
+"""Signing in by an identity provider, at a real Airflow and with a provider that answers over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import httpx
+import pyotp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from trial import Trial
+
+from openid_provider import OpenIdProvider
+
+MEMBERS = """
+from continuitybridge import organizations
+owner = organizations.by_slug({slug!r}).organization_id
+for name in {names!r}:
+    organizations.add_member(owner, name, "customer_user")
+"""
+INVITE = """
+from continuitybridge import invitations, organizations
+owner = organizations.by_slug({slug!r}).organization_id
+invitations.invite(owner, {email!r}, "customer_user", by="test")
+"""
+ENROL = """
+import pyotp
+from continuitybridge.sign_in import second_factor
+secret = second_factor.begin({name!r}).secret
+second_factor.confirm({name!r}, pyotp.TOTP(secret).now())
+print(secret)
+"""
+DEACTIVATE = """
+import os
+from continuitybridge.runtime.environment import process_environment
+from continuitybridge.settings import get_settings
+os.environ.update(process_environment(get_settings()))
+from airflow.providers.fab.www.app import create_app
+app = create_app(enable_plugins=False)
+with app.app_context():
+    manager = app.appbuilder.sm
+    user = manager.find_user(username={name!r})
+    user.active = False
+    assert manager.update_user(user)
+"""
+_number = count(1)
+STRANGER = f"sso-stranger-{uuid4().hex[:8]}"
+"""Has an account, and belongs to no organization."""
+
+
+@contextmanager
+def browser(trial: Trial, address: str = "") -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(local_address=address or f"127.0.3.{next(_number)}")
+    headers = {"accept": "text/html,application/json", "origin": trial.url}
+    with httpx.Client(base_url=trial.url, timeout=60, transport=transport, headers=headers) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def slug(trial: Trial) -> str:
+    return trial.organization().slug
+
+
+@pytest.fixture(scope="module")
+def members(trial: Trial, slug: str) -> Iterator[str]:
+    names = [f"sso-{uuid4().hex[:8]}" for _ in range(14)]
+    trial.accounts([*names, STRANGER])
+    trial.python(MEMBERS.format(slug=slug, names=names))
+    return iter(names)
+
+
+@pytest.fixture(scope="module")
+def somebody(members: Iterator[str]) -> str:
+    """A member whom nothing signs in."""
+    return next(members)
+
+
+@pytest.fixture
+def provider(trial: Trial) -> Iterator[OpenIdProvider]:
+    """Honest before each test."""
+    assert trial.provider is not None
+    trial.provider.honest()
+    yield trial.provider
+    trial.provider.honest()
+
+
+@pytest.fixture
+def name(members: Iterator[str], provider: OpenIdProvider) -> str:
+    """A member whom the provider signs in."""
+    found = next(members)
+    provider.person = person(found)
+    return found
+
+
+def person(name: str, **more: Any) -> dict[str, Any]:
+    return {"sub": f"subject-of-{name}", "email": f"{name}@example.com", "email_verified": True, **more}
+
+
+def go(client: httpx.Client, next_url: str = "") -> httpx.Response:
+    """Press the button, and follow until the provider sends the browser back; gives the answer to that."""
+    page = client.get("/auth/login/", params={"next": next_url} if next_url else {})
+    button = re.search(r'href="(/auth/login/corporate[^"]*)"[^>]*>Sign in with Corporate<', page.text)
+    assert button, page.text
+    there = client.get(button[1].replace("&amp;", "&"))
+    assert there.status_code == 302, there.text
+    with httpx.Client(timeout=60) as elsewhere:
+        back = elsewhere.get(there.headers["location"])
+    return client.get(back.headers["location"])
+
+
+def is_signed_in(client: httpx.Client) -> bool:
+    """As a browser finds out: by Airflow's first page, which gives the token."""
+    client.get("/auth/")
+    return client.get("/bridge/me").status_code == 200
+
+
+def refused(client: httpx.Client, answer: httpx.Response) -> str:
+    """What the sign-in page tells whoever was refused."""
+    assert (answer.status_code, urlsplit(answer.headers["location"]).path) == (302, "/auth/login/"), answer.text
+    assert not is_signed_in(client)
+    return client.get("/auth/login/").text
+
+
+def events(trial: Trial, slug: str, name: str, action: str) -> list[dict[str, Any]]:
+    listed = trial.bridge("audit", "list", "-o", slug, "--action", action, "--actor", name, "--json")
+    found: list[dict[str, Any]] = json.loads(listed.stdout)
+    return found
+
+
+def test_a_member_signs_in_and_the_trail_tells_of_it(
+    trial: Trial, slug: str, name: str, provider: OpenIdProvider
+) -> None:
+    with browser(trial) as client:
+        answer = go(client, "/bridge/me")
+        assert (answer.status_code, urlsplit(answer.headers["location"]).path) == (302, "/bridge/me")
+        assert is_signed_in(client)
+        me = client.get("/bridge/me").json()
+        assert me["user_name"] == name
+        assert slug in json.dumps(me)
+        assert client.get("/ui/dags").status_code == 200
+        assert client.get("/auth/oauth-authorized/corporate?code=x&state=y").status_code == 302
+        trial.bridge("person", "end-sessions", name)
+        assert client.get("/bridge/me").status_code == 401
+        assert not is_signed_in(client)
+        # The second time by the subject: the address may have changed there, and is another account's here.
+        provider.person = person(name, email=f"{STRANGER}@example.com")
+        go(client)
+        assert is_signed_in(client)
+        assert client.get("/bridge/me").json()["user_name"] == name
+    told = events(trial, slug, name, "sign_in.succeeded")
+    assert [each["details"]["provider"] for each in told] == ["corporate"] * 2
+    assert str(told[0]["address"]).startswith("127.0.3.")
+    assert len(events(trial, slug, name, "identity.linked")) == 1
+
+
+def claims(**changed: Any) -> Callable[[OpenIdProvider], None]:
+    """An ID token with these claims; None: without."""
+
+    def lie(provider: OpenIdProvider) -> None:
+        provider.lie = lambda given: {
+            key: value for key, value in {**given, **changed}.items() if value is not None
+        }
+
+    lie.__name__ = ",".join(f"{key}={value}" for key, value in changed.items())
+    return lie
+
+
+def unsigned(provider: OpenIdProvider) -> None:
+    provider.algorithm, provider.key = "none", None
+
+
+def by_the_public_key(provider: OpenIdProvider) -> None:
+    provider.algorithm, provider.key = "HS256", json.dumps(provider.public_key()).encode()
+
+
+def by_the_client_secret(provider: OpenIdProvider) -> None:
+    provider.algorithm, provider.key = "HS256", provider.client_secret.encode()
+
+
+def expired(provider: OpenIdProvider) -> None:
+    provider.lie = lambda given: {**given, "iat": given["iat"] - 3600, "exp": given["exp"] - 3600}
+
+
+def from_the_future(provider: OpenIdProvider) -> None:
+    provider.lie = lambda given: {**given, "iat": given["iat"] + 3600, "exp": given["exp"] + 3600}
+
+
+def by_another_key(provider: OpenIdProvider) -> None:
+    provider.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def with_another_state(provider: OpenIdProvider) -> None:
+    provider.answer_state = "another-browsers"
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        (with_another_state, "mismatching_state"),
+        (unsigned, "Algorithm of 'none' is not allowed"),
+        (by_the_public_key, "Algorithm of 'HS256' is not allowed"),
+        (by_the_client_secret, "Algorithm of 'HS256' is not allowed"),
+        (by_another_key, "bad_signature"),
+        (claims(nonce="of-another-request"), "nonce"),
+        (claims(nonce=None), "nonce"),
+        (claims(aud="another-client"), "aud"),
+        (claims(aud=None), "aud"),
+        (claims(aud=["bridge", "another-client"]), "azp"),
+        (claims(iss="https://login.example.com"), "iss"),
+        (claims(iss=None), "iss"),
+        (expired, "expired"),
+        (claims(exp=None), "exp"),
+        (from_the_future, "issued in the future"),
+        (claims(sub=None), "sub"),
+        (claims(email_verified=False), "has not verified"),
+        (claims(email_verified=None), "has not verified"),
+        (claims(email_verified="yes"), "has not verified"),
+        (claims(email="somebody@elsewhere.example"), "does not speak for"),
+        (claims(email="somebody@sub.example.com"), "does not speak for"),
+        (claims(email="nobody-invited@example.com"), "was not invited"),
+        (claims(email=f"{STRANGER}@example.com"), "belongs to no organization"),
+    ],
+)
+def test_what_does_not_hold_signs_nobody_in(
+    trial: Trial, somebody: str, provider: OpenIdProvider, lie: Callable[[OpenIdProvider], None], why: str
+) -> None:
+    provider.person = person(somebody, sub=f"of-nobody-yet-{uuid4().hex}")
+    lie(provider)
+    with browser(trial) as client:
+        assert "was refused" in refused(client, go(client))
+    [*_, last] = re.findall(r"a sign-in by corporate was refused: (.*?) \[", trial.log("api-server"))
+    assert why in last
+
+
+def test_what_another_browser_began_is_not_taken(trial: Trial, name: str, provider: OpenIdProvider) -> None:
+    with browser(trial) as attacker, browser(trial) as victim:
+        there = attacker.get("/auth/login/corporate")
+        with httpx.Client() as elsewhere:
+            back = elsewhere.get(there.headers["location"])
+        assert "was refused" in refused(victim, victim.get(back.headers["location"]))
+        assert provider.tokens == 0, "the code is not even shown to the provider"
+        query = parse_qs(urlsplit(there.headers["location"]).query)
+        assert {"state", "nonce", "code_challenge"} <= set(query)
+
+
+def test_who_is_somebody_at_the_provider_already_is_not_somebody_elses_there(
+    trial: Trial, slug: str, name: str, provider: OpenIdProvider
+) -> None:
+    with browser(trial) as client:
+        go(client)
+        assert is_signed_in(client)
+    # The address was given to somebody new there.
+    provider.person = person(name, sub="whoever-has-the-address-now")
+    with browser(trial) as client:
+        assert "was refused" in refused(client, go(client))
+    assert events(trial, slug, name, "sign_in.failed")[0]["details"]["why"].startswith("the account is linked")
+    trial.bridge("person", "unlink", name)
+    with browser(trial) as client:
+        go(client)
+        assert is_signed_in(client)
+
+
+def test_who_was_invited_joins_by_his_verified_address(trial: Trial, slug: str, provider: OpenIdProvider) -> None:
+    name = f"sso-{uuid4().hex[:8]}"
+    trial.python(INVITE.format(slug=slug, email=f"{name}@example.com"))
+    provider.person = person(name, email_verified=False)
+    with browser(trial) as client:
+        assert "was refused" in refused(client, go(client))
+        provider.person = person(name, given_name="Ines", family_name="Vited")
+        go(client)
+        assert is_signed_in(client)
+        me = client.get("/bridge/me")
+        assert me.json()["user_name"] == f"{name}@example.com"
+        assert slug in me.text
+
+
+def test_the_deactivated_do_not_sign_in(trial: Trial, slug: str, name: str, provider: OpenIdProvider) -> None:
+    trial.python(DEACTIVATE.format(name=name))
+    with browser(trial) as client:
+        assert "was refused" in refused(client, go(client))
+    assert events(trial, slug, name, "sign_in.failed")[0]["details"]["why"] == "the account is not active"
+
+
+def test_the_second_factor_and_the_lockout_hold_here_too(
+    trial: Trial, slug: str, name: str, provider: OpenIdProvider
+) -> None:
+    code = pyotp.TOTP(trial.python(ENROL.format(name=name)).split()[-1])
+    with browser(trial, "127.0.3.200") as client:
+        asked = go(client)
+        assert "Code of your authenticator app" in asked.text
+        assert not is_signed_in(client)
+        go(client)
+        asked = go(client)
+        form = {"username": name, "csrf_token": re.search(r'name="csrf_token" value="([^"]+)"', asked.text)[1]}  # type: ignore[index]
+        action = re.search(r'<form class="form" action="([^"]+)"', asked.text)
+        assert action
+        for number in range(4):
+            assert client.post(action[1], data={**form, "code": f"{number:06}"}).status_code == 200
+        right = client.post(action[1], data={**form, "code": code.at(int(time.time()) + 30)})
+        assert right.status_code == 302
+        assert is_signed_in(client)
+    with browser(trial, "127.0.3.201") as client:
+        asked = go(client)
+        form["csrf_token"] = re.search(r'name="csrf_token" value="([^"]+)"', asked.text)[1]  # type: ignore[index]
+        for number in range(5):
+            assert client.post(action[1], data={**form, "code": f"{number:06}"}).status_code == 200
+        locked = go(client)
+        assert locked.status_code == 429
+        assert 0 < int(locked.headers["retry-after"]) <= 900
+        assert "Too many sign-ins failed" in locked.text
+    assert events(trial, slug, name, "sign_in.succeeded")[0]["details"]["way"] == "identity provider"
+
+
+def test_an_address_that_only_the_userinfo_endpoint_tells_is_taken_of_the_same_subject(
+    trial: Trial, name: str, provider: OpenIdProvider
+) -> None:
+    told = provider.person
+    provider.person = {"sub": told["sub"]}
+    with browser(trial) as client:
+        provider.at_userinfo = {**told, "sub": "somebody-else"}
+        assert "was refused" in refused(client, go(client))
+        provider.at_userinfo = told
+        go(client)
+        assert is_signed_in(client)
+
+
+def test_refusals_are_counted_by_address(trial: Trial) -> None:
+    with browser(trial, "127.0.3.202") as client:
+        answers = [client.get("/auth/oauth-authorized/corporate?code=x&state=y").status_code for _ in range(21)]
+    assert answers == [302] * 20 + [429]
+
+
+def test_a_provider_that_is_none_begins_nothing(trial: Trial) -> None:
+    with browser(trial) as client:
+        for path in ("/auth/login/another", "/auth/oauth-authorized/another?code=x&state=y"):
+            assert urlsplit(client.get(path).headers["location"]).path == "/auth/login/"
+        assert "There is no such provider" in client.get("/auth/login/").text
