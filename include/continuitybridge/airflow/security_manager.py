@@ -11,7 +11,7 @@ from airflow.providers.fab.www.views import redirect
 from flask import current_app, flash, g, has_request_context, request, session
 from flask_appbuilder.exceptions import PasswordComplexityValidationError
 from flask_login import user_logged_in
-from jinja2 import ChoiceLoader, PackageLoader
+from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
 
 from continuitybridge.airflow import user_changes
 from continuitybridge.airflow.sign_in_view import SignInView
@@ -48,7 +48,8 @@ class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
         user_changes.install()
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         own = PackageLoader("continuitybridge.airflow")
-        app.jinja_loader = ChoiceLoader([own, *([app.jinja_loader] if app.jinja_loader else [])])
+        shared = PrefixLoader({"sign_in": PackageLoader("continuitybridge.sign_in")})
+        app.jinja_loader = ChoiceLoader([own, shared, *([app.jinja_loader] if app.jinja_loader else [])])
         app.register_error_handler(BridgeError, _refused)
         user_logged_in.connect(_remember_stamp, app)
         self.identity_providers = Providers()

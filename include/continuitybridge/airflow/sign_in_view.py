@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from airflow.providers.fab.www.views import get_safe_url, redirect
-from flask import current_app, flash, g, request, session, url_for
+from flask import current_app, flash, g, get_flashed_messages, render_template, request, session, url_for
 from flask_appbuilder import expose
 from flask_appbuilder.security.forms import LoginForm_db
 from flask_appbuilder.security.views import AuthDBView
@@ -17,9 +17,11 @@ from continuitybridge import mail
 from continuitybridge.actor import current_actor
 from continuitybridge.airflow.single_sign_on import ProviderFailed
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
+from continuitybridge.browser_headers import PAGES
 from continuitybridge.errors import BridgeError
 from continuitybridge.sign_in import attempt, events, identities, second_factor
 from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
+from continuitybridge.sign_in.letters import PREFIX
 
 PENDING = "_bridge_pending"
 NEXT = "_bridge_next"
@@ -64,14 +66,14 @@ class SignInView(AuthDBView):
         session.pop(PENDING, None)
         found = self.appbuilder.sm.identity_providers.get(provider)
         if found is None:
-            return self._refused("There is no such provider.")
+            return self._refused("There is no such provider")
         next_url = request.args.get("next", "")
         session[NEXT] = next_url
         try:
             return self.appbuilder.sm.identity_providers.begin(found)
         except ProviderFailed as error:
             log.error("%s", error.detail)
-            return self._refused(f"{found.label or found.name} does not answer as it should: try again later.")
+            return self._refused(f"{found.label or found.name} does not answer as it should: try again later")
 
     @expose("/oauth-authorized/<provider>")
     def come_back(self, provider: str) -> Any:
@@ -81,7 +83,7 @@ class SignInView(AuthDBView):
             return redirect(self.appbuilder.get_url_for_index)
         found = self.appbuilder.sm.identity_providers.get(provider)
         if found is None:
-            return self._refused("There is no such provider.")
+            return self._refused("There is no such provider")
         from continuitybridge.airflow.accounts import AirflowAccounts
 
         failures, address = Failures.open(), current_actor().address or ""
@@ -92,7 +94,7 @@ class SignInView(AuthDBView):
             account = identities.account_of(claims, found, AirflowAccounts())
         except BridgeError as error:
             log.warning("a sign-in by %s was refused: %s", found.name, error.detail)
-            return self._refused(f"{found.shown} was refused. Ask your administrator for an invitation.")
+            return self._refused(f"{found.shown} was refused. Ask your administrator for an invitation")
         failures.give_back(LINKS_OF_ADDRESS, address)
         who = account.user_name.casefold(), address
         if wait_s := failures.begin(*who):
@@ -121,7 +123,7 @@ class SignInView(AuthDBView):
         return redirect(self.appbuilder.get_url_for_login)
 
     def _too_many(self, wait_s: int) -> Any:
-        flash("Too many sign-ins failed: try again later.", "warning")
+        flash("Too many sign-ins failed: try again later", "warning")
         answer = self._sign_in_page(LoginForm_db())
         answer.status_code, answer.headers["Retry-After"] = 429, str(wait_s)
         return answer
@@ -132,7 +134,7 @@ class SignInView(AuthDBView):
         if user is None or not user.is_active or pending["until"] < time.time() or not holds(pending[CLAIM], user):
             session.pop(PENDING, None)
             attempt.undecided()
-            flash("Too late: sign in once more.", "warning")
+            flash("Too late: sign in once more", "warning")
             return redirect(self.appbuilder.get_url_for_login_with(""))
         # Failures are counted by the name beside the code.
         name = request.form.get("username", "").strip().lower()
@@ -166,8 +168,10 @@ class SignInView(AuthDBView):
         return self._uncached(self.login_template, form=form, by_mail=mail.is_set_up(), providers=providers)
 
     def _uncached(self, template: str, **content: Any) -> Any:
-        answer = current_app.make_response(
-            self.render_template(template, title=self.title, appbuilder=self.appbuilder, **content)
-        )
+        # FAB's sentences come with a full stop, ours without.
+        problem = ". ".join(str(each).rstrip(".") for each in get_flashed_messages())
+        answer = current_app.make_response(render_template(template, here=PREFIX, problem=problem, **content))
+        for name, value in PAGES:
+            answer.headers[name.decode()] = value.decode()
         answer.headers["Cache-Control"] = "no-store"
         return answer
