@@ -46,7 +46,7 @@ test: setup-dev ## run the whole test suite, with state, databases and ports of 
 bench: setup-dev ## take every figure and print it beside what is to be reached (make bench ARGS=compile)
 	@.venv/bin/python -m benchmarks $(ARGS)
 
-mutation: setup-dev ## change the code that guards something, and count the changes that no test notices (make mutation ARGS=verification)
+mutation: setup-dev ## change the code that guards something, and count the changes that no test notices (make mutation ARGS=vault)
 	@.venv/bin/python tests/mutation $(ARGS)
 
 chaos: setup-dev ## kill processes at random under load, and prove that no message was lost (make chaos ARGS='--count 2000')
