@@ -5,25 +5,34 @@ wrote down, so each of them reaches the addresses below only, with its own ids i
 there, also an address that a later version of Airflow adds. Connections and variables are the secrets backend's to
 answer (`secrets`). Tasks of Python DAGs, which are platform code, pass.
 
-Whose task asks is read from its token before Airflow verifies it: a token that does not hold is refused by Airflow
-whatever it says, and one that holds says the truth.
+The token is verified first, as Airflow does it afterwards: whoever forged one costs no look-up.
+
+A task's own addresses take bodies, and the body of how it ended could name others' things: assets that it brought
+up to date, a class for the triggerer to run. A flow's task has none of these (`compiler`), so its body may not
+either.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import OrderedDict
+from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import jwt
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.tokens import JWTValidator
 
 _PREFIX = "/execution/"
 _KEPT = 10_000
 """Tasks whose DAG is remembered: it never changes."""
-_BY_TASK = frozenset({"task-instances", "task-reschedules", "hitlDetails", "connection-tests"})
+_BY_TASK = frozenset({"task-instances", "task-reschedules"})
 """Addresses that name a task next."""
 _BY_DAG = frozenset({"dags", "dag-runs", "xcoms"})
 """Addresses that name a DAG next."""
@@ -35,6 +44,16 @@ _QUERIED = frozenset(
 )
 """Addresses that name a DAG in their query."""
 
+_ENDINGS = frozenset(
+    {"success", "failed", "skipped", "removed", "upstream_failed", "up_for_retry", "up_for_reschedule"}
+)
+"""States that a flow's task may tell of itself."""
+_OF_AN_ENDING = frozenset(
+    {"state", "end_date", "rendered_map_index", "reschedule_date", "retry_delay_seconds", "retry_reason"}
+)
+_NAMES_ASSETS = ("task_outlets", "outlet_events")
+_MAX_ENDING_BYTES = 65_536
+
 
 class ExecutionFenceMiddleware:
     """ASGI middleware of the whole api-server; costs requests outside `/execution` one comparison."""
@@ -44,25 +63,35 @@ class ExecutionFenceMiddleware:
         self._dags: OrderedDict[UUID, str | None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _PREFIX not in scope["path"] or await self._may(scope):
+        if scope["type"] != "http" or _PREFIX not in scope["path"]:
             await self.app(scope, receive, send)
-        else:
-            await _not_there(send)
-
-    async def _may(self, scope: Scope) -> bool:
+            return
         path = scope["path"].partition(_PREFIX)[2]
-        task = _claimed_task(scope)
-        if task is None or path.startswith("health"):
+        token = _bearer(scope)
+        if token is None or path.startswith("health"):
             # Airflow refuses it, or tells it nothing.
-            return True
+            await self.app(scope, receive, send)
+            return
+        task = await _task_of(token)
+        if task is None:
+            await _answer(send, 403, {"detail": "Invalid auth token"})
+            return
         segments = path.split("/")
-        if _is_about_task(segments, task):
-            return True
-        known, dag_id = await self._flow_of(task)
-        if not known:
-            # A former try of a task, or none at all.
-            return False
-        return dag_id is None or _is_about_dag(scope, path, segments, dag_id)
+        if not _is_about_task(segments, task):
+            known, dag_id = await self._flow_of(task)
+            # Who is not known is a former try of a task, or none at all.
+            if known and (dag_id is None or _is_about_dag(scope, path, segments, dag_id)):
+                await self.app(scope, receive, send)
+            else:
+                await _not_there(send)
+        elif segments[2:3] == ["state"] and scope["method"] == "PATCH" and (await self._flow_of(task))[1]:
+            body = await _body(receive)
+            if body is None or not _is_an_ending(body):
+                await _not_there(send)
+            else:
+                await self.app(scope, _replay(body, receive), send)
+        else:
+            await self.app(scope, receive, send)
 
     async def _flow_of(self, task: UUID) -> tuple[bool, str | None]:
         """Whether there is such a task, and the DAG of it if that is a flow's."""
@@ -98,17 +127,73 @@ def _is_about_dag(scope: Scope, path: str, segments: list[str], dag_id: str) -> 
     return segments[0] in _BY_DAG and segments[1:2] == [dag_id]
 
 
-def _claimed_task(scope: Scope) -> UUID | None:
-    """The task that the request says it is of. Of several headers of the name the first counts, as in Airflow."""
+def _is_an_ending(body: bytes) -> bool:
+    """Whether a flow's task may say that of itself. Read as Airflow reads it."""
+    try:
+        given = json.loads(body)
+    except ValueError:
+        return False
+    if not isinstance(given, dict) or given.get("state") not in _ENDINGS:
+        return False
+    return not any(given.pop(name, None) for name in _NAMES_ASSETS) and given.keys() <= _OF_AN_ENDING
+
+
+def _bearer(scope: Scope) -> str | None:
+    """Of several headers of the name the first counts, as in Airflow."""
     value = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, token = value.decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer":
-        return None
+    return token if scheme.lower() == "bearer" else None
+
+
+async def _task_of(token: str) -> UUID | None:
+    """The task whose token it is; None where it does not hold."""
     try:
-        claims = jwt.decode(token, options={"verify_signature": False})
+        claims = await _validator().avalidated_claims(token, {})
         return UUID(str(claims.get("sub")))
     except (jwt.PyJWTError, ValueError):
         return None
+
+
+@cache
+def _validator() -> JWTValidator:
+    """As that of Airflow's own application."""
+    from airflow.api_fastapi.auth.tokens import JWTValidator, get_sig_validation_args
+    from airflow.configuration import conf
+
+    issuer = conf.get("api_auth", "jwt_issuer", fallback=None)
+    return JWTValidator(
+        required_claims=frozenset({"aud", "exp", "iat", *(("iss",) if issuer else ())}),
+        issuer=issuer,
+        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience"),
+        **get_sig_validation_args(make_secret_key_if_needed=False),
+    )
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None where it is too large, or the caller is gone."""
+    parts = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts += message.get("body", b"")
+        if len(parts) > _MAX_ENDING_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return bytes(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 def _look_up(task: UUID) -> tuple[bool, str | None]:
@@ -130,7 +215,11 @@ def _look_up(task: UUID) -> tuple[bool, str | None]:
 
 
 async def _not_there(send: Send) -> None:
-    body = orjson.dumps({"detail": {"reason": "not_found", "message": "this is not there for this task"}})
+    await _answer(send, 404, {"detail": {"reason": "not_found", "message": "this is not there for this task"}})
+
+
+async def _answer(send: Send, status: int, content: object) -> None:
+    body = orjson.dumps(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -190,9 +190,20 @@ def test_a_forged_expired_or_foreign_token_opens_nothing_and_a_true_one_its_own_
 
     task_id = next(each["task_id"] for each in tasks(own, running) if each["state"] == "running")
     task = tasks(other, foreign)[0]["id"]
+    own_task = next(each["id"] for each in tasks(own, running) if each["state"] == "running")
+    asset = f"bridge://{theirs.slug}/prod/order"
+    outlet = {"name": asset, "uri": asset, "type": "Asset"}
+    event = {"dest_asset_key": {"name": asset, "uri": asset}, "extra": {}}
+    success = {"state": "success", "end_date": "2026-01-01T00:00:00Z"}
+    deferred = {"state": "deferred", "classpath": "subprocess.Popen", "next_method": "execute"}
 
-    def call(method: str, path: str, given: str = token, **more: Any) -> int:
-        headers = {"Authorization": f"Bearer {given}"}
+    def events() -> int:
+        return int(trial.api("GET", "/assets/events").json()["total_entries"])
+
+    before = events()
+
+    def call(method: str, path: str, given: str = token, headers: Any = None, **more: Any) -> int:
+        headers = {"Authorization": f"Bearer {given}"} | (headers or {})
         answer = httpx.request(method, f"{trial.url}/execution/{path}", headers=headers, timeout=60, **more)
         return answer.status_code
 
@@ -201,6 +212,9 @@ def test_a_forged_expired_or_foreign_token_opens_nothing_and_a_true_one_its_own_
     for what, bad in json.loads(trial.python(FORGED.format(token=token)).splitlines()[-1]).items():
         for path in paths:
             assert call("GET", path, bad) in (401, 403, 404), (what, path)
+        # Before it is looked at what it asks for.
+        expected = 404 if what == "of nobody" else 403
+        assert call("GET", f"dag-runs/{other}/{foreign}/state", bad) == expected, what
     beginning = f"xcoms/{own}/{running}/{task_id}"
     assert call("POST", f"{beginning}/mark", json="x") == 201
     assert call("GET", f"{beginning}/mark") == 200
@@ -222,9 +236,29 @@ def test_a_forged_expired_or_foreign_token_opens_nothing_and_a_true_one_its_own_
         ("GET", "assets/by-name", {"params": {"name": "x"}}),
         ("GET", "asset-events/by-asset", {"params": {"name": "x"}}),
         ("GET", "an-address-of-tomorrow", {}),
+        ("POST", f"dag-runs/{other}/{foreign}/clear", {}),
+        ("DELETE", f"xcoms/{other}/{foreign}/{task_id}/mark", {}),
+        ("PUT", "store/asset/by-name/value", {"params": {"name": asset}, "json": {"value": "x"}}),
+        ("POST", f"hitlDetails/{own_task}", {"json": {"ti_id": task, "options": ["a"], "subject": "x"}}),
+        ("PATCH", f"task-instances/{own_task}/state", {"json": success | {"task_outlets": [outlet]}}),
+        ("PATCH", f"task-instances/{own_task}/state", {"json": success | {"outlet_events": [event]}}),
+        ("PATCH", f"task-instances/{own_task}/state", {"json": success | {"of_tomorrow": 1}}),
+        ("PATCH", f"task-instances/{own_task}/state", {"json": deferred}),
+        ("PATCH", f"task-instances/{own_task}/state", {"content": b"x" * 100_000}),
+        # Read as what it is, in whatever encoding.
+        (
+            "PATCH",
+            f"task-instances/{own_task}/state",
+            {
+                "content": json.dumps(success | {"task_outlets": [outlet]}).encode("utf-16"),
+                "headers": {"content-type": "application/json"},
+            },
+        ),
     ):
         assert call(method, path, **more) == 404, (method, path)
     assert "made" not in {run["dag_run_id"] for run in trial.runs(other)}
+    assert events() == before
+    assert [each["state"] for each in tasks(own, running) if each["id"] == own_task] == ["running"]
     gate.open.set()
     settled(mine, message_id)
 
