@@ -199,7 +199,7 @@ def show(name: str, organization: str, environment: str) -> None:
     from continuitybridge import secrets
     from continuitybridge.vault import Keyring
 
-    found = secrets.stored(options.organization_id(organization), environment, name, Keyring.open())
+    found = secrets.show(options.organization_id(organization), environment, name, Keyring.open())
     options.print_table(("field", "value"), [("type", found.TYPE), *found.shown().items()])
 
 

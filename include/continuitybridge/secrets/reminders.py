@@ -49,10 +49,13 @@ WHERE reason IS NOT NULL ORDER BY at, environment, name
 
 
 def due(organization_id: UUID) -> list[DueSecret]:
-    """What is due, the most urgent first. Disabled secrets are not."""
-    with database.tenant(organization_id) as connection, connection.cursor(row_factory=class_row(DueSecret)) as c:
-        c.execute(_DUE.replace("FOR UPDATE OF s SKIP LOCKED", ""), _given(organization_id))
-        return c.fetchall()
+    """What is due, the most urgent first. Disabled secrets are not. That somebody looked stands in the trail."""
+    with database.tenant(organization_id) as connection:
+        with connection.cursor(row_factory=class_row(DueSecret)) as cursor:
+            cursor.execute(_DUE.replace("FOR UPDATE OF s SKIP LOCKED", ""), _given(organization_id))
+            found = cursor.fetchall()
+        record(connection, organization_id, "secret.listed", "")
+    return found
 
 
 def remind(organization_id: UUID, keys: Cipher | None = None) -> int:

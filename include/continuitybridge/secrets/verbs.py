@@ -235,9 +235,12 @@ def remove(organization_id: UUID, environment: str, name: str, by: str) -> None:
 
 
 def list_secrets(organization_id: UUID, environment: str | None = None) -> list[StoredSecret]:
-    """The organization's secrets without their values, by environment and name."""
+    """The organization's secrets without their values, by environment and name. That they were looked at stands in
+    the trail."""
     with database.tenant(organization_id) as connection:
-        return _select(connection, {"organization": organization_id, "environment": environment, "name": None})
+        found = _select(connection, {"organization": organization_id, "environment": environment, "name": None})
+        record(connection, organization_id, "secret.listed", "", environment=environment)
+    return found
 
 
 def get(organization_id: UUID, environment: str, name: str) -> StoredSecret:
@@ -247,7 +250,7 @@ def get(organization_id: UUID, environment: str, name: str) -> StoredSecret:
 
 
 def versions(organization_id: UUID, environment: str, name: str) -> list[SecretVersion]:
-    """Its versions, the newest first; raises `NotFound`."""
+    """Its versions, the newest first; that they were looked at stands in the trail. Raises `NotFound`."""
     place = {"organization": organization_id, "environment": environment, "name": name}
     with database.tenant(organization_id) as connection:
         current = _one(connection, place).version
@@ -257,7 +260,19 @@ def versions(organization_id: UUID, environment: str, name: str) -> list[SecretV
                 f" FROM bridge.secret_versions WHERE {_PLACE} ORDER BY version DESC",
                 {**place, "current": current},
             )
-            return cursor.fetchall()
+            found = cursor.fetchall()
+        record(connection, organization_id, "secret.listed", name, environment=environment)
+    return found
+
+
+def show(
+    organization_id: UUID, environment: str, name: str, keys: Cipher
+) -> types.SecretValue | references.Referred:
+    """As `stored`, for a person who looks at what of it is no secret: that stands in the trail."""
+    found = stored(organization_id, environment, name, keys)
+    with database.tenant(organization_id) as connection:
+        record(connection, organization_id, "secret.shown", name, environment=environment)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

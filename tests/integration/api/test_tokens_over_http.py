@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import httpx
@@ -110,3 +110,39 @@ def test_an_authorization_server_that_never_answers_holds_few_requests_and_keeps
     assert sorted(statuses) == [200] * 2 + [429] * 4
     assert refresh(0).status_code == 200
     assert len(provider.grants()) == 3
+
+
+def test_when_others_have_all_seats_an_organization_is_told_to_come_again_and_nobody_is_asked(
+    make_organization: Callable[[], Organization], provider: TokenServer, sign_in: SignIn
+) -> None:
+    waiting = [make_organization() for _ in range(4)]
+    last = make_organization()
+    for each in (*waiting, last):
+        for name in ("erp", "shop"):
+            connections.put(each.organization_id, "dev", name, provider.oauth(), "test")
+    people = {each: sign_in({each: "customer_admin"}) for each in (*waiting, last)}
+    asked, answers = threading.Semaphore(0), threading.Event()
+
+    def silent(_: Call) -> None:
+        asked.release()
+        answers.wait(30)
+
+    provider.before = silent
+
+    def refresh(organization: Organization, name: str) -> httpx.Response:
+        return people[organization].post(f"/bridge/tokens/dev/{name}/refresh")
+
+    with ThreadPoolExecutor(8) as pool:
+        try:
+            held = [pool.submit(refresh, each, name) for each in waiting for name in ("erp", "shop")]
+            assert all(asked.acquire(timeout=20) for _ in held)
+            refused = refresh(last, "erp")
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            assert refused.headers["retry-after"] == "5"
+            assert len(provider.grants()) <= 8
+            assert people[last].get("/bridge/tokens").status_code == 200
+        finally:
+            answers.set()
+        assert [each.result().status_code for each in held] == [200] * 8
+    assert refresh(last, "erp").status_code == 200
+    assert len(provider.grants()) == 9

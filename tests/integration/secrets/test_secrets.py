@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from continuitybridge import database, secrets
+from continuitybridge.actor import Actor, acting
 from continuitybridge.audit import reading
 from continuitybridge.audit.reading import Filter
 from continuitybridge.cli import bridge
@@ -258,3 +260,37 @@ def test_the_command_line_does_all_of_it(organization: Organization, tmp_path: P
     run("remove", "shop", *place)
     assert json.loads(run("list", "-o", organization.slug, "--json").output) == []
     assert "kafka" in run("types").output
+
+
+def test_whoever_looks_at_secrets_leaves_one_event_each_time(organization: Organization, keyring: Keyring) -> None:
+    o = organization.organization_id
+    put(organization, "pin", "value")
+    put(organization, "pun", "value")
+    with acting(Actor("user", "anna")):
+        secrets.list_secrets(o)
+        secrets.list_secrets(o, "dev")
+        secrets.versions(o, "dev", "pin")
+        secrets.due(o)
+        assert secrets.show(o, "dev", "pin", keyring).TYPE == "custom"
+    found = [(each.action, each.target, each.environment, each.actor) for each in seen(o, keyring)]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("secret.listed", "", None, "anna"),
+            ("secret.listed", "", None, "anna"),
+            ("secret.listed", "", "dev", "anna"),
+            ("secret.listed", "pin", "dev", "anna"),
+            ("secret.shown", "pin", "dev", "anna"),
+        ],
+        key=str,
+    )
+    with pytest.raises(NotFound):
+        secrets.versions(o, "dev", "other")
+    assert len(seen(o, keyring)) == 5
+
+
+def seen(organization_id: UUID, keyring: Keyring) -> list[reading.Event]:
+    """Events of looking at secrets."""
+    actions = ("secret.listed", "secret.shown")
+    return [
+        each for name in actions for each in reading.search(organization_id, Filter(action=name), keys=keyring)
+    ]
