@@ -278,11 +278,11 @@ def test_a_cookie_changes_something_from_the_platforms_own_pages_only(trial: Tri
 
 
 def test_every_answer_tells_browsers_to_be_careful(trial: Trial) -> None:
-    for path in ("/", "/auth/login/", "/api/v2/monitor/health", "/api/v2/dags", "/static/pin_32.png"):
+    for path in ("/", "/auth/users/list/", "/api/v2/monitor/health", "/api/v2/dags", "/static/pin_32.png"):
         headers = httpx.get(trial.url + path, timeout=60).headers
         assert headers["content-security-policy"] == "frame-ancestors 'self'; object-src 'none'", path
         assert headers["x-content-type-options"] == "nosniff", path
-    for path in ("/bridge/health/live", "/bridge/me", "/bridge/hooks/none/prod/such"):
+    for path in ("/bridge/health/live", "/bridge/me", "/bridge/hooks/none/prod/such", "/auth/login/"):
         headers = httpx.get(trial.url + path, timeout=60).headers
         assert "default-src 'none'" in headers["content-security-policy"], path
         assert headers["referrer-policy"] == "same-origin", path
