@@ -101,12 +101,17 @@ def _person(
 
 def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
     """Make unreadable what the trail says of a person, for ever, and tell of it in the same transaction; the chain
-    goes on holding. Returns under how many ids he stood in it; acting again, he is somebody new."""
+    goes on holding. In traces of messages "erased" stands for his name then. Returns under how many ids he stood
+    in the trail; acting again, he is somebody new."""
     with database.tenant(organization_id) as connection:
         ids = subjects.ids_of_name(connection, organization_id, name, keys)
     with database.platform() as connection:
+        connection.execute("SET LOCAL statement_timeout = 0")
+        [(messages,)] = connection.execute(
+            "SELECT bridge.erase_from_traces(%s, %s)", (organization_id, name)
+        ).fetchall()
         erased = subjects.erase(connection, organization_id, ids)
-        told = {"subjects": erased}
+        told = {"subjects": erased, "messages": messages}
         record(connection, organization_id, "audit.person_erased", "", details=told, keys=keys)
     return erased
 

@@ -18,11 +18,27 @@ def group() -> None:
 @click.option(
     "--max-organizations", type=click.IntRange(0), help="How many may belong to it. Without it: any number."
 )
-def set_(account: str, name: str, max_organizations: int | None) -> None:
+@click.option(
+    "--max-ecosystems", type=click.IntRange(0), help="Ecosystems of all of them together. Without it: any number."
+)
+@click.option(
+    "--max-systems",
+    type=click.IntRange(0),
+    help="Systems of all of them together, each counted in each environment. Without it: any number.",
+)
+def set_(
+    account: str, name: str, max_organizations: int | None, max_ecosystems: int | None, max_systems: int | None
+) -> None:
     """Make the account ACCOUNT, or change it."""
     from continuitybridge.organizations import accounts
 
-    accounts.put(account, name, max_organizations=max_organizations)
+    accounts.put(
+        account,
+        name,
+        max_organizations=max_organizations,
+        max_ecosystems=max_ecosystems,
+        max_systems=max_systems,
+    )
     click.echo(f"account {account}")
 
 
@@ -37,8 +53,14 @@ def list_(as_json: bool) -> None:
         options.print_json(found)
         return
     options.print_table(
-        ("account", "name", "most", "organizations"),
-        [(each.account, each.name, each.max_organizations, each.organizations) for each in found],
+        ("account", "name", "most", "ecosystems", "systems", "organizations"),
+        [
+            (
+                *(each.account, each.name, each.max_organizations, each.max_ecosystems, each.max_systems),
+                each.organizations,
+            )
+            for each in found
+        ],
     )
 
 

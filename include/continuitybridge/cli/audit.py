@@ -171,7 +171,8 @@ def new_signing_key(yes: bool) -> None:
 @options.organization
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(user: str, organization: str, yes: bool) -> None:
-    """Make unreadable, for ever, who USER was in the trail. What was done stays, and the hashes go on holding."""
+    """Make unreadable, for ever, who USER was in the trail, and take his name out of messages' traces. What was
+    done stays, and the hashes go on holding."""
     from continuitybridge.audit import erase_person
     from continuitybridge.vault.keyring import Keyring
 

@@ -7,7 +7,8 @@ import click
 
 @click.group("person")
 def group() -> None:
-    """Sessions, second factors and identities of people. Airflow makes and removes people: `airflow users`."""
+    """Sessions, second factors, identities and limits of people. Airflow makes and removes people:
+    `airflow users`."""
 
 
 @group.command("end-sessions")
@@ -44,6 +45,23 @@ def unlink(user: str) -> None:
     user = _known(user)
     count = identities.unlink(user, by=operator())
     click.echo(f"{user} is linked no more" if count else f"{user} was not linked")
+
+
+@group.command("limit")
+@click.argument("user")
+@click.option(
+    "--max-organizations",
+    type=click.IntRange(0),
+    help="How many may be assigned to him as a consultant. Without it: any number.",
+)
+def limit(user: str, max_organizations: int | None) -> None:
+    """Say how many organizations may be assigned to USER as a consultant; those that are stay."""
+    from continuitybridge.organizations import membership
+
+    membership.limit_assigned(user, max_organizations)
+    click.echo(
+        f"{user} may have {'any number of' if max_organizations is None else max_organizations} organizations"
+    )
 
 
 def _known(user: str) -> str:

@@ -34,6 +34,11 @@ most an eighth of what is left, so that a message may be refused a little before
 them run at once is each worker's to share out evenly (see [streams.md](streams.md)), and their number is limited
 by the allowance of messages.
 
+An account (`bridge account set`) limits how many organizations belong to it, and how many ecosystems and systems
+all of them together have; `bridge person limit` limits how many organizations are assigned to a consultant. Beyond
+it the assignment, the ecosystem or the system is refused in the same way, with `organizations`,
+`account_ecosystems`, `account_systems` or `assigned_organizations`.
+
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,9 @@ class ObjectStore(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there count as removed."""
+
+    def clear(self, folder: str) -> int:
+        """Remove whatever is left of a folder, the first segment of keys; returns how many objects that were."""
 
 
 class _Directory:
@@ -107,6 +111,17 @@ class _Directory:
                 except OSError:
                     break
 
+    def clear(self, folder: str) -> int:
+        top = self._root / folder
+        try:
+            left = sum(1 for each in top.rglob("*") if each.is_file())
+            shutil.rmtree(top)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise Unavailable(f"the payload store cannot be written: {error.strerror}") from error
+        return left
+
 
 def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
@@ -147,6 +162,20 @@ class _Remote:
                 continue
             except Exception as error:
                 raise Unavailable(f"the payload store did not remove an object: {type(error).__name__}") from error
+
+    def clear(self, folder: str) -> int:
+        top = f"{self._root}/{folder}"
+        try:
+            # A listing that was kept from before would not show what came since.
+            self._fs.invalidate_cache()
+            left = self._fs.find(top)
+            for each in left:
+                self._fs.rm_file(each)
+        except FileNotFoundError:
+            return 0
+        except Exception as error:
+            raise Unavailable(f"the payload store did not remove an object: {type(error).__name__}") from error
+        return len(left)
 
 
 def open_store() -> ObjectStore:

@@ -8,6 +8,7 @@ from continuitybridge.lifecycle.deletion import (
     export_directory,
     forgotten,
     request_deletion,
+    sweep,
     unforgotten,
     work,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "forgotten",
     "onboard",
     "request_deletion",
+    "sweep",
     "unforgotten",
     "work",
 ]

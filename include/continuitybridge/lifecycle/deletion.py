@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -22,7 +22,9 @@ from continuitybridge.audit import checkpoints, record
 from continuitybridge.audit.recording import TrailDamaged
 from continuitybridge.deployments import suspension
 from continuitybridge.deployments.verbs import CHANNEL, DEPLOY_LOCK
-from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from continuitybridge.inbox.objects import open_store
+from continuitybridge.inbox.offload import GRACE_S
 from continuitybridge.lifecycle import removal
 from continuitybridge.lifecycle.export import export
 from continuitybridge.organizations import Organization, verbs
@@ -141,7 +143,29 @@ def continue_deletions() -> int:
         else:
             _log.info("organization %s is deleted", found.slug)
             done += 1
+    try:
+        sweep()
+    except Unavailable as error:
+        _log.warning("what deleted organizations may have left is swept later: %s", error.detail)
     return done
+
+
+def sweep(*, after: timedelta = timedelta(seconds=GRACE_S)) -> int:
+    """Remove what is left in the payload store of organizations that were deleted so long ago: an object may have
+    been on its way while they were. Once for each; returns how many objects. Raises `Unavailable`."""
+    with database.platform() as connection:
+        due = connection.execute(
+            "SELECT organization_id FROM bridge.deletions WHERE finished_at < now() - %s AND swept_at IS NULL",
+            (after,),
+        ).fetchall()
+    left = 0
+    for (organization_id,) in due:
+        left += open_store().clear(str(organization_id))
+        with database.platform() as connection:
+            connection.execute(
+                "UPDATE bridge.deletions SET swept_at = now() WHERE organization_id = %s", (organization_id,)
+            )
+    return left
 
 
 def unforgotten() -> list[Deletion]:

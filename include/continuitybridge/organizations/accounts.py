@@ -1,4 +1,5 @@
-"""Accounts: organizations of one customer or consultancy together, and how many they may be. The platform's."""
+"""Accounts: organizations of one customer or consultancy together, how many they may be, and how many ecosystems
+and systems all of them together may have. The platform's."""
 
 from __future__ import annotations
 
@@ -18,16 +19,25 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`max_organizations` None: unlimited. `organizations` are the slugs of those that belong to it."""
+    """A limit of None: unlimited. `organizations` are the slugs of those that belong to it."""
 
     account: str
     name: str
     max_organizations: int | None
+    max_ecosystems: int | None
+    max_systems: int | None
     organizations: list[str]
 
 
-def put(account: str, name: str, *, max_organizations: int | None) -> Account:
-    """Make an account, or change one; organizations beyond a lower limit stay. Raises `ConfigurationError`."""
+def put(
+    account: str,
+    name: str,
+    *,
+    max_organizations: int | None,
+    max_ecosystems: int | None = None,
+    max_systems: int | None = None,
+) -> Account:
+    """Make an account, or change one; what is beyond a lower limit stays. Raises `ConfigurationError`."""
     if not _NAME.fullmatch(account):
         raise ConfigurationError(
             f"account {account!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter",
@@ -36,14 +46,21 @@ def put(account: str, name: str, *, max_organizations: int | None) -> Account:
         )
     if not name.strip():
         raise ConfigurationError("name must not be empty", field="name", value=name)
-    if max_organizations is not None and max_organizations < 0:
-        raise ConfigurationError("a limit is not negative", field="max_organizations", value=max_organizations)
+    limits = {
+        "max_organizations": max_organizations,
+        "max_ecosystems": max_ecosystems,
+        "max_systems": max_systems,
+    }
+    for field, limit in limits.items():
+        if limit is not None and limit < 0:
+            raise ConfigurationError("a limit is not negative", field=field, value=limit)
     with database.platform() as connection:
         connection.execute(
-            "INSERT INTO bridge.accounts (account, name, max_organizations) VALUES (%s, %s, %s)"
-            " ON CONFLICT (account) DO UPDATE SET name = excluded.name,"
-            " max_organizations = excluded.max_organizations",
-            (account, name.strip(), max_organizations),
+            "INSERT INTO bridge.accounts (account, name, max_organizations, max_ecosystems, max_systems)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (account) DO UPDATE SET name = excluded.name,"
+            " max_organizations = excluded.max_organizations, max_ecosystems = excluded.max_ecosystems,"
+            " max_systems = excluded.max_systems",
+            (account, name.strip(), *limits.values()),
         )
     return by_name(account)
 
@@ -52,7 +69,8 @@ def accounts() -> list[Account]:
     """Every account, by name."""
     with database.platform() as connection, connection.cursor(row_factory=class_row(Account)) as cursor:
         cursor.execute(
-            "SELECT a.account, a.name, a.max_organizations, array(SELECT o.slug FROM bridge.organizations o"
+            "SELECT a.account, a.name, a.max_organizations, a.max_ecosystems, a.max_systems,"
+            " array(SELECT o.slug FROM bridge.organizations o"
             " WHERE o.account = a.account ORDER BY o.slug) AS organizations"
             " FROM bridge.accounts a ORDER BY a.account"
         )

@@ -29,7 +29,8 @@ class Membership:
 
 
 def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: str | None = None) -> None:
-    """Make the user a member, or change the role of one. Raises `ConfigurationError`, `QuotaExceeded`."""
+    """Make the user a member, or change the role of one. Raises `ConfigurationError`, `QuotaExceeded` (`members`;
+    `assigned_organizations` when as many are assigned to a consultant as may be)."""
     wanted = role_of(role)
     with database.platform() as connection:
         before = connection.execute(
@@ -48,11 +49,21 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
         )
 
 
+def limit_assigned(user_name: str, most: int | None) -> None:
+    """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay."""
+    with database.platform() as connection:
+        connection.execute(
+            "INSERT INTO bridge.people (user_name, max_organizations) VALUES (%s, %s)"
+            " ON CONFLICT (user_name) DO UPDATE SET max_organizations = excluded.max_organizations",
+            (user_name, most),
+        )
+
+
 def change_role(
     organization_id: UUID, user_name: str, role: Role | str, *, by: str, keep_an_administrator: bool = True
 ) -> None:
     """Give a member another role; the same again changes nothing. Raises `NotFound` when he is none, `Conflict`
-    when he is the last administrator."""
+    when he is the last administrator, `QuotaExceeded` as `add_member`."""
     wanted = role_of(role)
     with database.platform() as connection:
         before = _locked(connection, organization_id, user_name)

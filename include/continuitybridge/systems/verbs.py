@@ -101,7 +101,7 @@ def put_system(
     organization_id: UUID, environment: str, system: str, *, ecosystem: str, name: str, by: str
 ) -> System:
     """Name a system of an ecosystem in an environment, or change one. Raises `ConfigurationError` naming the
-    field, `QuotaExceeded` (`system_instances`)."""
+    field, `QuotaExceeded` (`system_instances`, `account_systems`)."""
     _check("system", system, name)
     with database.tenant(organization_id) as connection:
         for field, value in (("ecosystem", ecosystem), ("environment", environment)):

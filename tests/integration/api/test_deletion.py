@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import psycopg
@@ -30,6 +30,7 @@ from continuitybridge.database import connections as connections_of
 from continuitybridge.database import urls
 from continuitybridge.database.embedded import EmbeddedPostgres
 from continuitybridge.errors import Conflict, NotFound, Unavailable
+from continuitybridge.inbox.objects import open_store
 from continuitybridge.settings import get_settings
 
 from .conftest import Deployed, SignIn
@@ -359,3 +360,30 @@ def test_the_trail_tells_of_the_deletion_when_its_request_was_killed(
     trail = [json.loads(line) for line in opened.read("audit/trail.jsonl").splitlines()]
     [told] = [each for each in trail if each["action"] == "organization.deletion_requested"]
     assert (told["actor"], told["target"], done.organization_id) == ("cli (anna)", slug, owner)
+
+
+def test_an_object_that_was_on_its_way_while_its_organization_was_deleted_goes_an_hour_later(
+    deployed: Callable[[], Deployed], store: Path
+) -> None:
+    made = deployed()
+    owner, slug = made.organization.organization_id, made.organization.slug
+    lifecycle.request_deletion(slug, confirm=slug, with_export=False, by="test")
+    lifecycle.work(slug)
+    open_store().put(f"{owner}/2026/01/01/late", b"ciphertext")
+    open_store().put(f"{uuid4()}/2026/01/01/anothers", b"ciphertext")
+    lifecycle.continue_deletions()
+    assert (store / str(owner) / "2026/01/01/late").exists()
+    with database.platform() as connection:
+        connection.execute(
+            "UPDATE bridge.deletions SET finished_at = finished_at - interval '2 hours'"
+            " WHERE organization_id = %s",
+            (owner,),
+        )
+    lifecycle.continue_deletions()
+    assert not (store / str(owner)).exists()
+    assert len([each for each in store.rglob("*") if each.is_file()]) == 1
+    with database.platform() as connection:
+        [(swept,)] = connection.execute(
+            "SELECT swept_at IS NOT NULL FROM bridge.deletions WHERE organization_id = %s", (owner,)
+        ).fetchall()
+    assert swept

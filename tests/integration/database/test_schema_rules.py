@@ -148,8 +148,12 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
     )
     assert sorted(row[0] for row in functions) == [
         "append_to_audit",
+        "check_account_ecosystems",
+        "check_account_systems",
+        "check_assigned_organizations",
         "drop_replies_partitions",
         "drop_settled_partitions",
+        "erase_from_traces",
         "expire_settled",
         "make_replies_partition",
         "make_settled_partition",
@@ -161,6 +165,10 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
         user = {
             "settled_by_keys": ["bridge_app"],
             "append_to_audit": [],
+            "check_account_ecosystems": [],
+            "check_account_systems": [],
+            "check_assigned_organizations": [],
+            "erase_from_traces": ["bridge_platform"],
             "remove_rows": ["bridge_platform"],
         }.get(name, ["bridge_relay"])
         assert sorted(grantees) == sorted(["bridge_owner", *user])

@@ -135,6 +135,12 @@ def test_a_payload_goes_there_encrypted_comes_back_and_is_gone_with_what_needs_i
     pass_time(offload.GRACE_S + 1)
     offload.collect(everything=True)
     assert len(of(store, deployed)) == 2
+    # What is left of an organization goes together, and nothing of others.
+    objects.open_store().put("another/2026/object", b"x")
+    assert objects.open_store().clear(str(deployed.organization_id)) == 2
+    assert of(store, deployed) == []
+    assert objects.open_store().get("another/2026/object") == b"x"
+    assert objects.open_store().clear(str(deployed.organization_id)) == 0
 
 
 def test_a_payload_that_is_lost_there_makes_a_dead_letter(store: S3, deployed: Deployed) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg.types.json import Jsonb
 from waits_world import World
 
-from continuitybridge import database
+from continuitybridge import audit, database
+from continuitybridge.audit import reading
+from continuitybridge.audit.reading import Filter
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.inbox import reconcile, triage, waits
 from continuitybridge.inbox.replay import replay
@@ -326,6 +330,54 @@ def test_a_person_decides_once_and_the_trace_says_who_and_why(world: World, keyr
     [decided] = [entry for entry in world.status(first).trace if "decided_at" in entry]
     assert (decided["decision"], decided["by"], decided["comment"]) == ("approved", "ann", "fine")
     assert waits.list_approvals(world.organization_id, keys=keyring) == []
+
+
+def test_an_erased_person_stands_in_no_trace_any_more(
+    world: World, keyring: Keyring, make_organization: Callable[[], Organization]
+) -> None:
+    """Whoever decided, discarded, skipped or replayed; others stay, and so do they in another organization."""
+    other = World(make_organization(), keyring)
+    decided: dict[World, list[str]] = {}
+    for each in (world, other):
+        each.deploy(
+            "ask",
+            "{id: ask, type: approval, next: {approved: yes, rejected: no}}",
+            "{id: yes, type: jq, config: {program: '$vars.approval.by'}, next: end}",
+            "{id: no, type: jq, config: {program: '\"no\"'}}",
+        )
+        decided[each] = [each.accept("ask", {"n": n}) for n in range(4)]
+        each.work()
+        waiting = {a.message_id: a.approval_id for a in waits.list_approvals(each.organization_id, keys=keyring)}
+        for message, by in zip(decided[each], ("ann", "annabel"), strict=False):
+            waits.decide(each.organization_id, waiting[message], "approved", by=by)
+        each.work()
+        # This one has not gone on yet: who decided stands in what it goes on with.
+        waits.decide(each.organization_id, waiting[decided[each][2]], "approved", by="ann")
+        with database.tenant(each.organization_id) as connection:
+            names = ("discarded_by", "replayed_by", "skipped_by")
+            trace = [{name: by, "n": n} for n, name in enumerate(names) for by in ("ann", "bob")]
+            connection.execute(
+                "UPDATE bridge.messages SET trace = trace || %s WHERE organization_id = %s AND message_id = %s",
+                (Jsonb([*trace, {"replayed_by": "ann (job 1)"}]), each.organization_id, decided[each][3]),
+            )
+
+    def named(each: World) -> list[list[str]]:
+        return [
+            [entry[name] for entry in each.status(message).trace for name in entry if name.endswith("by")]
+            for message in decided[each]
+        ]
+
+    before = named(other)
+    assert before == named(world)
+    assert before == [["ann"], ["annabel"], ["ann"], ["ann", "bob"] * 3 + ["ann (job 1)"]]
+    audit.erase_person(world.organization_id, "ann", keyring)
+    assert named(world) == [["erased"], ["annabel"], ["erased"], ["erased", "bob"] * 3 + ["erased"]]
+    assert named(other) == before
+    [told] = reading.search(world.organization_id, Filter(action="audit.person_erased"), keys=keyring)
+    assert told.details["messages"] == 3
+    assert sorted(world.bodies()) == ["ann", "annabel"]
+    world.work()
+    assert sorted(world.bodies()) == ["ann", "annabel", "erased"]
 
 
 def test_an_undecided_approval_takes_its_default_when_the_time_is_over(world: World) -> None:

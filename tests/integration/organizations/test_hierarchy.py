@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -114,3 +115,76 @@ def test_an_account_holds_as_many_organizations_as_it_may(make_organization: Cal
     with pytest.raises(NotFound):
         accounts.assign(second.organization_id, account)
     assert organizations.by_slug(second.slug).slug == second.slug
+
+
+def test_an_accounts_ecosystems_and_systems_are_counted_over_all_its_organizations(
+    make_organization: Callable[[], Organization],
+) -> None:
+    first, second, other = (make_organization() for _ in range(3))
+    account = f"acc-{uuid4().hex[:8]}"
+    command("account", "set", account, "--name", "One", "--max-ecosystems", "2", "--max-systems", "3")
+    for each in (first, second):
+        accounts.assign(each.organization_id, account)
+        systems.put_ecosystem(each.organization_id, "erp", kind="erp", name="ERP", by="test")
+    for each in (first, second):
+        with pytest.raises(QuotaExceeded) as refused:
+            systems.put_ecosystem(each.organization_id, "wms", kind="wms", name="WMS", by="test")
+        facts = refused.value.facts
+        assert (facts["resource"], facts["allowed"], facts["used"]) == ("account_ecosystems", 2, 2)
+    # What is there already may be changed, and nobody else is counted or refused.
+    systems.put_ecosystem(first.organization_id, "erp", kind="erp", name="Another name", by="test")
+    systems.put_ecosystem(other.organization_id, "wms", kind="wms", name="WMS", by="test")
+    for each, environment in ((first, "dev"), (first, "prod"), (second, "dev")):
+        systems.put_system(each.organization_id, environment, "one", ecosystem="erp", name="One", by="test")
+    with pytest.raises(QuotaExceeded) as refused:
+        systems.put_system(second.organization_id, "prod", "one", ecosystem="erp", name="One", by="test")
+    facts = refused.value.facts
+    assert (facts["resource"], facts["allowed"], facts["used"]) == ("account_systems", 3, 3)
+    systems.put_system(first.organization_id, "dev", "one", ecosystem="erp", name="Two", by="test")
+    [shown] = [each for each in json.loads(command("account", "list", "--json")) if each["account"] == account]
+    assert (shown["max_ecosystems"], shown["max_systems"]) == (2, 3)
+    command("account", "set", account, "--name", "One")
+    systems.put_ecosystem(second.organization_id, "wms", kind="wms", name="WMS", by="test")
+
+
+def test_of_two_organizations_that_take_an_accounts_last_place_at_once_one_gets_it(
+    make_organization: Callable[[], Organization],
+) -> None:
+    members = [make_organization() for _ in range(4)]
+    account = f"acc-{uuid4().hex[:8]}"
+    accounts.put(account, "One", max_organizations=None, max_ecosystems=1)
+    for each in members:
+        accounts.assign(each.organization_id, account)
+
+    def attempt(organization: Organization) -> bool:
+        try:
+            systems.put_ecosystem(organization.organization_id, "erp", kind="erp", name="ERP", by="test")
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(attempt, members)) == 1
+
+
+def test_a_consultant_gets_as_many_organizations_as_he_may_have(
+    make_organization: Callable[[], Organization],
+) -> None:
+    first, second, third = (make_organization() for _ in range(3))
+    name = f"con-{uuid4().hex[:8]}"
+    command("person", "limit", name, "--max-organizations", "1")
+    organizations.add_member(first.organization_id, name, "consultant")
+    organizations.add_member(first.organization_id, name, "consultant")
+    organizations.add_member(second.organization_id, name, "customer_user")
+    refusals = [
+        lambda: organizations.add_member(third.organization_id, name, "consultant"),
+        lambda: organizations.change_role(second.organization_id, name, "consultant", by="test"),
+    ]
+    for refused_verb in refusals:
+        with pytest.raises(QuotaExceeded) as refused:
+            refused_verb()
+        facts = refused.value.facts
+        assert (facts["resource"], facts["allowed"], facts["used"]) == ("assigned_organizations", 1, 1)
+    organizations.add_member(third.organization_id, f"{name}-2", "consultant")
+    command("person", "limit", name)
+    organizations.add_member(third.organization_id, name, "consultant")

@@ -1,0 +1,17 @@
+ALTER TABLE bridge.deletions DROP COLUMN swept_at;
+DROP POLICY erasing ON bridge.messages;
+DROP POLICY erasing ON bridge.settled_messages;
+DROP POLICY erasing ON bridge.hand_overs;
+DROP FUNCTION bridge.erase_from_traces, bridge.without_person, bridge.names_person;
+DROP TRIGGER consultant_quota ON bridge.memberships;
+DROP TRIGGER account_quota ON bridge.systems;
+DROP TRIGGER account_quota ON bridge.ecosystems;
+DROP FUNCTION bridge.check_assigned_organizations, bridge.check_account_systems, bridge.check_account_ecosystems;
+DROP POLICY counting ON bridge.accounts;
+DROP POLICY counting ON bridge.organizations;
+DROP POLICY counting ON bridge.ecosystems;
+DROP POLICY counting ON bridge.systems;
+DROP POLICY counting ON bridge.memberships;
+DROP POLICY counting ON bridge.people;
+ALTER TABLE bridge.people DROP COLUMN max_organizations;
+ALTER TABLE bridge.accounts DROP COLUMN max_ecosystems, DROP COLUMN max_systems;
