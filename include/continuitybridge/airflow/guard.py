@@ -174,16 +174,24 @@ async def _is_allowed(user: SignedIn, scope: Scope, path: str) -> bool:
         dags.append(own)
     if not dags:
         return True
-    return await _are_own(user, dags)
+    address = scope["client"][0] if scope.get("client") else None
+    return await _are_own(user, dags, entered_from=(address,))
 
 
-async def _are_own(user: SignedIn, dag_ids: Iterable[str]) -> bool:
+async def _are_own(user: SignedIn, dag_ids: Iterable[str], entered_from: tuple[str | None] | None = None) -> bool:
+    """Whether all of them are of his organizations; then, with `entered_from` (an address), he enters these."""
     from anyio import to_thread
 
-    from continuitybridge.airflow.auth_manager import levels_of, organization_of
+    from continuitybridge.airflow.auth_manager import enter_organizations, levels_of, organization_of
 
-    levels = await to_thread.run_sync(levels_of, user.user_name, user.superadmin)
-    return all(organization_of(dag_id) in levels for dag_id in dag_ids)
+    def look() -> bool:
+        levels = levels_of(user.user_name, user.superadmin)
+        own = all(organization_of(dag_id) in levels for dag_id in dag_ids)
+        if own and entered_from is not None:
+            enter_organizations(user.user_name, dag_ids, *entered_from)
+        return own
+
+    return await to_thread.run_sync(look)
 
 
 async def _answer(send: Send, status: int, body: Mapping[str, object]) -> None:

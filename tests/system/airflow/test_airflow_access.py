@@ -81,6 +81,26 @@ def test_a_member_sees_his_organizations_dags_only(
         assert trial.api("GET", path, user=user).status_code == 404, path
 
 
+def test_that_a_consultant_came_in_by_airflows_own_pages_stands_in_the_trail_once(
+    trial: Trial, rivals: tuple[Tenant, Tenant], people: dict[str, str]
+) -> None:
+    mine, theirs = rivals
+    user, dag_id = people["consultant"], mine.dag_id("order")
+    for _ in range(3):
+        for path in (f"/api/v2/dags/{dag_id}/details", f"/ui/grid/structure/{dag_id}", f"/ui/grid/runs/{dag_id}"):
+            assert trial._clients[user].get(path).is_success, path
+    assert trial.api("GET", f"/dags/{dag_id}/details", user=people["customer_admin"]).is_success
+    assert trial.api("GET", f"/dags/{theirs.dag_id('order')}/details", user=user).status_code == 404
+
+    def entered(tenant: Tenant) -> list[tuple[str, str]]:
+        arguments = ("-o", tenant.slug, "--action", "consultant.entered", "--json")
+        told = json.loads(trial.bridge("audit", "list", *arguments).stdout)
+        return [(each["actor"], each["address"]) for each in told]
+
+    assert entered(mine) == [(user, "127.0.0.1")]
+    assert entered(theirs) == []
+
+
 def test_who_may_start_and_pause(trial: Trial, rivals: tuple[Tenant, Tenant], people: dict[str, str]) -> None:
     mine, theirs = rivals
     body = {"logical_date": None, "conf": {"payload": {"po": "PO-by-member"}}}
