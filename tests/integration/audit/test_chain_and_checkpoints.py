@@ -258,7 +258,8 @@ def test_the_signing_key_is_its_owners_and_named_by_its_hash(own: Settings) -> N
     }
     assert {stat.S_IMODE(each.stat().st_mode) for each in own.keys_dir.iterdir()} == {0o600}
     assert stat.S_IMODE(own.keys_dir.stat().st_mode) == 0o700
-    assert (own.keys_dir / "audit-signing.key").read_text().startswith("-----BEGIN PRIVATE KEY-----")
+    kept = serialization.load_pem_private_key((own.keys_dir / "audit-signing.key").read_bytes(), password=None)
+    assert kept.public_key() == key.public_key()
     assert f"audit-signing.{name}.pub" in {each.name for each in own.keys_dir.glob("*.pub")}
     public = serialization.load_pem_public_key((own.keys_dir / f"audit-signing.{name}.pub").read_bytes())
     assert public == key.public_key()
