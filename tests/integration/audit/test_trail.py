@@ -284,9 +284,10 @@ def test_events_in_another_order_are_named(trail: Organization) -> None:
     assert (found["seq"], found["problem"]) == (3, "it does not follow the event before it")
 
 
-def test_an_event_in_front_of_the_first_is_named(trail: Organization) -> None:
+@pytest.mark.parametrize("seq", [0, -1_000])
+def test_an_event_in_front_of_the_first_is_named(trail: Organization, seq: int) -> None:
     Owner(trail).do(
-        "INSERT INTO bridge.audit_events SELECT organization_id, 0, gen_random_uuid(), at, action, target,"
+        f"INSERT INTO bridge.audit_events SELECT organization_id, {seq}, gen_random_uuid(), at, action, target,"
         " environment, actor_kind, subject_id, personal, details, '', sha256('')"
         " FROM bridge.audit_events WHERE organization_id = :o AND seq = 1"
     )
