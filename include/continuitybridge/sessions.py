@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -32,3 +33,20 @@ def end_all(connection: psycopg.Connection[Any], user_name: str) -> None:
         " ON CONFLICT (user_name) DO UPDATE SET sessions_since = excluded.sessions_since",
         (user_name,),
     )
+
+
+def end_of_unenrolled(
+    connection: psycopg.Connection[Any], organization_id: UUID, user_name: str | None = None
+) -> int:
+    """Where the organization requires a second factor, end the sessions of its members (of one, if named) who have
+    none, in the caller's transaction (platform role); returns of how many."""
+    rows = connection.execute(
+        "SELECT m.user_name FROM bridge.memberships m JOIN bridge.organizations o USING (organization_id)"
+        " LEFT JOIN bridge.people p ON p.user_name = m.user_name AND p.totp_since IS NOT NULL"
+        " WHERE o.organization_id = %(organization)s AND o.second_factor_required AND p.user_name IS NULL"
+        " AND (%(user)s::text IS NULL OR m.user_name = %(user)s) ORDER BY m.user_name",
+        {"organization": organization_id, "user": user_name},
+    ).fetchall()
+    for (name,) in rows:
+        end_all(connection, name)
+    return len(rows)

@@ -80,10 +80,10 @@ class OrganizationAuthManager(FabAuthManager):
             code = body.get("code")
             try:
                 second_factor.after_password(user.username, code if isinstance(code, str) else None)
-            except (second_factor.CodeNeeded, second_factor.WrongCode) as error:
-                if isinstance(error, second_factor.CodeNeeded):
+            except (second_factor.CodeNeeded, second_factor.EnrolmentNeeded, second_factor.WrongCode) as error:
+                if not isinstance(error, second_factor.WrongCode):
                     attempt.undecided()
-                raise HTTPException(401, {"code": error.code, "detail": error.detail}) from error
+                raise HTTPException(401, {"code": error.code, "detail": error.detail, **error.facts}) from error
             attempt.succeeded(user.username)
         return user
 

@@ -102,7 +102,7 @@ class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
     def auth_user_db(self, username: str, password: str, rotate_session_id: bool = True) -> Any:
         user = super().auth_user_db(username, password, rotate_session_id)
         if user:
-            if not second_factor.is_enrolled(user.username):
+            if not second_factor.is_enrolled(user.username) and not second_factor.is_required(user.username):
                 events.tell(user.username, "sign_in.succeeded", way="password")
         elif (known := self.find_user(username=username) or self.find_user(email=username)) is not None:
             events.tell(known.username, "sign_in.failed", way="password")

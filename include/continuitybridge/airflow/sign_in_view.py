@@ -53,6 +53,9 @@ class SignInView(AuthDBView):
         if not user:
             flash(str(self.invalid_login_message), "warning")
             return redirect(self.appbuilder.get_url_for_login_with(next_url))
+        if second_factor.must_enrol(user.username):
+            attempt.undecided()
+            return self._enrolment_wanted(user, "password")
         if second_factor.is_enrolled(user.username):
             attempt.undecided()
             return self._code_wanted(user, form.username.data, next_url, "password")
@@ -102,6 +105,9 @@ class SignInView(AuthDBView):
         user = self.appbuilder.sm.find_user(username=account.user_name)
         next_url = get_safe_url(session.pop(NEXT, ""))
         self.appbuilder.sm._rotate_session_id()
+        if second_factor.must_enrol(user.username):
+            failures.failed_not(*who)
+            return self._enrolment_wanted(user, identities.WAY)
         if second_factor.is_enrolled(user.username):
             failures.failed_not(*who)
             return self._code_wanted(user, user.username, next_url, identities.WAY)
@@ -109,6 +115,12 @@ class SignInView(AuthDBView):
         self.appbuilder.sm.update_user_auth_stat(user, True)
         events.tell(user.username, "sign_in.succeeded", way=identities.WAY, provider=found.name)
         return self._signed_in(user, next_url)
+
+    @staticmethod
+    def _enrolment_wanted(user: Any, way: str) -> Any:
+        """An organization of his requires what he has not: he is led there, and gets nothing else before."""
+        events.tell(user.username, "sign_in.failed", way=way, why="no second factor")
+        return redirect(f"{PREFIX}/second-factor?required")
 
     def _code_wanted(self, user: Any, name: str, next_url: str, way: str) -> Any:
         """The page that asks for the code; what `_second_step` needs is kept in the session."""

@@ -30,6 +30,7 @@ from continuitybridge.lifecycle.routes import router as lifecycle
 from continuitybridge.organizations.access import action_of
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.member_routes import router as members
+from continuitybridge.organizations.member_routes import rule_router as member_rules
 from continuitybridge.organizations.routes import router as organizations
 from continuitybridge.secrets.routes import router as secrets
 from continuitybridge.settings import Settings, get_settings
@@ -100,6 +101,7 @@ def create_app(
         lifecycle,
         systems,
         members,
+        member_rules,
         invitations,
         node_types.router,
         health.router,

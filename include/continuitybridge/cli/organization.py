@@ -101,6 +101,22 @@ def list_(as_json: bool) -> None:
         )
 
 
+@group.command("require-second-factor")
+@click.argument("slug")
+@click.option("--off", is_flag=True, help="Require none any more.")
+def require_second_factor(slug: str, off: bool) -> None:
+    """Let members of the organization SLUG sign in with a second factor only. Who has none is signed out, and led
+    to set one up when he signs in; API keys go on."""
+    from continuitybridge.organizations import membership
+
+    ended = membership.require_second_factor(options.organization_id(slug), not off, by=options.operator())
+    click.echo(
+        f"members of {slug} need no second factor"
+        if off
+        else f"members of {slug} need a second factor; {ended} who have none are signed out"
+    )
+
+
 @group.command("suspend")
 @click.argument("slug")
 @click.option("--reason", default="", help="Why; it stands in the audit trail.")

@@ -18,7 +18,7 @@ from email_validator import EmailNotValidError, validate_email
 from psycopg.rows import class_row
 from uuid6 import uuid7
 
-from continuitybridge import database, mail
+from continuitybridge import database, mail, sessions
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended, TooManyRequests
 from continuitybridge.organizations import Membership, Role, role_of
@@ -272,6 +272,7 @@ def _accept(connection: psycopg.Connection[Any], found: Invitation, user_name: s
         "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",
         (found.organization_id, user_name),
     ).fetchall()
+    sessions.end_of_unenrolled(connection, found.organization_id, user_name)
     details = {"role": role, "invitation": str(found.invitation_id)}
     record(
         connection, found.organization_id, "member.joined", "", details=details, about=user_name,

@@ -64,6 +64,7 @@ class Action(StrEnum):
     SYSTEM_CHANGE = "system.change"
     MEMBER_READ = "member.read"
     MEMBER_MANAGE = "member.manage"
+    MEMBER_PROTECT = "member.protect"
     AUDIT_READ = "audit.read"
     GUARD_READ = "guard.read"
     GUARD_CHANGE = "guard.change"
@@ -124,6 +125,11 @@ MATRIX: Mapping[Action, Rule] = {
     Action.MEMBER_MANAGE: Rule(
         "Invite, change and remove members: an administrator customer users, a consultant administrators too",
         _WRITERS,
+        changes=True,
+    ),
+    Action.MEMBER_PROTECT: Rule(
+        "Say whether members need a second factor",
+        _SUPERADMIN | {Role.CUSTOMER_ADMIN.value},
         changes=True,
     ),
     Action.AUDIT_READ: Rule("Search, export and verify the audit trail", _WRITERS),

@@ -14,6 +14,7 @@ from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.roles import Role
 
 router = APIRouter(prefix="/organizations/{organization}/members", tags=["members"])
+rule_router = APIRouter(prefix="/organizations/{organization}/second-factor", tags=["members"])
 
 Slug = Annotated[str, Path(max_length=64, description="Slug of the organization")]
 User = Annotated[str, Path(max_length=256, description="Name of the user")]
@@ -32,6 +33,31 @@ class RoleWanted(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Role
+
+
+class SecondFactorRule(BaseModel):
+    """Whether members sign in with a second factor only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    required: bool
+
+
+@rule_router.get("", summary="Whether members need a second factor", openapi_extra=needs(Action.MEMBER_READ))
+def get_second_factor_rule(caller: CallerDep, organization: Slug) -> SecondFactorRule:
+    place = caller.organization(organization)
+    return SecondFactorRule(required=membership.requires_second_factor(place.organization_id))
+
+
+@rule_router.put(
+    "",
+    summary="Say whether members need a second factor; those who have none are signed out",
+    openapi_extra=needs(Action.MEMBER_PROTECT),
+)
+def set_second_factor_rule(caller: CallerDep, organization: Slug, wanted: SecondFactorRule) -> SecondFactorRule:
+    place = caller.organization(organization)
+    membership.require_second_factor(place.organization_id, wanted.required, by=caller.user_name)
+    return wanted
 
 
 @router.get("", summary="Members of an organization", openapi_extra=needs(Action.MEMBER_READ))

@@ -44,9 +44,43 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
             "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",
             (organization_id, user_name, wanted.value),
         )
+        sessions.end_of_unenrolled(connection, organization_id, user_name)
         record(
             connection, organization_id, "member.added", "", details={"role": wanted.value}, about=user_name, by=by
         )
+
+
+def require_second_factor(organization_id: UUID, required: bool, *, by: str | None = None) -> int:
+    """Say whether the organization's members need a second factor. Those who have none are signed out, and led to
+    set one up when they sign in; API keys go on. Returns how many were signed out. Raises `NotFound`."""
+    with database.platform() as connection:
+        row = connection.execute(
+            "SELECT second_factor_required FROM bridge.organizations WHERE organization_id = %s FOR UPDATE",
+            (organization_id,),
+        ).fetchone()
+        if row is None:
+            raise NotFound("no such organization", field="organization")
+        connection.execute(
+            "UPDATE bridge.organizations SET second_factor_required = %s WHERE organization_id = %s",
+            (required, organization_id),
+        )
+        ended = sessions.end_of_unenrolled(connection, organization_id)
+        if row[0] is not required:
+            details = {"required": required, "signed_out": ended}
+            record(connection, organization_id, "organization.second_factor_changed", "", details=details, by=by)
+    return ended
+
+
+def requires_second_factor(organization_id: UUID) -> bool:
+    """Whether its members need a second factor. Raises `NotFound`."""
+    with database.platform() as connection:
+        row = connection.execute(
+            "SELECT second_factor_required FROM bridge.organizations WHERE organization_id = %s",
+            (organization_id,),
+        ).fetchone()
+    if row is None:
+        raise NotFound("no such organization", field="organization")
+    return bool(row[0])
 
 
 def limit_assigned(user_name: str, most: int | None) -> None:

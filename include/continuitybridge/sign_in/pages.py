@@ -116,6 +116,8 @@ class Pages:
         token, address = form.token.get_secret_value(), forms.address(request)
         try:
             account = await to_thread.run_sync(self._ways.confirm_link, token, form.code, address)
+        except second_factor.EnrolmentNeeded as error:
+            return self._needs_enrolment(request, error)
         except (second_factor.CodeNeeded, second_factor.WrongCode) as error:
             return self._code_again(request, error, "confirm", {"token": token})
         return await self._signed_in(request, account.user_name)
@@ -160,6 +162,8 @@ class Pages:
             account = await to_thread.run_sync(
                 self._ways.join_as_known, token, password, form.code, forms.address(request)
             )
+        except second_factor.EnrolmentNeeded as error:
+            return self._needs_enrolment(request, error)
         except (second_factor.CodeNeeded, second_factor.WrongCode) as error:
             problem = None if isinstance(error, second_factor.CodeNeeded) else error.detail
             return await self._invited(request, token, problem=problem, code_needed=True)
@@ -192,7 +196,7 @@ class Pages:
     # -- the second factor ------------------------------------------------------------------------------------
 
     async def second_factor_page(self, request: Request) -> Response:
-        return self._page(request, "second_factor.html")
+        return self._page(request, "second_factor.html", required="required" in request.query_params)
 
     async def begin_second_factor(self, request: Request) -> Response:
         form = await forms.read(request, forms.SecondFactorWanted)
@@ -228,6 +232,9 @@ class Pages:
         return Ways(self._accounts, self._failures)
 
     async def _signed_in(self, request: Request, user_name: str) -> Response:
+        if await to_thread.run_sync(second_factor.must_enrol, user_name):
+            # A member of an organization that requires it is led there, and gets nothing else before.
+            return self._to_enrolment(request)
         secure = request.url.scheme == "https" or get_settings().external_url.startswith("https://")
 
         def sign_in() -> list[str]:
@@ -237,6 +244,15 @@ class Pages:
         for cookie in await to_thread.run_sync(sign_in):
             answer.headers.append("set-cookie", cookie)
         return answer
+
+    def _needs_enrolment(self, request: Request, error: second_factor.EnrolmentNeeded) -> Response:
+        if forms.is_program(request):
+            raise error
+        return self._to_enrolment(request)
+
+    def _to_enrolment(self, request: Request) -> Response:
+        there = f"{request.scope.get('root_path', '')}/second-factor?required"
+        return RedirectResponse(there, 303, {"cache-control": "no-store"})
 
     def _code_again(
         self, request: Request, error: BridgeError, action: str, hidden: Mapping[str, str]
@@ -250,6 +266,7 @@ class Pages:
         given = {
             "token": "",
             "problem": None,
+            "required": False,
             "name": "",
             "here": here,
             "min_characters": MIN_CHARACTERS,

@@ -8,7 +8,7 @@ import segno
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from continuitybridge.errors import ConfigurationError, NotAllowed, TooManyRequests, Unavailable
+from continuitybridge.errors import ConfigurationError, Conflict, NotAllowed, TooManyRequests, Unavailable
 from continuitybridge.organizations.access import Caller, CallerDep
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.sign_in import forms, second_factor, verbs
@@ -111,6 +111,8 @@ def remove_second_factor(request: Request, caller: CallerDep, given: Proof) -> N
         ways.pass_second_factor(name, given.code, forms.address(request), way="second factor")
     except second_factor.WrongCode as error:
         raise ConfigurationError(error.detail, field="code") from error
+    if second_factor.is_required(name):
+        raise Conflict("an organization of yours requires a second factor")
     second_factor.remove(name, by=name)
 
 

@@ -18,6 +18,7 @@ import pyotp
 
 from continuitybridge import database, sessions
 from continuitybridge.errors import ConfigurationError, Conflict, NotAuthenticated
+from continuitybridge.settings import get_settings
 from continuitybridge.sign_in import events
 from continuitybridge.vault import PLATFORM
 from continuitybridge.vault.columns import EncryptedColumn
@@ -49,6 +50,14 @@ class WrongCode(NotAuthenticated):
     title = "The code of the second factor does not hold"
 
 
+class EnrolmentNeeded(NotAuthenticated):
+    """An organization of the person's requires a second factor, and he has none: he sets one up first, by his
+    password, and signs in then. Facts: `address`, where he does."""
+
+    code = "second-factor-enrolment-needed"
+    title = "A second factor is to be set up first"
+
+
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """What an authenticator app needs, shown this once; `uri` is for a QR code (otpauth, Key Uri Format)."""
@@ -64,6 +73,17 @@ def is_enrolled(user_name: str) -> bool:
             "SELECT FROM bridge.people WHERE user_name = %s AND totp_since IS NOT NULL", (user_name,)
         ).fetchone()
     return row is not None
+
+
+def is_required(user_name: str) -> bool:
+    """Whether an organization of the person's requires one."""
+    with database.platform() as connection:
+        return _is_required(connection, user_name)
+
+
+def must_enrol(user_name: str) -> bool:
+    """Whether the person is to set one up before he is let in."""
+    return not is_enrolled(user_name) and is_required(user_name)
 
 
 def begin(user_name: str, *, keyring: Keyring | None = None) -> Enrolment:
@@ -110,10 +130,13 @@ def confirm(user_name: str, code: str, *, keyring: Keyring | None = None) -> lis
 
 
 def require(user_name: str, code: str | None, *, keyring: Keyring | None = None) -> None:
-    """Nothing where the person has no second factor; else use the code up. Raises `CodeNeeded`, `WrongCode`."""
+    """Nothing where the person has no second factor and needs none; else use the code up. Raises `CodeNeeded`,
+    `WrongCode`, `EnrolmentNeeded`."""
     with database.platform() as connection:
         row = _row(connection, user_name)
         if row is None or row[1] is None:
+            if _is_required(connection, user_name):
+                raise enrolment_needed()
             return
         given = _plain(code or "")
         if not given:
@@ -135,10 +158,13 @@ def require(user_name: str, code: str | None, *, keyring: Keyring | None = None)
 def after_password(user_name: str, code: str | None, *, way: str = "password") -> None:
     """The second step behind a right password, or another `way`: as `require`, and the audit trails tell what
     became of it."""
-    if not is_enrolled(user_name):
+    if not is_enrolled(user_name) and not is_required(user_name):
         return
     try:
         require(user_name, code)
+    except EnrolmentNeeded:
+        events.tell(user_name, "sign_in.failed", way=way, why="no second factor")
+        raise
     except WrongCode:
         events.tell(user_name, "sign_in.failed", way=way, why="second factor")
         raise
@@ -159,6 +185,24 @@ def remove(user_name: str, *, by: str) -> bool:
             sessions.end_all(connection, user_name)
             events.record_for(connection, user_name, "second_factor.removed", by=by)
     return bool(removed)
+
+
+def enrolment_needed() -> EnrolmentNeeded:
+    """The refusal."""
+    address = f"{get_settings().external_url}/bridge/sign-in/second-factor"
+    return EnrolmentNeeded(
+        f"an organization of yours requires a second factor: set it up at {address}, and sign in then",
+        address=address,
+    )
+
+
+def _is_required(connection: Connection, user_name: str) -> bool:
+    row = connection.execute(
+        "SELECT FROM bridge.memberships m JOIN bridge.organizations o USING (organization_id)"
+        " WHERE m.user_name = %s AND o.second_factor_required AND o.status <> 'deleting' LIMIT 1",
+        (user_name,),
+    ).fetchone()
+    return row is not None
 
 
 def _row(connection: Connection, user_name: str) -> tuple[bytes | None, Any, int] | None:

@@ -29,6 +29,7 @@ PUBLIC = {
 
 
 BODIES = {
+    "members_set_second_factor_rule": {"required": False},
     "flows_deploy": {"source": "flow: x"},
     "approvals_decide": {"decision": "approved"},
     "api_keys_create_api_key": {"name": "shop"},

@@ -52,6 +52,7 @@ EXPECTED = {
     "system.change": WRITERS,
     "member.read": WRITERS,
     "member.manage": WRITERS,
+    "member.protect": "SA CA",
     "audit.read": WRITERS,
     "guard.read": WRITERS,
     "guard.change": WRITERS,
@@ -98,7 +99,8 @@ OPERATIONS = {
         *("systems_put_ecosystem", "systems_remove_ecosystem", "systems_put_system", "systems_remove_system"),
         "systems_connect",
     },
-    "member.read": {"members_list_members", "invitations_list_invitations"},
+    "member.read": {"members_list_members", "members_get_second_factor_rule", "invitations_list_invitations"},
+    "member.protect": {"members_set_second_factor_rule"},
     "member.manage": {
         *("members_set_role", "members_remove_member", "invitations_invite", "invitations_revoke"),
     },

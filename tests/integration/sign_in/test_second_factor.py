@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import psycopg
 import pyotp
 import pytest
 
-from continuitybridge import database, invitations, sessions
+from continuitybridge import database, invitations, organizations, sessions
 from continuitybridge.audit.reading import Filter, search
 from continuitybridge.errors import Conflict
-from continuitybridge.organizations import Organization
+from continuitybridge.organizations import Organization, membership
 from continuitybridge.sign_in import second_factor
-from continuitybridge.sign_in.second_factor import CodeNeeded, WrongCode
+from continuitybridge.sign_in.second_factor import CodeNeeded, EnrolmentNeeded, WrongCode
 from continuitybridge.vault import Keyring, rotation
 
 from .conftest import PASSWORD, World
@@ -183,3 +184,68 @@ def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World, how:
     assert not second_factor.is_enrolled(typed)
     assert world.send("second-factor", name=person.user_name, password=PASSWORD).status_code == 409
     assert world.send("second-factor/confirm", token=token, code="000000").status_code == 404
+
+
+def test_a_member_without_the_factor_that_his_organization_requires_is_led_there_and_gets_nothing_before(
+    world: World, organization: Organization
+) -> None:
+    owner = organization.organization_id
+    person, other, outsider = world.person(organization), world.person(organization), world.person()
+    app, _ = enrolled(other.user_name)
+    before = {each.user_name: sessions.since(each.user_name) for each in (person, other, outsider)}
+    assert membership.require_second_factor(owner, True, by="boss") == 1
+    after = {name: sessions.since(name) for name in before}
+    assert [name for name in before if after[name] != before[name]] == [person.user_name]
+    with pytest.raises(EnrolmentNeeded) as refused:
+        second_factor.after_password(person.user_name, None)
+    assert refused.value.facts["address"] == "https://bridge.example/bridge/sign-in/second-factor"
+    second_factor.after_password(outsider.user_name, None)
+    with pytest.raises(CodeNeeded):
+        second_factor.after_password(other.user_name, None)
+
+    token = world.token("link", person)
+    led = world.send("confirm", token=token)
+    there = "/bridge/sign-in/second-factor?required"
+    assert (led.status_code, led.headers["location"], "set-cookie" in led.headers) == (303, there, False)
+    program = world.http.post("/bridge/sign-in/confirm", json={"token": token})
+    assert (program.status_code, program.json()["code"]) == (401, "second-factor-enrolment-needed")
+    assert (
+        "lets its members in with a second factor only"
+        in world.http.get(there, headers={"accept": "text/html"}).text
+    )
+    shown = world.send("second-factor", name=person.user_name, password=PASSWORD)
+    secret, enrol = (
+        re.search(pattern, shown.text)[1]  # type: ignore[index]
+        for pattern in (r"<code>(\w+)</code>", r'name="token" value="([^"]+)"')
+    )
+    own = pyotp.TOTP(secret)
+    assert world.send("second-factor/confirm", token=enrol, code=own.now()).status_code == 200
+    token = world.token("link", person)
+    assert world.send("confirm", token=token, code=step(own, 1)).status_code == 303
+    assert membership.require_second_factor(owner, True, by="boss") == 0
+    told = search(owner, Filter(action="organization.second_factor_changed"), keys=Keyring.open())
+    assert [each.details for each in told] == [{"required": True, "signed_out": 1}]
+    second_factor.after_password(other.user_name, step(app, 1))
+
+
+def test_whoever_joins_an_organization_that_requires_a_factor_sets_one_up_first(
+    world: World, organization: Organization
+) -> None:
+    owner = organization.organization_id
+    membership.require_second_factor(owner, True, by="boss")
+    known = world.person()
+    for form in (
+        {"page": "join", "email": f"new-{uuid4().hex[:8]}@example.com"},
+        {"page": "join-with-account", "email": known.email},
+    ):
+        made = invitations.invite(owner, form["email"], "customer_user", by="test")
+        names = {"first_name": "A", "last_name": "B", "again": PASSWORD} if form["page"] == "join" else {}
+        led = world.send(form["page"], token=made.token, password=PASSWORD, **names)
+        there = "/bridge/sign-in/second-factor?required"
+        assert (led.status_code, led.headers["location"], "set-cookie" in led.headers) == (303, there, False)
+    assert sessions.since(known.user_name) is not None
+    added = world.person()
+    organizations.add_member(owner, added.user_name, "customer_user")
+    assert sessions.since(added.user_name) is not None
+    membership.require_second_factor(owner, False, by="boss")
+    second_factor.after_password(added.user_name, None)

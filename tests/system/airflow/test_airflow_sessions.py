@@ -300,6 +300,29 @@ def test_weak_passwords_are_taken_by_no_way(trial: Trial) -> None:
     assert "too easily guessed" in made
 
 
+def test_a_member_whose_organization_requires_a_second_factor_gets_in_by_no_way_before(
+    trial: Trial, people: Iterator[Person]
+) -> None:
+    name, password, _ = next(people)
+    slug = trial.organization().slug
+    trial.bridge("organization", "member", "add", "-o", slug, name, "--role", "customer_user")
+    trial.sign_in(name, password)
+    trial.bridge("organization", "require-second-factor", slug)
+    assert trial._clients[name].get("/bridge/me").status_code == 401
+    there = "/bridge/sign-in/second-factor"
+    with browser(trial) as client:
+        refused = client.post("/auth/token", json={"username": name, "password": password})
+        assert refused.status_code == 401
+        assert refused.json()["detail"]["code"] == "second-factor-enrolment-needed"
+        assert refused.json()["detail"]["address"].endswith(there)
+        led = sign_in(client, name, password)
+        assert (led.status_code, led.headers["location"]) == (302, f"{there}?required")
+        assert client.get("/bridge/me").status_code == 401
+    trial.bridge("organization", "require-second-factor", slug, "--off")
+    trial.sign_in(name, password)
+    assert trial._clients[name].get("/bridge/me").status_code == 200
+
+
 def test_with_a_second_factor_no_way_in_does_without_its_code(trial: Trial, people: Iterator[Person]) -> None:
     name, password, slug = next(people)
     trial.sign_in(name, password)

@@ -1,0 +1,1 @@
+ALTER TABLE bridge.organizations DROP COLUMN second_factor_required;
