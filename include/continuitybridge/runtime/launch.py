@@ -8,8 +8,10 @@ again what is here already, would take a second of every start.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
+import logging
 import os
 import pwd
 import runpy
@@ -18,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psutil
@@ -82,8 +85,26 @@ def _run_module(program: Program, environment: dict[str, str]) -> NoReturn:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
     # Airflow reads its providers' descriptions at every start, with YAML's reader that is written in Python.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
-    runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+    status = 1
+    # Registered before the program registers anything, so that it comes last.
+    atexit.register(lambda: _leave(status))
+    try:
+        runpy.run_module(program.module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as exit:
+        status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+        raise
     sys.exit()
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once, when all that wanted to be told has been: Python would take all modules and objects of Airflow
+    apart first, one by one, for seconds of every stop."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def end_orphans(supervisor: Supervisor) -> None:

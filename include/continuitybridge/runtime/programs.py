@@ -16,7 +16,8 @@ from continuitybridge.settings import Settings
 class Program:
     """One supervised process: a Python module with its arguments, or (`argv`) another program.
 
-    `group` decides the order: `store` starts first and stops last. `port_setting` names the setting of its port.
+    `group` decides the order: `store` starts first and stops last, and `api` stops before it, because what tasks
+    come to is told to the api-server. `port_setting` names the setting of its port.
     `stop_wait_s` is how long it may take to stop before it is killed.
     """
 
@@ -55,7 +56,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
         stores.append(Program("valkey", "store", argv=valkey.command, port_setting="redis_port"))
     return (
         *stores,
-        _airflow("api-server", port_setting="http_port"),
+        _airflow("api-server", group="api", port_setting="http_port"),
         # Their log servers bind every address; on one machine the api-server reads the files themselves.
         _airflow("scheduler", "--skip-serve-logs"),
         _airflow("dag-processor"),
@@ -76,5 +77,5 @@ def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
     return EmbeddedPostgres(settings.state_dir / "postgres", settings.database_port, settings.host)
 
 
-def _airflow(name: str, *arguments: str, port_setting: str | None = None) -> Program:
-    return Program(name, "platform", "airflow", (name, *arguments), port_setting=port_setting)
+def _airflow(name: str, *arguments: str, group: str = "platform", port_setting: str | None = None) -> Program:
+    return Program(name, group, "airflow", (name, *arguments), port_setting=port_setting)

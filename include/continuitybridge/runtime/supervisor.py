@@ -110,7 +110,7 @@ class Supervisor:
             return False
         supervisor = psutil.Process(pid)
         if self.running():
-            for group in ("demo", "platform", "store"):
+            for group in ("demo", "platform", "api", "store"):
                 self._stop_group(group, note)
             # Whatever detached itself from its group is still a descendant: supervisord is its subreaper, and
             # reaps it as long as it lives.

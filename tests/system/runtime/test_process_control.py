@@ -151,6 +151,11 @@ def test_down_ends_every_process_and_is_harmless_where_nothing_runs(platform: Pl
     running = platform.processes()
     platform.bridge("down")
     assert not [process for process in running if alive(process)]
+    # In order, none killed for taking too long, and the api-server when it was told what became of the tasks.
+    log = (platform.state_dir / "logs" / "supervisord.log").read_text().rpartition("supervisord started")[2]
+    ended = re.findall(r"stopped: (\S+) \(exit status 0\)", log)
+    assert ended[-2:] == ["api-server", "postgres"]
+    assert {"scheduler", "dag-processor", "triggerer", "dispatch"} <= set(ended[:-2])
     assert {row["state"] for row in platform.status().values()} == {"stopped"}
     assert "does not run" in platform.bridge("down").stdout
     assert "does not run" in bare.bridge("down").stdout
