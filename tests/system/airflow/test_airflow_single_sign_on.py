@@ -52,7 +52,7 @@ with app.app_context():
     assert manager.update_user(user)
 """
 _number = count(1)
-STRANGER = f"sso-stranger-{uuid4().hex[:8]}"
+STRANGER = "sso-stranger"
 """Has an account, and belongs to no organization."""
 
 
