@@ -4,7 +4,8 @@ Messages that come in by HTTP are counted in blocks, so that a request asks nobo
 an organization, hands it out, and gives back what it did not need. Never more is accepted than is allowed. Less
 may be: up to an eighth of what was left may be held by another process until it gives it back (`IDLE_S`), or
 until the hour ends when that process was killed; room for bytes that it held is free when it is measured again
-(`storage`). Everything else is counted in the transaction that accepts it.
+(`storage`), so that room from before that is neither used on nor given back. Everything else is counted in the
+transaction that accepts it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ REFUSED_S = 1.0
 
 _TAKE = "SELECT granted, resource, allowed, used, ends_at FROM bridge.take_allowance(%s, %s, %s, %s)"
 _GIVE_BACK = "SELECT bridge.take_allowance(%s, 'messages', %s, false, %s)"
-_TAKE_ROOM = "SELECT granted, allowed, used FROM bridge.take_storage(%s, %s, %s)"
+_TAKE_ROOM = "SELECT granted, allowed, used, measured_at FROM bridge.take_storage(%s, %s, %s)"
+_GIVE_BACK_ROOM = "SELECT bridge.take_storage(%s, 0, %s, %s)"
+_MEASURED = "SELECT organization_id, measured_at FROM bridge.storage_use WHERE organization_id = ANY(%s)"
 
 
 def exhausted(resource: str, allowed: int, used: int, ends_at: datetime) -> AllowanceExhausted:
@@ -91,10 +94,26 @@ def give_back(connection: psycopg.Connection[Any], organization_id: UUID, kind: 
 @dataclass(slots=True)
 class _Block:
     left: int
-    room: int
     taken_at: datetime
     ends_at: float
     used_at: float
+
+
+@dataclass(slots=True)
+class _Room:
+    left: int
+    measured_at: datetime | None
+    used_at: float
+
+
+@dataclass(slots=True)
+class _Full:
+    """So many bytes more did not fit."""
+
+    at: float
+    missing: int
+    allowed: int
+    used: int
 
 
 class Allowances:
@@ -102,8 +121,10 @@ class Allowances:
 
     def __init__(self) -> None:
         self._blocks: dict[UUID, _Block] = {}
+        self._rooms: dict[UUID, _Room] = {}
         self._refused: dict[UUID, tuple[float, AllowanceExhausted]] = {}
-        self._spare: dict[UUID, int] = {}
+        self._full: dict[UUID, _Full] = {}
+        self._late: dict[UUID, float] = {}
         self._asking: dict[UUID, asyncio.Lock] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -118,7 +139,7 @@ class Allowances:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        for organization_id in {*self._blocks, *self._spare}:
+        for organization_id in {*self._blocks, *self._rooms}:
             await self._return(organization_id)
 
     async def admit(self, organization_id: UUID, size: int) -> None:
@@ -129,9 +150,7 @@ class Allowances:
         async with self._asking.setdefault(organization_id, asyncio.Lock()):
             if self._hand_out(organization_id, size):
                 return
-            refused = self._refused.get(organization_id)
-            if refused is not None and time.monotonic() - refused[0] < REFUSED_S:
-                raise exhausted(**_facts(refused[1]))
+            self._refuse_again(organization_id, size)
             # Others who come by may take what was just made room for.
             for _ in range(TRIES):
                 if organization_id not in self._blocks:
@@ -146,7 +165,9 @@ class Allowances:
         block = self._blocks.get(organization_id)
         if block is not None:
             block.left += 1
-            block.room += size
+        room = self._rooms.get(organization_id)
+        if room is not None:
+            room.left += size
 
     def _hand_out(self, organization_id: UUID, size: int) -> bool:
         block = self._blocks.get(organization_id)
@@ -155,65 +176,113 @@ class Allowances:
         now = time.time()
         if now >= block.ends_at or block.left < 1:
             del self._blocks[organization_id]
-            self._spare[organization_id] = self._spare.get(organization_id, 0) + block.room
             return False
-        if block.room < size:
+        room = self._rooms.get(organization_id)
+        if room is None:
+            if size > 0:
+                return False
+        elif room.left < size:
             return False
+        else:
+            room.left -= size
+            room.used_at = now
         block.left -= 1
-        block.room -= size
         block.used_at = now
         return True
 
-    async def _take(self, organization_id: UUID) -> None:
-        taken_at = datetime.now(UTC)
+    def _missing(self, organization_id: UUID, size: int) -> int:
+        room = self._rooms.get(organization_id)
+        return size if room is None else size - room.left
+
+    def _refuse_again(self, organization_id: UUID, size: int) -> None:
+        """Those who come one after the other do not all ask for what was refused to the first."""
+        since = time.monotonic() - REFUSED_S
+        if self._late.get(organization_id, since) > since:
+            raise _late()
+        refused = self._refused.get(organization_id)
+        if refused is not None and refused[0] > since:
+            raise exhausted(**_facts(refused[1]))
+        found = self._full.get(organization_id)
+        if found is not None and found.at > since and self._missing(organization_id, size) >= found.missing:
+            raise full(found.allowed, found.used, size)
+
+    async def _ask(self, organization_id: UUID, statement: str, *values: object) -> tuple[Any, ...]:
         try:
             async with asyncio.timeout(TAKE_TIMEOUT_S), aio.relay() as connection:
-                cursor = await connection.execute(_TAKE, (organization_id, "messages", BLOCK, False))
-                [(granted, resource, allowed, used, ends_at)] = await cursor.fetchall()
+                cursor = await connection.execute(statement, (organization_id, *values))
+                [row] = await cursor.fetchall()
+                return row
         except TimeoutError as late:
-            raise Unavailable("the organization's allowance could not be asked for", retry_after_s=1) from late
+            self._late[organization_id] = time.monotonic()
+            raise _late() from late
+
+    async def _take(self, organization_id: UUID) -> None:
+        taken_at = datetime.now(UTC)
+        granted, resource, allowed, used, ends_at = await self._ask(
+            organization_id, _TAKE, "messages", BLOCK, False
+        )
         if not granted:
             error = exhausted(resource, allowed, used, ends_at)
             error.facts["ends_at"] = ends_at
             self._refused[organization_id] = (time.monotonic(), error)
             raise exhausted(resource, allowed, used, ends_at)
         self._refused.pop(organization_id, None)
-        room = self._spare.pop(organization_id, 0)
-        self._blocks[organization_id] = _Block(granted, room, taken_at, ends_at.timestamp(), time.time())
+        self._blocks[organization_id] = _Block(granted, taken_at, ends_at.timestamp(), time.time())
 
     async def _make_room(self, organization_id: UUID, size: int) -> None:
-        block = self._blocks[organization_id]
-        missing = size - block.room
+        missing = self._missing(organization_id, size)
         if missing < 1:
             return
-        async with aio.relay() as connection:
-            cursor = await connection.execute(_TAKE_ROOM, (organization_id, missing, max(missing, BLOCK_BYTES)))
-            [(granted, allowed, used)] = await cursor.fetchall()
+        granted, allowed, used, measured_at = await self._ask(
+            organization_id, _TAKE_ROOM, missing, max(missing, BLOCK_BYTES)
+        )
         if not granted:
+            self._full[organization_id] = _Full(time.monotonic(), missing, allowed, used)
             raise full(allowed, used, size)
-        if self._blocks.get(organization_id) is block:
-            block.room += granted
+        self._full.pop(organization_id, None)
+        room = self._rooms.get(organization_id)
+        if room is None or room.measured_at != measured_at:
+            self._rooms[organization_id] = _Room(granted, measured_at, time.time())
         else:
-            self._spare[organization_id] = self._spare.get(organization_id, 0) + granted
+            room.left += granted
 
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(IDLE_S)
             before = time.time() - IDLE_S
-            for organization_id, block in list(self._blocks.items()):
-                if block.used_at < before:
+            for organization_id in {*self._blocks, *self._rooms}:
+                held = (self._blocks.get(organization_id), self._rooms.get(organization_id))
+                if all(each is None or each.used_at < before for each in held):
                     await self._return(organization_id)
+            if self._rooms:
+                await self._forget()
+
+    async def _forget(self) -> None:
+        """Room that is not counted any more since it was measured."""
+        with contextlib.suppress(BridgeError, psycopg.Error, TimeoutError):
+            async with asyncio.timeout(TAKE_TIMEOUT_S), aio.relay() as connection:
+                cursor = await connection.execute(_MEASURED, (list(self._rooms),))
+                found = dict(await cursor.fetchall())
+            for organization_id, room in list(self._rooms.items()):
+                # What was taken since this was asked for may be newer.
+                measured_at = found.get(organization_id, room.measured_at)
+                if measured_at is not None and (room.measured_at is None or room.measured_at < measured_at):
+                    del self._rooms[organization_id]
 
     async def _return(self, organization_id: UUID) -> None:
         block = self._blocks.pop(organization_id, None)
-        room = self._spare.pop(organization_id, 0) + (block.room if block is not None else 0)
+        room = self._rooms.pop(organization_id, None)
         # Lost with the database: messages are free again when the hour ends, room when it is measured.
-        with contextlib.suppress(BridgeError, psycopg.Error):
-            async with aio.relay() as connection:
+        with contextlib.suppress(BridgeError, psycopg.Error, TimeoutError):
+            async with asyncio.timeout(TAKE_TIMEOUT_S), aio.relay() as connection:
                 if block is not None and block.left > 0 and time.time() < block.ends_at:
                     await connection.execute(_GIVE_BACK, (organization_id, -block.left, block.taken_at))
-                if room:
-                    await connection.execute(_TAKE_ROOM, (organization_id, 0, -room))
+                if room is not None and room.left > 0:
+                    await connection.execute(_GIVE_BACK_ROOM, (organization_id, -room.left, room.measured_at))
+
+
+def _late() -> Unavailable:
+    return Unavailable("the organization's allowance could not be asked for", retry_after_s=1)
 
 
 def _facts(error: AllowanceExhausted) -> dict[str, Any]:

@@ -143,6 +143,12 @@ def test_an_accounts_ecosystems_and_systems_are_counted_over_all_its_organizatio
     systems.put_system(first.organization_id, "dev", "one", ecosystem="erp", name="Two", by="test")
     [shown] = [each for each in json.loads(command("account", "list", "--json")) if each["account"] == account]
     assert (shown["max_ecosystems"], shown["max_systems"]) == (2, 3)
+    # So may it when less is agreed upon than there is.
+    command("account", "set", account, "--name", "One", "--max-ecosystems", "1", "--max-systems", "1")
+    systems.put_ecosystem(first.organization_id, "erp", kind="erp", name="A third name", by="test")
+    systems.put_system(first.organization_id, "dev", "one", ecosystem="erp", name="Three", by="test")
+    with pytest.raises(QuotaExceeded):
+        systems.put_system(second.organization_id, "prod", "one", ecosystem="erp", name="One", by="test")
     command("account", "set", account, "--name", "One")
     systems.put_ecosystem(second.organization_id, "wms", kind="wms", name="WMS", by="test")
 

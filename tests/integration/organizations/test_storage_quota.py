@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
 
 from continuitybridge import database, organizations
-from continuitybridge.errors import AllowanceExhausted
-from continuitybridge.inbox import storage
+from continuitybridge.errors import AllowanceExhausted, Unavailable
+from continuitybridge.inbox import allowance, storage
 from continuitybridge.inbox.accept import Acceptance, accept
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.organizations import Organization, quotas
@@ -126,3 +127,119 @@ def test_measuring_finds_what_is_held_in_both_stores_and_frees_what_is_gone(
     storage.measure_all()
     assert 300_000 <= counted(small) <= 302_000
     accept(acceptance(small, 9 * MB), keyring)
+
+
+def test_who_finds_no_room_is_refused_at_once_and_the_next_ones_by_what_is_remembered(
+    small: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(acceptance(small, 950_000), keyring)
+
+    async def run() -> None:
+        async with GroupCommit(keyring) as commits:
+
+            async def refused() -> None:
+                with pytest.raises(AllowanceExhausted, match="no room for 100000 bytes"):
+                    await asyncio.wait_for(commits.submit(acceptance(small, 100_000)), 2)
+
+            with database.relay() as connection:
+                # Whoever would write has to wait for this.
+                connection.execute(
+                    "SELECT FROM bridge.storage_use WHERE organization_id = %s FOR UPDATE",
+                    (small.organization_id,),
+                )
+                await refused()
+            monkeypatch.setattr(allowance, "REFUSED_S", 60.0)
+            quotas.agree(small.organization_id, "storage_mb", 2)
+            await refused()
+            # What is smaller than the refused may fit.
+            await commits.submit(acceptance(small, 40_000))
+            monkeypatch.setattr(allowance, "REFUSED_S", 0.0)
+            await commits.submit(acceptance(small, 100_000))
+
+    asyncio.run(run())
+    assert counted(small) == 1_090_000
+
+
+def test_who_waits_for_room_too_long_is_told_to_come_again_and_so_is_everybody_behind_him(
+    small: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(acceptance(small, 1_000), keyring)
+    monkeypatch.setattr(allowance, "TAKE_TIMEOUT_S", 0.2)
+
+    async def run() -> list[BaseException | None]:
+        async with GroupCommit(keyring) as commits:
+            with database.relay() as connection:
+                connection.execute(
+                    "SELECT FROM bridge.storage_use WHERE organization_id = %s FOR UPDATE",
+                    (small.organization_id,),
+                )
+                sent = [commits.submit(acceptance(small, 1_000)) for _ in range(20)]
+                found = await asyncio.wait_for(asyncio.gather(*sent, return_exceptions=True), 2)
+        return [each if isinstance(each, BaseException) else None for each in found]
+
+    assert {type(each) for each in asyncio.run(run())} == {Unavailable}
+
+
+def test_room_that_was_held_while_it_was_measured_is_not_given_back_a_second_time(
+    small: Organization, keyring: Keyring
+) -> None:
+    async def run() -> int:
+        async with GroupCommit(keyring) as commits:
+            await commits.submit(acceptance(small, 50_000))
+            assert counted(small) > 100_000
+            return await asyncio.to_thread(storage.measure, small.organization_id)
+
+    held = asyncio.run(run())
+    assert 50_000 <= held <= 52_000
+    assert counted(small) == held
+
+
+def test_room_from_before_it_was_measured_is_used_no_more(
+    small: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "IDLE_S", 0.2)
+
+    async def run() -> None:
+        async with GroupCommit(keyring) as commits:
+            await commits.submit(acceptance(small, 100))
+            held = await asyncio.to_thread(storage.measure, small.organization_id)
+            # Never idle.
+            for _ in range(40):
+                await asyncio.sleep(0.05)
+                await commits.submit(acceptance(small, 100))
+                if counted(small) > held + 50_000:
+                    return
+            pytest.fail("what came after is counted nowhere")
+
+    asyncio.run(run())
+
+
+def test_room_without_messages_to_fill_it_is_given_back(
+    small: Organization, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "IDLE_S", 0.1)
+    quotas.agree(small.organization_id, "messages_per_hour", 1)
+
+    async def run() -> None:
+        async with GroupCommit(keyring) as commits:
+            await commits.submit(acceptance(small, 1_000))
+            with pytest.raises(AllowanceExhausted, match="messages per hour"):
+                await commits.submit(acceptance(small, 1_000))
+            for _ in range(40):
+                if counted(small) == 1_000:
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("the room is still held")
+
+    asyncio.run(run())
+
+
+def test_of_two_that_measure_at_once_neither_counts_twice(small: Organization, keyring: Keyring) -> None:
+    accept(acceptance(small, 50_000), keyring)
+    with database.relay() as connection:
+        connection.execute(
+            "UPDATE bridge.storage_use SET bytes = 0 WHERE organization_id = %s", (small.organization_id,)
+        )
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(storage.measure, [small.organization_id] * 8))
+    assert 50_000 <= counted(small) <= 52_000
