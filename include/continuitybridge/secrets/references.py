@@ -27,6 +27,9 @@ from continuitybridge.settings import get_settings
 
 MAX_KEPT = 2_000
 """Values that a process keeps."""
+_DESTINATIONS = frozenset(
+    {"host", "port", "testurl", "tokenurl", "authorizationurl", "connectionstring", "connectionurl", "brokers"}
+)
 _PATH = re.compile(r"(?!\.+(/|$))[A-Za-z0-9_.-]+(/(?!\.+(/|$))[A-Za-z0-9_.-]+)*")
 
 
@@ -72,7 +75,33 @@ def parse(type: str, given: Mapping[str, Any]) -> Referred:
         raise ConfigurationError(f"the reference is not valid: {told}", field="reference") from None
     check_path(reference.path)
     backends.get(reference.backend)
+    secret = types.secret_fields(type)
+    if reference.field is not None and secret and _named(reference.field) not in map(_named, secret):
+        # In any other a value would be shown, or told to whoever is called.
+        valid = ", ".join(sorted(secret))
+        raise ConfigurationError(
+            f"field {reference.field!r} is no secret one of {type}; valid are {valid}",
+            field="reference.field",
+            value=reference.field,
+            valid=valid,
+        )
     return Referred(type, reference)
+
+
+def not_tried(referred: Referred) -> str | None:
+    """Why it is not signed in with, where the value of the store would go to, or be shown by, somebody whom the
+    author of the reference chose."""
+    reference, secret = referred.reference, types.secret_fields(referred.TYPE)
+    if chosen := sorted(name for name in reference.fields if _named(name) in _DESTINATIONS):
+        return f"a reference that says itself where to ({', '.join(chosen)}) is not tried: the store has to say it"
+    if reference.field is not None and secret and _named(reference.field) not in map(_named, secret):
+        return f"the field {reference.field!r} is no secret one"
+    return None
+
+
+def _named(field: str) -> str:
+    """`test_url` and `testUrl` are one field."""
+    return field.replace("_", "").lower()
 
 
 def read_stored(text: bytes) -> types.SecretValue | Referred:

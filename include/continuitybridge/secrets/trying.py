@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +27,7 @@ from continuitybridge.errors import BridgeError, EgressRefused
 from continuitybridge.nodes.http.address import parse
 from continuitybridge.nodes.http.client import Client
 from continuitybridge.nodes.http.wire import ExchangeFailed, RawAnswer
-from continuitybridge.secrets import types, verbs
+from continuitybridge.secrets import references, types, verbs
 from continuitybridge.settings import egress_policy
 from continuitybridge.vault.keyring import Cipher, Keyring
 
@@ -37,6 +38,10 @@ _IN_CONNECTION_STRING = frozenset(
     {"host", "port", "user", "password", "dbname", "sslmode", "connect_timeout", "application_name"}
 )
 """What of a connection string is followed: nothing that names a file or a socket of this machine."""
+
+
+_SAID_ANYWAY = frozenset({"none", "tls", "starttls", "X-API-Key"})
+"""Words of the types themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,14 @@ def try_secret(
     """Sign in with the current version of a secret, within `TIMEOUT_S`. Leaves an audit event. Raises as
     `verbs.resolve`. Not for a thread that runs an event loop."""
     keys = keys or Keyring.open()
-    found = verbs.resolve(organization_id, environment, name, keys)
-    tried = asyncio.run(_tried(found))
+    found = verbs.stored(organization_id, environment, name, keys)
+    if not isinstance(found, references.Referred):
+        tried = asyncio.run(_tried(found, found.shown()))
+    elif (why := references.not_tried(found)) is not None:
+        tried = Tried(None, why)
+    else:
+        value = references.value_of(organization_id, environment, name, found)
+        tried = asyncio.run(_tried(value, found.reference.fields))
     with database.tenant(organization_id) as connection:
         details = {"type": found.TYPE, "ok": tried.ok}
         record(
@@ -78,7 +89,7 @@ def try_secret(
     return tried
 
 
-async def _tried(secret: types.SecretValue) -> Tried:
+async def _tried(secret: types.SecretValue, known: Mapping[str, Any]) -> Tried:
     way = _WAYS.get(type(secret))
     if way is None:
         return Tried(None, f"secrets of type {secret.TYPE} cannot be tried")
@@ -86,21 +97,24 @@ async def _tried(secret: types.SecretValue) -> Tried:
         async with asyncio.timeout(TIMEOUT_S):
             detail = await way(secret)
     except _NotTestable as error:
-        return Tried(None, str(error))
+        return Tried(None, _without(secret, known, str(error)))
     except TimeoutError:
         return Tried(False, f"no answer within {TIMEOUT_S:g} s")
     except (BridgeError, EgressRefused) as error:
-        return Tried(False, error.detail)
+        return Tried(False, _without(secret, known, error.detail))
     except (_Failed, ExchangeFailed, ssl.SSLError, OSError, ValueError) as error:
-        return Tried(False, _without(secret, str(error) or type(error).__name__))
-    return Tried(True, _without(secret, detail))
+        return Tried(False, _without(secret, known, str(error) or type(error).__name__))
+    return Tried(True, _without(secret, known, detail))
 
 
-def _without(secret: types.SecretValue, text: str) -> str:
-    """One line of what was answered, in which nothing of the secret is repeated."""
-    for name, value in secret.revealed().items():
-        if isinstance(value, str) and secret.shown().get(name) == "(set)" and len(value) > 2:
-            text = text.replace(value, "[scrubbed]")
+def _without(secret: types.SecretValue, known: Mapping[str, Any], text: str) -> str:
+    """One line of what was answered, in which nothing is repeated but what is `known` to who asks: of a secret
+    what may be shown, of a reference what stands in itself."""
+    told = {str(value) for value in known.values()} - {"(set)"}
+    hidden = {str(value) for value in secret.revealed().values()} - told - _SAID_ANYWAY
+    for value in sorted(hidden, key=len, reverse=True):
+        if len(value) > 2:
+            text = re.sub(re.escape(value), "[scrubbed]", text, flags=re.IGNORECASE)
     return " ".join(text.split())[:300]
 
 

@@ -280,6 +280,13 @@ def parse(type: str, value: Mapping[str, Any]) -> SecretValue:
     return found
 
 
+def secret_fields(type: str) -> frozenset[str]:
+    """The fields of a type that are never shown; none for a type whose names are free."""
+    return frozenset(
+        name for name, field in TYPES[type].model_fields.items() if "SecretStr" in str(field.annotation)
+    )
+
+
 def known(type: str) -> None:
     """Raise `ConfigurationError` for a type that there is not."""
     if type not in TYPES:

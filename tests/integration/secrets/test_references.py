@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from continuitybridge.errors import (
 )
 from continuitybridge.organizations import Organization
 from continuitybridge.secrets import backends, references
+from continuitybridge.secrets.trying import try_secret
 from continuitybridge.settings import get_settings
 from continuitybridge.vault import Keyring
 
@@ -305,3 +307,36 @@ def test_an_unknown_store_is_named_with_those_that_there_are(
     with pytest.raises(ConfigurationError, match="valid are corp, texts"):
         refer(organization, "x", backend="vault")
     assert run("stores").output.count(VAULT) == 2
+
+
+def test_trying_a_reference_tells_and_sends_nothing_of_the_store(
+    organization: Organization, store: TransitService
+) -> None:
+    owner, value = organization.organization_id, random.token_urlsafe()
+    store.put(f"bridge/{owner}-prod-shop", value=value)
+    heard = socket.create_server(("127.0.0.1", 0))
+    heard.settimeout(0)
+    port = heard.getsockname()[1]
+    # The store's text as a field that is shown, and as one that is sent to the author's own server.
+    with pytest.raises(ConfigurationError, match="valid are connection_string, password"):
+        refer(organization, "shop", backend="texts", type="database", field="username")
+    for field, fields in (
+        ("username", {"host": "127.0.0.1", "port": port, "password": "x"}),
+        ("password", {"host": "127.0.0.1", "port": port, "username": "x"}),
+        ("username", {"password": "x"}),
+    ):
+        reference = references.Reference(backend="texts", path="shop", field=field, fields=fields)
+        secrets.put(owner, "prod", "shop", "database", references.Referred("database", reference), "anna")
+        found = try_secret(owner, "prod", "shop", "anna")
+        assert found.ok is None
+        assert value not in found.detail
+    with pytest.raises(BlockingIOError):
+        heard.accept()
+    heard.close()
+    # Where the store says it all, it is tried, and nothing of it is shown.
+    store.put(f"bridge/{organization.slug}/prod/db", host="10.0.0.1", username=value, password=value[::-1])
+    secrets.remove(owner, "prod", "shop", "anna")
+    refer(organization, "db", type="database")
+    found = try_secret(owner, "prod", "shop", "anna")
+    assert found.ok is False
+    assert "10.0.0.1" not in found.detail
