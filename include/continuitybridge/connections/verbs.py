@@ -195,7 +195,7 @@ def list_connections(organization_id: UUID, environment: str | None = None) -> l
 class Definition:
     """A connection as it is stored. `auth` is the model of how it authenticates: it holds secrets. `revision` is
     another after each change, of the secret too on which it draws; `until`: when it is to be read again, in
-    seconds since the epoch, because its secret stands outside."""
+    seconds since the epoch, because its secret ends then or stands `outside`."""
 
     name: str
     revision: int
@@ -203,6 +203,7 @@ class Definition:
     headers: dict[str, str] = Field(repr=False)
     auth: Any = Field(repr=False)
     until: float | None = None
+    outside: bool = False
 
 
 def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Definition:
@@ -222,10 +223,10 @@ def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> De
         )
     settings, ciphertext, revision = row
     auth = orjson.loads(keys.decrypt(organization_id, PURPOSE, _bound_to(environment, name, revision), ciphertext))
-    found, until = from_data(auth), None
+    found, until, outside = from_data(auth), None, False
     if isinstance(found, SecretAuth):
         secret = secrets.resolved(organization_id, environment, found.secret, keys)
-        until = secret.until
+        until, outside = secret.until, secret.outside
         found = drawn(found, secret.value)
         if settings["auth"] not in ("secret", found.type):
             raise ConfigurationError(
@@ -234,9 +235,11 @@ def read(organization_id: UUID, environment: str, name: str, keys: Cipher) -> De
             )
         for field, url in getattr(found, "addresses", tuple)():
             _check_address(field, url)
-        # A new version of the secret is a change of the connection.
-        revision = (secret.version % 32_768) * 65_536 + revision % 65_536
-    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), found, until)
+        # Another value of the secret is a change of the connection, also one that changed in a store outside, or
+        # that has the number of one that was removed.
+        of = orjson.dumps([revision, secret.version, secret.value.revealed()], option=orjson.OPT_SORT_KEYS)
+        revision = int.from_bytes(keys.fingerprint(organization_id, of)[-4:], "big") >> 1
+    return Definition(name, revision, settings["base_url"], settings.get("headers", {}), found, until, outside)
 
 
 def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> ConnectionInfo:

@@ -1,6 +1,7 @@
 """Typed secrets of an organization's environments: passwords, keys and clients, with versions and reminders."""
 
 from continuitybridge.secrets.references import Referred
+from continuitybridge.secrets.references import forget as forget_outside
 from continuitybridge.secrets.reminders import DueSecret, due, remind
 from continuitybridge.secrets.types import TYPES, SecretValue, parse
 from continuitybridge.secrets.verbs import (
@@ -31,6 +32,7 @@ __all__ = [
     "SecretVersion",
     "StoredSecret",
     "due",
+    "forget_outside",
     "get",
     "list_secrets",
     "parse",

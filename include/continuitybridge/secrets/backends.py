@@ -43,6 +43,7 @@ _REFUSALS = (
     "NoCredentials",
     "ClientAuthentication",
 )
+_SILENCES = ("Timeout", "ConnectionError", "ConnectError", "VaultDown", "MaxRetryError", "ServiceUnavailable")
 _PLACEHOLDERS = {"organization", "organization_id", "environment"}
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,12 @@ class Backend:
             raise self._silent()
         answer: Future[str | None] = Future()
         # Its own limits are the class's affair: whoever asks goes when his time is over.
-        threading.Thread(target=self._run, args=(key, answer), name=f"secrets-{self.name}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(key, answer), name=f"secrets-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._turns.release()
+            raise self._unavailable() from None
         try:
             return answer.result(max(0.0, ends - time.monotonic()))
         except TimeoutError:
@@ -137,7 +143,8 @@ class Backend:
                 raise BackendRefused(
                     f"the secret store {self.name!r} refuses the platform", backend=self.name, retry_after_s=30
                 ) from error
-            raise self._silent() from error
+            # What is wrong with one entry is nothing to those who ask for others.
+            raise (self._silent() if _is_silence(error) else self._unavailable()) from error
 
     def _run(self, key: str, answer: Future[str | None]) -> None:
         try:
@@ -153,6 +160,9 @@ class Backend:
 
     def _silent(self) -> Unavailable:
         self._rests_until = max(self._rests_until, time.monotonic() + REST_S)
+        return self._unavailable()
+
+    def _unavailable(self) -> Unavailable:
         return Unavailable(f"the secret store {self.name!r} does not answer", backend=self.name, retry_after_s=5)
 
 
@@ -216,6 +226,16 @@ def _forked() -> None:
 
 os.register_at_fork(after_in_child=_forked)
 _FILE = TypeAdapter(dict[str, Declared])
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether nobody answered, or the whole store is away."""
+    while error is not None:
+        name = type(error).__name__
+        if isinstance(error, ConnectionError | TimeoutError) or any(each in name for each in _SILENCES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -27,6 +27,8 @@ from continuitybridge.settings import get_settings
 
 MAX_KEPT = 2_000
 """Values that a process keeps."""
+ABSENT_S = 3.0
+"""So long is known that a store has nothing at a path."""
 _DESTINATIONS = frozenset(
     {"host", "port", "testurl", "tokenurl", "authorizationurl", "connectionstring", "connectionurl", "brokers"}
 )
@@ -115,10 +117,17 @@ def read_stored(text: bytes) -> types.SecretValue | Referred:
 def value_of(organization_id: UUID, environment: str, name: str, referred: Referred) -> types.SecretValue:
     """What the secret refers to, now. Raises `ReferenceMissing`, `ConfigurationError` where it is no value of the
     type, and `Unavailable`."""
+    return value_until(organization_id, environment, name, referred)[0]
+
+
+def value_until(
+    organization_id: UUID, environment: str, name: str, referred: Referred
+) -> tuple[types.SecretValue, float]:
+    """As `value_of`, and when it is to be read again, in seconds since the epoch."""
     reference = referred.reference
     check_path(reference.path)
-    text = fetch(organization_id, environment, reference.backend, reference.path, name=name)
-    return typed(referred.TYPE, text, reference)
+    text, until = _read(organization_id, environment, reference.backend, reference.path, name=name)
+    return typed(referred.TYPE, text, reference), until
 
 
 def fetch(
@@ -132,23 +141,31 @@ def fetch(
 ) -> str:
     """What the store holds at the path, which begins behind the organization's prefix unless `within` is false:
     only an operator may say so."""
+    return _read(organization_id, environment, backend, path, name=name, within=within)[0]
+
+
+def _read(
+    organization_id: UUID, environment: str, backend: str, path: str, *, name: str, within: bool = True
+) -> tuple[str, float]:
     store = backends.get(backend)
     key = path
     if within:
         check_path(path)
         key = store.declared.place(organization_id, _slug(organization_id), environment) + path
+    now, cache_s = time.time(), get_settings().secret_backend_cache_s
     with _lock:
-        kept = _cache().get((organization_id, backend, key))
-    if kept is not None:
-        return kept
-    found = store.ask(key)
+        found, until = _cache().get((organization_id, backend, key), (None, 0.0))
+    if not now < until <= now + cache_s:
+        found = store.ask(key)
+        # As of when it was asked for; that there is nothing is put right by somebody who waits.
+        until = now + (min(cache_s, ABSENT_S) if found is None else cache_s)
+        with _lock:
+            _cache()[(organization_id, backend, key)] = found, until
     if found is None:
         raise ReferenceMissing(
             f"the secret store {backend!r} has nothing at {path!r}", secret=name, backend=backend, path=path
         )
-    with _lock:
-        _cache()[(organization_id, backend, key)] = found
-    return found
+    return found, until
 
 
 def typed(type: str, text: str, reference: Reference) -> types.SecretValue:
@@ -168,11 +185,6 @@ def typed(type: str, text: str, reference: Reference) -> types.SecretValue:
     return types.parse(type, {**reference.fields, **found})
 
 
-def holds_until() -> float:
-    """When a value that is read now is to be read again, in seconds since the epoch."""
-    return time.time() + get_settings().secret_backend_cache_s
-
-
 def check_path(path: str) -> None:
     """Raise `ConfigurationError` where a path is none, or leads out of where it stands."""
     if not _PATH.fullmatch(path):
@@ -183,10 +195,11 @@ def check_path(path: str) -> None:
         )
 
 
-def forget() -> None:
-    """Read everything anew when it is used next."""
+def forget(organization_id: UUID | None = None) -> None:
+    """Read everything anew when it is used next, of one organization or of all."""
     with _lock:
-        _cache().clear()
+        for key in [key for key in _cache() if organization_id in (None, key[0])]:
+            _cache().pop(key, None)
 
 
 def _slug(organization_id: UUID) -> str:
@@ -197,14 +210,14 @@ def _slug(organization_id: UUID) -> str:
     return str(slug)
 
 
-def _cache() -> TTLCache[tuple[UUID, str, str], str]:
+def _cache() -> TTLCache[tuple[UUID, str, str], tuple[str | None, float]]:
     global _kept
     if _kept is None:
         _kept = TTLCache(MAX_KEPT, get_settings().secret_backend_cache_s)
     return _kept
 
 
-_kept: TTLCache[tuple[UUID, str, str], str] | None = None
+_kept: TTLCache[tuple[UUID, str, str], tuple[str | None, float]] | None = None
 _lock = threading.Lock()
 
 

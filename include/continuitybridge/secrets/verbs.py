@@ -277,12 +277,13 @@ def show(
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A secret's value. `version` grows with each new one of the secret; `until`: when a value that stands outside
-    is to be read again, in seconds since the epoch."""
+    """A secret's value. `version` grows with each new one of the secret; `until`: when it is to be read again, in
+    seconds since the epoch, because it ends then or stands `outside`."""
 
     value: types.SecretValue
     version: int
     until: float | None
+    outside: bool = False
 
 
 def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) -> types.SecretValue:
@@ -293,11 +294,11 @@ def resolve(organization_id: UUID, environment: str, name: str, keys: Cipher) ->
 
 def resolved(organization_id: UUID, environment: str, name: str, keys: Cipher) -> Resolved:
     """As `resolve`, for whoever keeps it."""
-    found, version = _current(organization_id, environment, name, keys)
+    found, version, ends = _current(organization_id, environment, name, keys)
     if not isinstance(found, references.Referred):
-        return Resolved(found, version, None)
-    until = references.holds_until()
-    return Resolved(references.value_of(organization_id, environment, name, found), version, until)
+        return Resolved(found, version, ends)
+    value, until = references.value_until(organization_id, environment, name, found)
+    return Resolved(value, version, until if ends is None else min(until, ends), outside=True)
 
 
 def stored(
@@ -309,7 +310,8 @@ def stored(
 
 def _current(
     organization_id: UUID, environment: str, name: str, keys: Cipher
-) -> tuple[types.SecretValue | references.Referred, int]:
+) -> tuple[types.SecretValue | references.Referred, int, float | None]:
+    """With its version, and when it ends, in seconds since the epoch."""
     place = {"organization": organization_id, "environment": environment, "name": name}
     with database.tenant(organization_id) as connection:
         row = connection.execute(
@@ -330,7 +332,7 @@ def _current(
             f"secret {name!r} in {environment} was valid until {expires_at:%Y-%m-%d %H:%M} UTC", secret=name
         )
     text = keys.decrypt(organization_id, PURPOSE, bound_to(environment, name, version), ciphertext)
-    return references.read_stored(text), version
+    return references.read_stored(text), version, None if expires_at is None else expires_at.timestamp()
 
 
 def _refers(found: types.SecretValue | references.Referred) -> dict[str, str]:

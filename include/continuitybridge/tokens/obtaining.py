@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from uuid import uuid4
 
+from continuitybridge import secrets
 from continuitybridge.connections import Definition
 from continuitybridge.connections.auth import CookieAuth, OAuth2Auth
 from continuitybridge.errors import ConfigurationError, Unavailable
@@ -125,6 +126,10 @@ def _call(place: Place, lease: store.Lease, definition: Definition, keys: Cipher
         try:
             got = _obtained(definition, lease.refresh)
         except Refused as refused:
+            if definition.outside and refused.code != "invalid_grant":
+                # The client's secret may be another by now: of the two places one is changed first.
+                secrets.forget_outside(place.organization_id)
+                raise _put_off(place, lease, refused.reason, None, keys) from None
             store.give_up(place, lease, refused.reason, keys)
         except Failed as failed:
             raise _put_off(place, lease, failed.reason, failed.retry_after_s, keys) from None

@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -30,6 +31,7 @@ from continuitybridge.secrets import backends, references
 from continuitybridge.secrets.trying import try_secret
 from continuitybridge.settings import get_settings
 from continuitybridge.vault import Keyring
+from token_server import TokenServer
 
 __all__ = ["transit_service"]
 VAULT = "airflow.providers.hashicorp.secrets.vault.VaultBackend"
@@ -340,3 +342,61 @@ def test_trying_a_reference_tells_and_sends_nothing_of_the_store(
     found = try_secret(owner, "prod", "shop", "anna")
     assert found.ok is False
     assert "10.0.0.1" not in found.detail
+
+
+class Picky:
+    """A store with entries that it stumbles over, and others that come."""
+
+    asked: ClassVar[list[str]] = []
+
+    def get_variable(self, key: str) -> str | None:
+        Picky.asked.append(key)
+        if key.endswith("bad"):
+            raise ValueError("no such mount")
+        return None if key.endswith("none") else "here"
+
+
+def test_a_bad_entry_is_nobody_elses_and_what_is_missing_is_not_asked_for_each_time(
+    make_organization: Callable[[], Organization], declare: Callable[[dict[str, Any]], Path]
+) -> None:
+    ours, theirs = make_organization(), make_organization()
+    declare({"picky": {"class": f"{Picky.__module__}.Picky", "arguments": {}}})
+    Picky.asked.clear()
+    with pytest.raises(Unavailable):
+        references.fetch(ours.organization_id, "prod", "picky", "bad", name="shop")
+    assert references.fetch(theirs.organization_id, "prod", "picky", "good", name="shop") == "here"
+    for _ in range(3):
+        with pytest.raises(ReferenceMissing):
+            references.fetch(ours.organization_id, "prod", "picky", "none", name="shop")
+    assert len(Picky.asked) == 3
+
+
+def test_a_client_whose_secret_is_changed_at_the_server_first_goes_on_by_itself(
+    organization: Organization, store: TransitService, keyring: Keyring
+) -> None:
+    server = TokenServer()
+    try:
+        path = f"bridge/{organization.slug}/prod/client"
+        client = {"client_id": server.client_id, "token_url": f"{server.url}/token"}
+        store.put(path, client_secret="old" * 5, **client)
+        refer(organization, "client", type="oauth2")
+        definition = {"base_url": server.url, "auth": {"type": "secret", "secret": "shop"}}
+        connections.put(organization.organization_id, "prod", "erp", definition, "anna")
+        with pytest.raises(Unavailable):
+            tokens.resolve(organization.organization_id, "prod", "erp", keyring)
+        store.put(path, client_secret=server.client_secret, **client)
+        # Neither the value that was read nor the wait for the old one holds it up.
+        found = tokens.resolve(organization.organization_id, "prod", "erp", keyring)
+        assert found.auth["token"] in server.valid
+    finally:
+        server.close()
+
+
+def test_a_secret_that_will_be_over_is_used_no_longer_than_that(
+    organization: Organization, keyring: Keyring
+) -> None:
+    owner, ends = organization.organization_id, datetime.now(UTC) + timedelta(seconds=90)
+    secrets.put(owner, "prod", "shop", "api_key", {"api_key": random.token_urlsafe()}, "anna", expires_at=ends)
+    definition = {"base_url": "https://erp.example/", "auth": {"type": "secret", "secret": "shop"}}
+    connections.put(owner, "prod", "erp", definition, "anna")
+    assert tokens.resolve(owner, "prod", "erp", keyring).expires_at == pytest.approx(ends.timestamp())
