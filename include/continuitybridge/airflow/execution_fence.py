@@ -133,7 +133,7 @@ def _is_an_ending(body: bytes) -> bool:
         given = json.loads(body)
     except ValueError:
         return False
-    if not isinstance(given, dict) or given.get("state") not in _ENDINGS:
+    if not isinstance(given, dict) or not isinstance(state := given.get("state"), str) or state not in _ENDINGS:
         return False
     return not any(given.pop(name, None) for name in _NAMES_ASSETS) and given.keys() <= _OF_AN_ENDING
 
