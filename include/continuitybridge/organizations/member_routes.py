@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict
 
-from continuitybridge.errors import NotFound
+from continuitybridge.errors import NotAllowed, NotFound
 from continuitybridge.organizations import membership
 from continuitybridge.organizations.access import CallerDep, Place
 from continuitybridge.organizations.matrix import Action, needs
@@ -56,6 +56,8 @@ def get_second_factor_rule(caller: CallerDep, organization: Slug) -> SecondFacto
 )
 def set_second_factor_rule(caller: CallerDep, organization: Slug, wanted: SecondFactorRule) -> SecondFactorRule:
     place = caller.organization(organization)
+    if caller.by_api_key:
+        raise NotAllowed("how people sign in is ruled by a person: sign in as a user")
     membership.require_second_factor(place.organization_id, wanted.required, by=caller.user_name)
     return wanted
 

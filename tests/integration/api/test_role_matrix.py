@@ -272,6 +272,21 @@ def test_a_key_that_reads_may_what_a_customer_user_may(
             assert answer.status_code == 403, (method, path, answer.text)
 
 
+def test_no_key_has_people_sign_in_without_their_second_factor(
+    server: Any, sign_in: SignIn, deployed: Callable[[], Deployed]
+) -> None:
+    owner = deployed().organization
+    user = sign_in({owner: "customer_admin"})
+    address = f"/bridge/organizations/{owner.slug}/second-factor"
+    assert user.client.put(address, json={"required": True}).status_code == 200
+    made = api_keys.create(owner.organization_id, "writer", user_name=user.name, scope="write", by=user.name)
+    token = user.client.headers["authorization"].partition(" ")[2]
+    server.users[token] = api.SignedIn(user.name, api_key=api_keys.verify(made.key))
+    assert user.client.get(address).json() == {"required": True}
+    assert user.client.put(address, json={"required": False}).status_code == 403
+    assert user.client.get(address).json() == {"required": True}
+
+
 def test_a_route_without_an_action_stops_the_start() -> None:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
