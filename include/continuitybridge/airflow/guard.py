@@ -174,8 +174,11 @@ async def _is_allowed(user: SignedIn, scope: Scope, path: str) -> bool:
         dags.append(own)
     if not dags:
         return True
-    address = scope["client"][0] if scope.get("client") else None
-    return await _are_own(user, dags, entered_from=(address,))
+    from continuitybridge.guard.network import peer, sender
+    from continuitybridge.settings import get_settings
+
+    found = sender(peer(scope), dict(scope["headers"]), get_settings().trusted_networks)
+    return await _are_own(user, dags, entered_from=(None if found is None else str(found),))
 
 
 async def _are_own(user: SignedIn, dag_ids: Iterable[str], entered_from: tuple[str | None] | None = None) -> bool:
