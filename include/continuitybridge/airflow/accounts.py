@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from continuitybridge.airflow import people
 from continuitybridge.airflow.roles import MEMBER_ROLE, SUPERADMIN_ROLE
 from continuitybridge.errors import Conflict, NotAuthenticated, NotFound
 from continuitybridge.sign_in import Account, check_password
@@ -32,6 +33,9 @@ class AirflowAccounts:
         with create_session() as session:
             found = _user(session, user_name)
             return None if found is None else _account(found)
+
+    def named(self, name: str) -> str | None:
+        return people.find(name)
 
     def verify(self, name: str, password: str) -> Account | None:
         with flask_app().app_context():

@@ -9,9 +9,11 @@ from sqlalchemy import func, or_, select
 
 def find(name: str) -> str | None:
     """The user name of whoever is known by this name or e-mail address, however it is spelled; None for nobody."""
+    # Folded by the database as FAB has it done: Python folds some letters otherwise.
+    given = func.lower(name)
     with create_session() as session:
         return session.scalars(
             select(User.username)
-            .where(or_(func.lower(User.username) == name.lower(), func.lower(User.email) == name.lower()))
-            .order_by(func.lower(User.username) != name.lower())
+            .where(or_(func.lower(User.username) == given, func.lower(User.email) == given))
+            .order_by(func.lower(User.username) != given)
         ).first()

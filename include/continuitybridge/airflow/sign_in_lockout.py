@@ -152,7 +152,8 @@ def _name(scope: Scope, body: bytes) -> str:
                 "the sign-in holds what is no text: a NUL character or half of one", field=field
             )
     found = given.get("username")
-    return str(found or "").strip().casefold()[:256]
+    # As it came: its spellings are told apart, or not, by the database alone, which finds the account.
+    return str(found or "").strip()[:256]
 
 
 def _json(body: bytes) -> Mapping[str, object]:

@@ -30,6 +30,9 @@ class Accounts(Protocol):
     def by_name(self, user_name: str) -> Account | None:
         """The account of exactly that name."""
 
+    def named(self, name: str) -> str | None:
+        """The user name of the account that `verify` would try for this name; None for none."""
+
     def verify(self, name: str, password: str) -> Account | None:
         """The active account that has this password and is known by this name, however it is spelled: its own
         `user_name` counts from there on. None where there is none, and that takes as long."""

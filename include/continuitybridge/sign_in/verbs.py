@@ -124,8 +124,7 @@ class Ways:
     def begin_second_factor(self, name: str, password: str, address: str) -> tuple[Enrolment, str]:
         """Begin with a second factor by one's password; gives what the app needs, and a token for
         `confirm_second_factor`. Raises `NotAuthenticated`, `TooManyRequests`, `Conflict`."""
-        account = self.accounts.by_name(name) or self.accounts.by_email(name)
-        user_name = name if account is None else account.user_name
+        user_name = self.accounts.named(name) or name
         who = user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
             raise _too_many(wait_s)

@@ -46,6 +46,9 @@ class Table:
     def by_name(self, user_name: str) -> Account | None:
         return self.accounts.get(user_name)
 
+    def named(self, name: str) -> str | None:
+        return next((each for each in self.accounts if each.lower() == name.lower()), None)
+
     def verify(self, name: str, password: str) -> Account | None:
         # Airflow too knows people however their names are spelled.
         user_name = next(each for each in self.accounts if each.lower() == name.lower())
