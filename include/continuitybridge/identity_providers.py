@@ -18,7 +18,8 @@ _DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
 
 class IdentityProvider(BaseModel):
     """One provider. `email_domains`: it speaks for addresses in these domains, and for no others (nor for those in
-    domains below them)."""
+    domains below them). `required_claims`: what its ID tokens must hold, such as the tenant of a provider that
+    serves many."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -28,6 +29,7 @@ class IdentityProvider(BaseModel):
     client_id: str = Field(min_length=1, max_length=255)
     client_secret_file: Path
     email_domains: tuple[str, ...] = Field(min_length=1)
+    required_claims: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("email_domains", mode="before")
     @classmethod
@@ -51,7 +53,8 @@ class IdentityProvider(BaseModel):
         return self.issuer.rstrip("/") + "/.well-known/openid-configuration"
 
     def speaks_for(self, email: str) -> bool:
-        return email.rpartition("@")[2].lower() in self.email_domains
+        # Letters beyond ASCII fold onto others: the Kelvin sign is a k to whoever looks addresses up.
+        return email.isascii() and email.rpartition("@")[2].lower() in self.email_domains
 
 
 def parse(given: Any) -> Any:

@@ -345,7 +345,8 @@ class Settings(BaseSettings):
         default=(),
         description="Identity providers that people may sign in by (OpenID Connect): a JSON list of objects with "
         "`name` (in addresses), `label` (on the button), `issuer` (its address, by HTTPS), `client_id`, "
-        "`client_secret_file` (0600) and `email_domains` (a list: whose addresses it speaks for).",
+        "`client_secret_file` (0600) and `email_domains` (a list: whose addresses it speaks for); "
+        "optional `required_claims` (an object: texts that its ID tokens must hold).",
     )
 
     waf_enabled: bool = _known(

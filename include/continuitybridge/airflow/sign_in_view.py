@@ -18,7 +18,7 @@ from continuitybridge.actor import current_actor
 from continuitybridge.airflow.single_sign_on import ProviderFailed
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
 from continuitybridge.browser_headers import PAGES
-from continuitybridge.errors import BridgeError
+from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.sign_in import attempt, events, identities, second_factor
 from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
 from continuitybridge.sign_in.letters import PREFIX
@@ -80,8 +80,8 @@ class SignInView(AuthDBView):
 
     @expose("/oauth-authorized/<provider>")
     def come_back(self, provider: str) -> Any:
-        """Take whom an identity provider sent back. That fails for an address, or for an account, as often as
-        links and passwords do."""
+        """Take whom an identity provider sent back. That fails for an address as often as links
+        do. Wrong passwords lock nobody out here; wrong codes of the second factor behind it count."""
         if g.user is not None and g.user.is_authenticated:
             return redirect(self.appbuilder.get_url_for_index)
         found = self.appbuilder.sm.identity_providers.get(provider)
@@ -89,29 +89,35 @@ class SignInView(AuthDBView):
             return self._refused("There is no such provider")
         from continuitybridge.airflow.accounts import AirflowAccounts
 
+        # Other sites' pages can have a browser come here, and must lock nobody out by it.
+        if not self.appbuilder.sm.identity_providers.was_begun(found, request.args.get("state")):
+            log.warning("a sign-in by %s was refused: this browser did not begin it", found.name)
+            return self._refused(f"{found.shown} was refused: begin here")
+        if told := request.args.get("error"):
+            log.warning("a sign-in by %s was refused there: %s", found.name, ascii(told[:100]))
+            return self._refused(f"{found.shown} came to nothing there: try again later")
         failures, address = Failures.open(), current_actor().address or ""
         if wait_s := failures.take(LINKS_OF_ADDRESS, address):
             return self._too_many(wait_s)
         try:
             claims = self.appbuilder.sm.identity_providers.claims(found)
             account = identities.account_of(claims, found, AirflowAccounts())
+        except (ProviderFailed, Unavailable) as error:
+            failures.give_back(LINKS_OF_ADDRESS, address)
+            log.error("%s", error.detail)
+            return self._refused(f"{found.label or found.name} does not answer as it should: try again later")
         except BridgeError as error:
             log.warning("a sign-in by %s was refused: %s", found.name, error.detail)
             return self._refused(f"{found.shown} was refused. Ask your administrator for an invitation")
         failures.give_back(LINKS_OF_ADDRESS, address)
-        who = account.user_name.casefold(), address
-        if wait_s := failures.begin(*who):
-            return self._too_many(wait_s)
         user = self.appbuilder.sm.find_user(username=account.user_name)
         next_url = get_safe_url(session.pop(NEXT, ""))
         self.appbuilder.sm._rotate_session_id()
         if second_factor.must_enrol(user.username):
-            failures.failed_not(*who)
             return self._enrolment_wanted(user, identities.WAY)
         if second_factor.is_enrolled(user.username):
-            failures.failed_not(*who)
             return self._code_wanted(user, user.username, next_url, identities.WAY)
-        failures.succeeded(*who)
+        failures.forget(account.user_name.casefold(), address)
         self.appbuilder.sm.update_user_auth_stat(user, True)
         events.tell(user.username, "sign_in.succeeded", way=identities.WAY, provider=found.name)
         return self._signed_in(user, next_url)

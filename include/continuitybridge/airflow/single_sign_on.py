@@ -8,17 +8,20 @@ for this client, from this issuer, in its time.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.flask_client import OAuth
 from authlib.oidc.core import CodeIDToken
-from flask import current_app
+from flask import current_app, session
 from joserfc.errors import JoseError
 
 from continuitybridge import private_files
@@ -27,8 +30,15 @@ from continuitybridge.identity_providers import SECURE, IdentityProvider
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.sign_in.identities import Claims, NotLet
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 """How long a provider may take for each answer."""
+AT_ONCE = 3
+"""How many sign-ins may ask one provider at once: whoever hangs holds no more of this process's threads."""
+WAIT_S = 0.5
+"""How long others wait for their turn."""
+PAUSE_S = 10.0
+"""How long a provider is left alone that did not describe itself."""
+MAX_DESCRIPTION_BYTES = 1_000_000
 LEEWAY_S = 60
 """How far clocks may differ."""
 KEPT_S = 3600
@@ -48,6 +58,15 @@ class ProviderFailed(BridgeError):
     verdict = Verdict.TRANSIENT
 
 
+@dataclass(slots=True)
+class _Turns:
+    """Who asks a provider now. `not_before`: when it may be asked for its description again (monotonic)."""
+
+    describing: threading.Lock = field(default_factory=threading.Lock)
+    asking: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(AT_ONCE))
+    not_before: float = float("-inf")
+
+
 class Providers:
     """The providers of the settings, in FAB's Flask application. Raises `ConfigurationError` for a client
     secret that cannot be read."""
@@ -56,6 +75,7 @@ class Providers:
         settings = settings or get_settings()
         self._external_url = settings.external_url
         self._all = {each.name: each for each in settings.oidc_providers}
+        self._turns = {name: _Turns() for name in self._all}
         self._oauth = OAuth(current_app) if self._all else None
         for each in self._all.values():
             self._register(each)
@@ -78,8 +98,23 @@ class Providers:
         """The redirect URI, as it is registered there."""
         return f"{self._external_url}/auth/oauth-authorized/{provider.name}"
 
+    def was_begun(self, provider: IdentityProvider, state: str | None) -> bool:
+        """Whether this browser began what comes back with this `state`."""
+        assert self._oauth is not None  # noqa: S101
+        framework = self._oauth.create_client(provider.name).framework
+        return bool(state) and framework.get_state_data(session, state) is not None
+
     def claims(self, provider: IdentityProvider) -> Claims:
         """Who the request that came back says it is. Raises `NotLet` for what does not hold, `ProviderFailed`."""
+        turn = self._turns[provider.name].asking
+        if not turn.acquire(timeout=WAIT_S):
+            raise ProviderFailed(f"{provider.name} has not yet answered those who asked before")
+        try:
+            return self._claims(provider)
+        finally:
+            turn.release()
+
+    def _claims(self, provider: IdentityProvider) -> Claims:
         try:
             client = self._ready(provider)
             token = client.authorize_access_token(
@@ -96,6 +131,9 @@ class Providers:
             found = token.get("userinfo")
             if not found:
                 raise NotLet("the provider sent no ID token")
+            for name, wanted in provider.required_claims.items():
+                if found.get(name) != wanted:
+                    raise NotLet(f"the ID token's {name} is not {wanted!r}")
             return _claims(provider, self._with_email(client, token, found))
         except requests.RequestException as error:
             raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
@@ -119,11 +157,25 @@ class Providers:
     def _ready(self, provider: IdentityProvider) -> Any:
         assert self._oauth is not None  # noqa: S101
         client = self._oauth.create_client(provider.name)
-        if client.server_metadata.get("_loaded_at", 0) < time.time() - KEPT_S:
-            client.server_metadata = {}
-            found = dict(client.load_server_metadata())
-            client.server_metadata = {}
-            client.server_metadata = _expected(provider, found)
+        turns = self._turns[provider.name]
+        if _is_fresh(client):
+            return client
+        # What it said before is used while somebody asks, and while it does not answer.
+        if turns.describing.acquire(timeout=0 if _is_described(client) else WAIT_S):
+            try:
+                if not _is_fresh(client) and time.monotonic() >= turns.not_before:
+                    turns.not_before = time.monotonic() + TIMEOUT_S + PAUSE_S
+                    client.server_metadata = _expected(provider, _described(provider))
+                    turns.not_before = float("-inf")
+            except ProviderFailed as error:
+                turns.not_before = time.monotonic() + PAUSE_S
+                if not _is_described(client):
+                    raise
+                log.warning("what was known before is used: %s", error.detail)
+            finally:
+                turns.describing.release()
+        if not _is_described(client):
+            raise ProviderFailed(f"{provider.name} did not describe itself a moment ago")
         return client
 
     @staticmethod
@@ -135,6 +187,32 @@ class Providers:
         if more.get("sub") != found["sub"]:
             raise NotLet("the userinfo endpoint tells of somebody else")
         return {**more, **found}
+
+
+def _is_described(client: Any) -> bool:
+    return "_loaded_at" in client.server_metadata
+
+
+def _is_fresh(client: Any) -> bool:
+    return bool(client.server_metadata.get("_loaded_at", 0) >= time.time() - KEPT_S)
+
+
+def _described(provider: IdentityProvider) -> dict[str, Any]:
+    """What a provider says of itself, whole within about `TIMEOUT_S`. Raises `ProviderFailed`."""
+    until, body = time.monotonic() + TIMEOUT_S, b""
+    try:
+        with requests.get(provider.metadata_url, timeout=TIMEOUT_S, stream=True) as answer:
+            answer.raise_for_status()
+            for part in answer.iter_content(None):
+                body += part
+                if time.monotonic() > until or len(body) > MAX_DESCRIPTION_BYTES:
+                    raise ProviderFailed(f"{provider.name}'s description takes too long, or too much")
+        found = json.loads(body)
+    except (requests.RequestException, ValueError, RecursionError) as error:
+        raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+    if not isinstance(found, dict):
+        raise ProviderFailed(f"{provider.name}'s description is no JSON object")
+    return found
 
 
 def _expected(provider: IdentityProvider, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +228,8 @@ def _expected(provider: IdentityProvider, found: Mapping[str, Any]) -> dict[str,
             raise ProviderFailed(f"{provider.name}'s {name} is no HTTPS address")
     signs = found.get("id_token_signing_alg_values_supported") or ["RS256"]
     ways = found.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+    if not isinstance(signs, list) or not isinstance(ways, list):
+        raise ProviderFailed(f"{provider.name} lists its ways as no lists")
     return {
         **addresses,
         "issuer": provider.issuer,

@@ -7,6 +7,7 @@ person's hand) and how a user of Airflow is made of him is for those who call.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,14 @@ from uuid6 import uuid7
 
 from continuitybridge import database, mail, sessions
 from continuitybridge.audit import record
-from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended, TooManyRequests
+from continuitybridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    Conflict,
+    NotFound,
+    OrganizationSuspended,
+    TooManyRequests,
+)
 from continuitybridge.organizations import Membership, Role, role_of
 from continuitybridge.settings import get_settings
 from continuitybridge.vault.keyring import Cipher, Keyring
@@ -34,6 +42,8 @@ PAGE = "/bridge/sign-in/invitation"
 """Where an invitation is accepted (`sign_in.pages`)."""
 PREFIX = "cbi_"
 """How a token begins."""
+
+log = logging.getLogger(__name__)
 
 State = Literal["open", "accepted", "revoked", "expired"]
 
@@ -245,11 +255,24 @@ def is_invited(email: str) -> bool:
 def accept_all(email: str, user_name: str, *, keys: Cipher | None = None) -> list[Membership]:
     """As `accept`, of every invitation that the address has, in one transaction. For callers who have made
     sure that the address is the user's; gives what he is a member of by it, which is nothing where no
-    invitation holds."""
+    invitation holds. One that cannot be accepted goes on holding; its error is raised when none could."""
     keys = keys or Keyring.open()
     with database.platform() as connection:
         found = _of_address(connection, email, lock=True)
-        return [_accept(connection, each, user_name, keys) for each in found]
+        accepted: list[Membership] = []
+        failed: BridgeError | psycopg.DatabaseError | None = None
+        for each in found:
+            try:
+                with connection.transaction():
+                    accepted.append(_accept(connection, each, user_name, keys))
+            except psycopg.OperationalError:
+                raise
+            except (BridgeError, psycopg.DatabaseError) as error:
+                log.warning("an invitation into %s could not be accepted: %s", each.organization, error)
+                failed = error
+        if failed is not None and not accepted:
+            raise failed
+        return accepted
 
 
 def _accept(connection: psycopg.Connection[Any], found: Invitation, user_name: str, keys: Cipher) -> Membership:

@@ -33,8 +33,8 @@ class NotLet(NotAuthenticated):
     code = "sign-in-refused"
     title = "This sign-in is not taken here"
 
-    def __init__(self, detail: str, user_name: str | None = None) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, user_name: str | None = None, **facts: Any) -> None:
+        super().__init__(detail, **facts)
         self.user_name = user_name
 
 

@@ -47,7 +47,8 @@ class Table:
         return self.accounts.get(user_name)
 
     def named(self, name: str) -> str | None:
-        return next((each for each in self.accounts if each.lower() == name.lower()), None)
+        found = next((each for each in self.accounts if each.lower() == name.lower()), None)
+        return found or next((each.user_name for each in self.accounts.values() if each.email == name), None)
 
     def verify(self, name: str, password: str) -> Account | None:
         # Airflow too knows people however their names are spelled.

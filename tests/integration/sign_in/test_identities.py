@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from continuitybridge import invitations, organizations
 from continuitybridge.audit.reading import Filter, search
+from continuitybridge.errors import QuotaExceeded
 from continuitybridge.identity_providers import IdentityProvider
-from continuitybridge.organizations import Organization
+from continuitybridge.organizations import Organization, quotas
 from continuitybridge.sign_in import Account, identities
 from continuitybridge.sign_in.identities import Claims, NotLet
 from continuitybridge.vault import Keyring
@@ -106,3 +108,27 @@ def test_who_has_an_account_and_no_organization_joins_by_his_invitation(
         identities.account_of(claims(f"{name}@example.com", "his"), PROVIDER, table)
     invitations.invite(organization.organization_id, f"{name}@example.com", "customer_user", by="test")
     assert identities.account_of(claims(f"{name}@example.com", "his"), PROVIDER, table).user_name == name
+
+
+def test_an_address_that_folds_onto_somebody_elses_is_not_taken(table: Table, organization: Organization) -> None:
+    account = member(table, organization)
+    table.accounts[account.user_name] = replace(account, email=f"k{account.email}")
+    with pytest.raises(NotLet, match="does not speak for"):
+        identities.account_of(claims(f"\N{KELVIN SIGN}{account.email}"), PROVIDER, table)
+
+
+def test_an_organization_that_is_full_does_not_keep_others_from_having_who_they_invited(
+    table: Table, make_organization: Callable[[], Organization]
+) -> None:
+    places = sorted((make_organization() for _ in range(2)), key=lambda each: each.organization_id)
+    full, other = (each.organization_id for each in places)
+    email = f"new-{uuid4().hex[:8]}@example.com"
+    invitations.invite(full, email, "customer_user", by="test")
+    quotas.agree(full, "members", 0)
+    with pytest.raises(QuotaExceeded):
+        identities.account_of(claims(email), PROVIDER, table)
+    assert not table.accounts
+    invitations.invite(other, email, "customer_user", by="test")
+    made = identities.account_of(claims(email), PROVIDER, table)
+    assert [each.organization_id for each in organizations.memberships(made.user_name)] == [other]
+    assert [each.state for each in invitations.list_invitations(full)] == ["open"]

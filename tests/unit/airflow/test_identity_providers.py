@@ -1,0 +1,126 @@
+"""Identity providers that hang, fail or change what they say of themselves, over real HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from flask import Flask, session
+
+from continuitybridge.airflow import single_sign_on
+from continuitybridge.airflow.single_sign_on import ProviderFailed, Providers
+from continuitybridge.identity_providers import IdentityProvider
+from continuitybridge.settings import Settings
+from continuitybridge.sign_in.identities import NotLet
+from openid_provider import OpenIdProvider
+
+
+@pytest.fixture
+def there() -> OpenIdProvider:
+    return OpenIdProvider(person={"sub": "one", "email": "one@example.com", "email_verified": True})
+
+
+@pytest.fixture
+def app() -> Iterator[Flask]:
+    made = Flask(__name__)
+    made.secret_key = "of this test"
+    with made.app_context():
+        yield made
+
+
+def known(there: OpenIdProvider, folder: Path, **more: Any) -> tuple[Providers, IdentityProvider]:
+    secret = folder / "secret"
+    secret.write_text(there.client_secret)
+    secret.chmod(0o600)
+    provider = IdentityProvider(
+        name="acme",
+        issuer=there.issuer,
+        client_id=there.client_id,
+        client_secret_file=secret,
+        email_domains=("example.com",),
+        **more,
+    )
+    settings = Settings(oidc_providers=(provider,), public_url="https://bridge.example")
+    return Providers(settings), provider
+
+
+def begin(app: Flask, providers: Providers, provider: IdentityProvider) -> str:
+    with app.test_request_context("/"):
+        return str(providers.begin(provider).headers["location"])
+
+
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider said of itself is old at once, and it may be asked again."""
+    monkeypatch.setattr(single_sign_on, "KEPT_S", -1)
+    monkeypatch.setattr(single_sign_on, "PAUSE_S", 0)
+
+
+def test_what_was_known_is_used_while_a_provider_fails(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers, provider = known(there, tmp_path)
+    assert begin(app, providers, provider).startswith(f"{there.issuer}/authorize?")
+    later(monkeypatch)
+    for lie in ({"issuer": "https://other.example"}, {"authorization_endpoint": "http://other.example/"}):
+        there.describe = lambda given, lie=lie: {**given, **lie}  # type: ignore[misc]
+        assert begin(app, providers, provider).startswith(f"{there.issuer}/authorize?")
+    there.describe = lambda given: {**given, "authorization_endpoint": f"{there.issuer}/new"}
+    assert begin(app, providers, provider).startswith(f"{there.issuer}/new?")
+
+
+def test_a_provider_that_hangs_holds_one_thread_and_is_left_alone_for_a_while(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_sign_on, "TIMEOUT_S", 0.6)
+    monkeypatch.setattr(single_sign_on, "WAIT_S", 0.05)
+    asked = []
+
+    def hang(given: dict[str, Any]) -> dict[str, Any]:
+        asked.append(1)
+        time.sleep(1)
+        return given
+
+    there.describe = hang
+    providers, provider = known(there, tmp_path)
+
+    def fail(_: int) -> float:
+        started = time.monotonic()
+        with pytest.raises(ProviderFailed), app.test_request_context("/"):
+            providers.begin(provider)
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor(4) as pool:
+        took = sorted(pool.map(fail, range(4)))
+    assert took[2] < 0.4 < took[3]
+    assert fail(0) < 0.2
+    assert len(asked) == 1
+
+
+def test_what_comes_back_was_begun_by_this_browser_and_holds_what_is_required(
+    app: Flask, there: OpenIdProvider, tmp_path: Path
+) -> None:
+    providers, provider = known(there, tmp_path, required_claims={"hd": "corp.example"})
+
+    def come_back() -> str:
+        with app.test_request_context("/"):
+            place = str(providers.begin(provider).headers["location"])
+            kept = dict(session)
+        query = {name: values[0] for name, values in parse_qs(urlsplit(place).query).items()}
+        back = urlsplit(there.authorize(query))
+        with app.test_request_context(f"{back.path}?{back.query}"):
+            assert not providers.was_begun(provider, query["state"])
+            session.update(kept)
+            assert providers.was_begun(provider, query["state"])
+            assert not providers.was_begun(provider, "x")
+            assert not providers.was_begun(provider, None)
+            return providers.claims(provider).subject
+
+    with pytest.raises(NotLet, match="hd"):
+        come_back()
+    there.person["hd"] = "corp.example"
+    assert come_back() == "one"
