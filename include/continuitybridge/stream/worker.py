@@ -301,15 +301,19 @@ class StreamWorker:
             self.counts["claimed"] += 1
             organization_id = each.organization_id
             self._room.take(organization_id, each.size_bytes)
-            keys = rings.get(organization_id)
-            if keys is None:
-                keys = rings[organization_id] = await self._keys(organization_id)
             try:
+                keys = rings.get(organization_id)
+                if keys is None:
+                    keys = rings[organization_id] = await self._keys(organization_id)
                 if isinstance(keys, BridgeError):
                     raise keys
                 claimed = await self._opened(each, keys)
-            except BridgeError as error:
+            except Exception as error:
+                # Room that is not given back is nobody's for as long as this worker lives.
                 self._room.give_back(organization_id, each.size_bytes)
+                if not isinstance(error, BridgeError):
+                    log.exception("message %s could not be opened", each.message_id)
+                    error = Unavailable(f"it could not be opened: {type(error).__name__}")
                 await self._not_begun(each, error)
                 continue
             again = each.ordered or self._bounds.of(each.flow_key) is not None
@@ -324,10 +328,17 @@ class StreamWorker:
         try:
             return await self._access.keys(organization_id, fresh=fresh)
         except (Unavailable, NotFound) as error:
-            log.warning("organization %s rests: %s", organization_id, error.detail)
-            self._resting[organization_id] = time.monotonic() + REST_S
-            self._turns.drop(organization_id)
-            return error
+            found: BridgeError = error
+        except BridgeError as error:
+            # A master key or a data key that somebody has to put back: no message dies of it.
+            found = Unavailable(error.detail)
+        except Exception as error:
+            log.exception("the keys of organization %s cannot be had", organization_id)
+            found = Unavailable(f"its keys cannot be had: {type(error).__name__}")
+        log.warning("organization %s rests: %s", organization_id, found.detail)
+        self._resting[organization_id] = time.monotonic() + REST_S
+        self._turns.drop(organization_id)
+        return found
 
     async def _opened(self, sealed: Sealed, keys: Cipher) -> claims.Claimed:
         try:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from uuid import UUID
 
+import pytest
 from stream_world import Destination, Flow, Working, wait_until
 
 from continuitybridge import connections, database, destinations
+from continuitybridge.engine.runner import Runner
 from continuitybridge.inbox import holds, reconcile, triage
 from continuitybridge.inbox.status import status
+from continuitybridge.settings import Settings
+from continuitybridge.stream import worker as worker_module
+from continuitybridge.stream.access import DirectAccess
+from continuitybridge.vault.keyring import Cipher
 
 
 def test_messages_of_several_organizations_are_delivered_and_settled(
@@ -278,3 +285,28 @@ def test_a_destination_that_fails_and_fails_is_left_alone_until_a_probe_finds_it
 
 def circuit(flow: Flow) -> str:
     return destinations.show(flow.id, "prod", "sink").circuit
+
+
+def test_whatever_keeps_an_organizations_keys_away_holds_up_nobody_for_good(
+    make_flow: Callable[[], Flow], runner: Runner, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = make_flow(), make_flow()
+    broken = threading.Event()
+    broken.set()
+
+    class Failing(DirectAccess):
+        async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
+            if organization_id == first.id and broken.is_set():
+                raise RuntimeError("what nobody expected")
+            return await super().keys(organization_id, fresh=fresh)
+
+    monkeypatch.setattr(worker_module, "REST_S", 0.1)
+    changed = settings.model_copy(update={"stream_max_messages": 4})
+    with Working(runner, changed, Failing) as worker:
+        sent = first.send(*range(8))
+        wait_until(lambda: worker.counts["claimed"] >= 4)
+        other.send(*range(8))
+        other.await_done(8, within_s=20)
+        assert set(first.states()) <= {"accepted", "claimed"}, "no message dies of it"
+        wait_until(lambda: worker._room.free == 4, within_s=20)
+    assert sent
