@@ -9,7 +9,7 @@ The token is verified first, as Airflow does it afterwards: whoever forged one c
 
 A task's own addresses take bodies, and the body of how it ended could name others' things: assets that it brought
 up to date, a class for the triggerer to run. A flow's task has none of these (`compiler`), so its body may not
-either.
+either. Only the task of an approval asks a person, and waits for the answer (`approvals`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import jwt
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from continuitybridge.airflow.approval_names import DAG_NAME
+
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.tokens import JWTValidator
 
@@ -34,6 +36,8 @@ _KEPT = 10_000
 """Tasks whose DAG is remembered: it never changes."""
 _BY_TASK = frozenset({"task-instances", "task-reschedules"})
 """Addresses that name a task next."""
+_ASKING = "hitlDetails"
+"""Address where a task asks a person, and looks for the answer; names a task next."""
 _BY_DAG = frozenset({"dags", "dag-runs", "xcoms"})
 """Addresses that name a DAG next."""
 _QUERIED = frozenset(
@@ -77,21 +81,31 @@ class ExecutionFenceMiddleware:
             await _answer(send, 403, {"detail": "Invalid auth token"})
             return
         segments = path.split("/")
-        if not _is_about_task(segments, task):
+        if segments[0] == _ASKING:
+            if await self._may_ask(segments, task):
+                await self.app(scope, receive, send)
+            else:
+                await _not_there(send)
+        elif not _is_about_task(segments, task):
             known, dag_id = await self._flow_of(task)
             # Who is not known is a former try of a task, or none at all.
             if known and (dag_id is None or _is_about_dag(scope, path, segments, dag_id)):
                 await self.app(scope, receive, send)
             else:
                 await _not_there(send)
-        elif segments[2:3] == ["state"] and scope["method"] == "PATCH" and (await self._flow_of(task))[1]:
+        elif segments[2:3] == ["state"] and scope["method"] == "PATCH" and (dag := (await self._flow_of(task))[1]):
             body = await _body(receive)
-            if body is None or not _is_an_ending(body):
+            if body is None or not (_is_an_ending(body) or (_is_approvals(dag) and _waits_for_a_person(body))):
                 await _not_there(send)
             else:
                 await self.app(scope, _replay(body, receive), send)
         else:
             await self.app(scope, receive, send)
+
+    async def _may_ask(self, segments: list[str], task: UUID) -> bool:
+        """Whether it may ask a person: for itself, and of a flow's DAGs the approvals' only."""
+        known, dag_id = await self._flow_of(task)
+        return known and _names(segments[1:2], task) and (dag_id is None or _is_approvals(dag_id))
 
     async def _flow_of(self, task: UUID) -> tuple[bool, str | None]:
         """Whether there is such a task, and the DAG of it if that is a flow's."""
@@ -108,10 +122,32 @@ class ExecutionFenceMiddleware:
 
 def _is_about_task(segments: list[str], task: UUID) -> bool:
     named = segments[2:3] if segments[:2] == ["store", "ti"] else segments[1:2] if segments[0] in _BY_TASK else []
+    return _names(named, task)
+
+
+def _names(named: list[str], task: UUID) -> bool:
     try:
         return bool(named) and UUID(named[0]) == task
     except ValueError:
         return False
+
+
+def _is_approvals(dag_id: str) -> bool:
+    return dag_id.endswith(f".{DAG_NAME}")
+
+
+def _waits_for_a_person(body: bytes) -> bool:
+    given = _object(body) or {}
+    return (given.get("state"), given.get("next_method")) == ("awaiting_input", "execute_complete")
+
+
+def _object(body: bytes) -> dict[str, object] | None:
+    """Read as Airflow reads it."""
+    try:
+        given = json.loads(body)
+    except ValueError:
+        return None
+    return given if isinstance(given, dict) else None
 
 
 def _is_about_dag(scope: Scope, path: str, segments: list[str], dag_id: str) -> bool:
@@ -128,12 +164,9 @@ def _is_about_dag(scope: Scope, path: str, segments: list[str], dag_id: str) -> 
 
 
 def _is_an_ending(body: bytes) -> bool:
-    """Whether a flow's task may say that of itself. Read as Airflow reads it."""
-    try:
-        given = json.loads(body)
-    except ValueError:
-        return False
-    if not isinstance(given, dict) or not isinstance(state := given.get("state"), str) or state not in _ENDINGS:
+    """Whether a flow's task may say that of itself."""
+    given = _object(body)
+    if given is None or not isinstance(given.get("state"), str) or given["state"] not in _ENDINGS:
         return False
     return not any(given.pop(name, None) for name in _NAMES_ASSETS) and given.keys() <= _OF_AN_ENDING
 
