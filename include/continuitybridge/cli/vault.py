@@ -89,7 +89,8 @@ def rotate_master_key(to: str | None, passphrase_file: IO[str] | None) -> None:
     """Wrap every data key by another master key, while everything runs.
 
     A key of a key management service stays without --to: everything is wrapped by its newest version. Interrupted,
-    it goes on when it is called again. Exit status 1 names data keys that did not open before either.
+    it goes on when it is called again. Exit status 1 names data keys that did not open before either, and former
+    master keys that data keys still need.
     """
     from continuitybridge.settings import get_settings
     from continuitybridge.vault import kms, master, rotation, sealing
@@ -110,7 +111,9 @@ def rotate_master_key(to: str | None, passphrase_file: IO[str] | None) -> None:
         click.echo(f"backups made before need {', '.join(done.former)}: keep a copy of the file as it was")
     for each in done.broken:
         click.echo(f"{each.organization}, version {each.version}: {each.problem}", err=True)
-    if done.broken:
+    if done.remaining:
+        click.echo(f"data keys still need {', '.join(done.remaining)}: it stays in the file", err=True)
+    if done.broken or done.remaining:
         sys.exit(1)
 
 

@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 
 from continuitybridge import database
-from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.errors import BridgeError, ConfigurationError, NotFound, Unavailable, Verdict
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import master
 from continuitybridge.vault.cipher import DataKey, associated_data, version_of
@@ -33,6 +33,20 @@ PLATFORM_LOCK = 4_201_917_015
 """Advisory lock of the database: held by who makes the platform's first data key."""
 REFRESH_S = 60.0
 """How long a process may go on encrypting under a data key that was rotated meanwhile, in seconds."""
+
+
+class MasterKeyMissing(Unavailable):
+    """The master key's file lacks the key that wrapped a data key. What starts then is refused
+    (`rotation.require_master_key`); what runs waits until somebody puts it back, and loses no message by it."""
+
+    code = "master-key-missing"
+    title = "A master key is missing"
+
+
+def is_for_now(error: BridgeError) -> bool:
+    """Whether it was not even possible to see if a data key opens."""
+    missing = isinstance(error, MasterKeyMissing)
+    return isinstance(error, Unavailable) and error.verdict is Verdict.TRANSIENT and not missing
 
 
 class Cipher(Protocol):
@@ -127,7 +141,7 @@ class DataKeys(Ring):
 class Keyring(Ring):
     """All organizations' data keys, read as the platform role and unwrapped by the master key when first used.
 
-    A data key that was wrapped by another master key raises `ConfigurationError` naming both keys' ids. A master
+    A data key that was wrapped by another master key raises `MasterKeyMissing` naming both keys' ids. A master
     key that is kept elsewhere is asked for each wrapped key once: while it does not answer, or refuses, what is
     held goes on, and the rest raises `Unavailable`.
     """
@@ -156,11 +170,13 @@ class Keyring(Ring):
 
     def create_key(self, connection: psycopg.Connection[Any], organization_id: UUID) -> int:
         """Give the organization a new current data key, in the caller's transaction (platform role); returns
-        its version. Older versions go on decrypting what they encrypted."""
+        its version. Older versions go on decrypting what they encrypted. Raises `ConfigurationError` when none of
+        the data keys that there are was wrapped by a master key that is held here: nobody would keep this one."""
         # Who rotates the master key waits for this transaction, and this one for him.
         connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ROTATION_LOCK,))
-        if self._file is not None:
-            self._master = self._current(self._file)
+        held = [self._master] if self._file is None else self._in_file(self._file)
+        self._master = held[0]
+        self._require_in_use(connection, [key.key_id for key in held])
         version: int
         [(version,)] = connection.execute(
             "SELECT coalesce(max(key_version), 0) + 1 FROM bridge.data_keys WHERE organization_id = %s",
@@ -174,15 +190,38 @@ class Keyring(Ring):
         )
         return version
 
-    def rewrap(self, connection: psycopg.Connection[Any], organization_id: UUID, version: int) -> None:
+    def require_current(self, connection: psycopg.Connection[Any]) -> None:
+        """Raise `Unavailable` when another rotation put its key before this one's in the file; until the caller's
+        transaction (platform role) ends, none does."""
+        connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ROTATION_LOCK,))
+        if self._file is not None and self._in_file(self._file)[0].key_id != self._master.key_id:
+            raise Unavailable(f"another rotation goes on, {self._master.key_id} is no more the current master key")
+
+    def _require_in_use(self, connection: psycopg.Connection[Any], key_ids: list[str]) -> None:
+        named = {row[0] for row in connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys")}
+        if named and named.isdisjoint(key_ids):
+            raise ConfigurationError(
+                f"every data key was wrapped by master key {', '.join(sorted(named))}, {self._file or 'here'} "
+                f"holds {', '.join(key_ids)}: put the right file there, or set BRIDGE_MASTER_KEY_FILE",
+                field="BRIDGE_MASTER_KEY_FILE",
+                value=", ".join(key_ids),
+            )
+
+    def rewrap(self, connection: psycopg.Connection[Any], organization_id: UUID, version: int) -> bool:
         """Wrap one of the organization's data keys by the current master key, in the caller's transaction
-        (platform role)."""
+        (platform role); returns whether it opened, so that this could be done. Raises what the current master key
+        raises, and `Unavailable` when the former one cannot be asked now."""
         [(wrapped, key_id)] = connection.execute(
             "SELECT wrapped_key, master_key_id FROM bridge.data_keys"
             " WHERE organization_id = %s AND key_version = %s FOR UPDATE",
             (organization_id, version),
         )
-        key = self.unwrap(organization_id, version, wrapped, key_id)
+        try:
+            key = self.unwrap(organization_id, version, wrapped, key_id)
+        except BridgeError as error:
+            if is_for_now(error):
+                raise
+            return False
         connection.execute(
             "UPDATE bridge.data_keys SET wrapped_key = %s, master_key_id = %s"
             " WHERE organization_id = %s AND key_version = %s",
@@ -191,6 +230,7 @@ class Keyring(Ring):
                 *(self._master.key_id, organization_id, version),
             ),
         )
+        return True
 
     def holds(self, organization_id: UUID) -> bool:
         """Whether the organization's keys are in memory and fresh, so that no verb needs the database."""
@@ -267,15 +307,16 @@ class Keyring(Ring):
                 self.create_key(connection, PLATFORM)
 
     def unwrap(self, organization_id: UUID, version: int, wrapped: bytes, master_key_id: str) -> DataKey:
-        """A data key as its row holds it. Raises `ConfigurationError` when the master key that wrapped it is
+        """A data key as its row holds it. Raises `MasterKeyMissing` when the master key that wrapped it is
         missing, `DecryptionFailed` when it was altered, `Unavailable` when the master key cannot be asked."""
         key = self._master_of(master_key_id).unwrap(Place(organization_id, version), wrapped)
         return DataKey(version, key)
 
     @staticmethod
-    def _current(file: Path) -> WrappingKey:
+    def _in_file(file: Path) -> list[WrappingKey]:
+        """The keys of the file, the current one first."""
         try:
-            return master.load_all(file)[0]
+            return master.load_all(file)
         except FileNotFoundError:
             raise ConfigurationError(
                 f"the master key {file} is gone: put it back", field="BRIDGE_MASTER_KEY_FILE", value=str(file)
@@ -288,11 +329,11 @@ class Keyring(Ring):
         others = master.load_all(self._file) if self._file is not None and self._file.exists() else []
         found = next((each for each in others if each.key_id == key_id), None)
         if found is None:
-            raise ConfigurationError(
+            raise MasterKeyMissing(
                 f"the data keys were wrapped by master key {key_id}, the configured one is "
                 f"{self._master.key_id}: set BRIDGE_MASTER_KEY_FILE to the file of the former",
-                field="BRIDGE_MASTER_KEY_FILE",
-                value=self._master.key_id,
+                retry_after_s=30,
+                key=key_id,
             )
         return found
 

@@ -15,21 +15,22 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.database.connections import role_url
-from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import kms, master, sealing
-from continuitybridge.vault.keyring import PLATFORM, ROTATION_LOCK, Keyring
+from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.keyring import PLATFORM, ROTATION_LOCK, Keyring, is_for_now
 from continuitybridge.vault.wrapping import Place, WrappingKey
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,12 @@ class KeyState:
 @dataclass(frozen=True, slots=True)
 class MasterRotated:
     """`former` are the keys that left the file: keep a copy of them as long as backups made under them. `broken`
-    are the data keys that do not open and were left as they are; the keys that they name stay in the file.
-    `rewrapped` counts organizations."""
+    are the data keys that do not open and were left as they are; the keys that they name stay in the file, and
+    `remaining` are all that stay behind the new one. `rewrapped` counts organizations of which a key was."""
 
     key_id: str
     former: tuple[str, ...]
+    remaining: tuple[str, ...]
     rewrapped: int
     broken: tuple[KeyState, ...]
 
@@ -69,12 +71,14 @@ def rotate_master_key(settings: Settings | None = None, *, to: WrappingKey | Non
     stays: the service is asked to wrap everything anew, by the newest version that it has of it.
 
     One at a time, whoever else calls it waits. Raises `ConfigurationError`, and changes nothing, where no data key
-    opens (then the file is not the one that it should be), or where a passphrase is needed; `Unavailable` when a
-    master key cannot be asked: then call it again.
+    opens (then the file is not the one that it should be), where a passphrase is needed, or where the new key's
+    service does not keep data keys apart; `Unavailable` when a master key cannot be asked, or the database ended
+    the session that keeps others away: then call it again.
     """
     settings = settings or get_settings()
     file = settings.master_key_path
-    with _alone():
+    sealing.require_owner(file)
+    with _alone() as alone:
         _require_some(Keyring(master.open_or_create(settings), file))
         keys = master.load_all(file)
         again = False
@@ -83,16 +87,20 @@ def rotate_master_key(settings: Settings | None = None, *, to: WrappingKey | Non
             _require_use(to)
             again = len(keys) == 1 and to.key_id == keys[0].key_id
             if to.key_id != keys[0].key_id:
-                # Those behind it that nothing needs, an interrupted rotation's too, leave with the others.
-                keys = [to, *(key for key in keys if key.key_id != to.key_id)]
                 with _no_key_being_made():
+                    _require_alone(alone)
+                    # Those behind it that nothing needs, an interrupted rotation's too, leave with the others.
+                    keys = [to, *(key for key in master.load_all(file) if key.key_id != to.key_id)]
                     master.store(file, keys)
+        else:
+            _require_use(keys[0])
         keyring = Keyring(keys[0], file)
         rewrapped = _rewrap_all(keyring, every=again)
-        kept = _drop_unneeded(file, keys)
+        kept = _drop_unneeded(file, keys, alone)
         broken = tuple(each for each in _states(keyring) if each.problem is not None)
-    former = tuple(key.key_id for key in keys if key not in kept)
-    return MasterRotated(keys[0].key_id, former, rewrapped, broken)
+    former = tuple(key.key_id for key in keys if key.key_id not in kept)
+    remaining = tuple(key_id for key_id in kept if key_id != keys[0].key_id)
+    return MasterRotated(keys[0].key_id, former, remaining, rewrapped, broken)
 
 
 def _successor(key: WrappingKey) -> WrappingKey:
@@ -106,30 +114,66 @@ def _successor(key: WrappingKey) -> WrappingKey:
 def _require_use(key: WrappingKey) -> None:
     """Raise what is wrong with a key before anything depends on it."""
     place, probe = Place(PLATFORM, 0), secrets.token_bytes(32)
-    if key.unwrap(place, key.wrap(place, probe)) != probe:
+    wrapped = key.wrap(place, probe)
+    if key.unwrap(place, wrapped) != probe:
         raise ConfigurationError(f"{key.key_id} does not give back what it wrapped", field="to", value=key.key_id)
+    for other in (Place(PLATFORM, 1), Place(uuid4(), 0)):
+        try:
+            key.unwrap(other, wrapped)
+        except (DecryptionFailed, kms.KeyServiceRefused):
+            continue
+        raise ConfigurationError(
+            f"{key.key_id} opens a data key in another's place: its service has to bind what it wraps to the "
+            "context that it is given",
+            field="to",
+            value=key.key_id,
+        )
 
 
-def _drop_unneeded(file: Path, keys: Sequence[WrappingKey]) -> list[WrappingKey]:
+def _drop_unneeded(file: Path, keys: Sequence[WrappingKey], alone: psycopg.Connection[Any]) -> list[str]:
+    """Take the former ones of `keys` out of the file that nothing names; returns which ids it holds then."""
+    former = {key.key_id for key in keys[1:]}
     with _no_key_being_made() as connection:
+        _require_alone(alone)
         named = {row[0] for row in connection.execute("SELECT DISTINCT master_key_id FROM bridge.data_keys")}
-        kept = [key for key in keys if key is keys[0] or key.key_id in named]
+        # What stands there now: what this rotation knows nothing of is not its to remove.
+        kept = [key for key in master.load_all(file) if key.key_id not in former or key.key_id in named]
         master.store(file, kept)
-    return kept
+    sealing.keep_only(file, kept)
+    return [key.key_id for key in kept]
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """No other rotation of the master key goes on, on whatever machine; the lock ends with this process."""
+def _alone() -> Iterator[psycopg.Connection[Any]]:
+    """No other rotation of the master key goes on, on whatever machine, as long as the connection's session lives:
+    see `_require_alone`."""
     try:
         connection = psycopg.connect(role_url("platform"), autocommit=True, application_name="bridge-rotation")
     except psycopg.OperationalError as error:
         raise Unavailable("the database does not answer", sqlstate=error.sqlstate) from error
-    with connection:
-        # Rotations wait for each other as long as it takes.
-        connection.execute("SET lock_timeout = 0")
-        connection.execute("SELECT pg_advisory_lock(%s)", (ALONE_LOCK,))
-        yield
+    with closing(connection):
+        try:
+            # Rotations wait for each other as long as it takes.
+            connection.execute("SET lock_timeout = 0")
+            connection.execute("SELECT pg_advisory_lock(%s)", (ALONE_LOCK,))
+        except psycopg.OperationalError as error:
+            raise Unavailable("the database ended the session", sqlstate=error.sqlstate) from error
+        yield connection
+
+
+def _require_alone(alone: psycopg.Connection[Any]) -> None:
+    """The lock ends with its session, when the database is started again for one; another rotation may have begun
+    then."""
+    try:
+        held = alone.execute(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
+            " AND objid::bigint = %s",
+            (ALONE_LOCK,),
+        ).fetchone()
+    except psycopg.OperationalError:
+        held = None
+    if held is None:
+        raise Unavailable("the database ended the session that kept other rotations away: call it again")
 
 
 @contextmanager
@@ -188,11 +232,14 @@ def _states(keyring: Keyring) -> list[KeyState]:
         try:
             keyring.unwrap(organization_id, version, wrapped, key_id)
         except BridgeError as error:
-            if isinstance(error, Unavailable) and error.verdict is Verdict.TRANSIENT:
+            if is_for_now(error):
                 raise
             problem = error.detail
         return KeyState(slug, version, key_id, problem)
 
+    # One of each master key first: a service that failed a moment ago is asked by one at a time.
+    for row in {row[4]: row for row in rows}.values():
+        state(row)
     # A service is asked for each of them.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(state, rows))
@@ -273,18 +320,21 @@ def check_master_key() -> None:
 
 def _rewrap_all(keyring: Keyring, *, every: bool) -> int:
     """Wrap the keys anew that the current master key did not wrap, or `every` one; those that do not open are
-    left. Returns of how many organizations. Raises `Unavailable`: what was done is done."""
+    left. Returns of how many organizations one was. Raises what the current master key raises, and `Unavailable`:
+    what was done is done."""
     rewrapped, after = 0, None
-    while (after := _rewrap_next(keyring, after, every)) is not None:
-        rewrapped += 1
+    while (done := _rewrap_next(keyring, after, every)) is not None:
+        after, some = done
+        rewrapped += some
     return rewrapped
 
 
-def _rewrap_next(keyring: Keyring, after: UUID | None, every: bool) -> UUID | None:
-    """One organization's keys; returns which, None when none is left behind `after`. Who makes a key meanwhile
-    wraps it by the current master key, so that each is met once."""
+def _rewrap_next(keyring: Keyring, after: UUID | None, every: bool) -> tuple[UUID, bool] | None:
+    """One organization's keys; returns which, and whether one was wrapped anew, None when none is left behind
+    `after`. Who makes a key meanwhile wraps it by the current master key, so that each is met once."""
     key_id = keyring.master_key_id
     with database.platform() as connection:
+        keyring.require_current(connection)
         row = connection.execute(
             "SELECT organization_id, array_agg(key_version ORDER BY key_version) FROM bridge.data_keys"
             " WHERE (%(every)s OR master_key_id <> %(key)s)"
@@ -296,18 +346,11 @@ def _rewrap_next(keyring: Keyring, after: UUID | None, every: bool) -> UUID | No
             return None
         organization_id: UUID
         organization_id, versions = row
-        for version in versions:
-            try:
-                keyring.rewrap(connection, organization_id, version)
-            except Unavailable as error:
-                if error.verdict is Verdict.TRANSIENT:
-                    raise
-            except BridgeError:
-                # It did not open before either: `_states` names it.
-                continue
-        if organization_id == PLATFORM:
-            # It has no trail.
-            return organization_id
+        # Which did not open before either, `_states` names.
+        done = [keyring.rewrap(connection, organization_id, version) for version in versions]
+        if organization_id == PLATFORM or not any(done):
+            # It has no trail, or there is nothing to tell.
+            return organization_id, any(done)
         try:
             with connection.transaction():
                 keys = keyring.read(connection, organization_id)
@@ -315,4 +358,4 @@ def _rewrap_next(keyring: Keyring, after: UUID | None, every: bool) -> UUID | No
         except (BridgeError, psycopg.IntegrityError) as error:
             # Nothing to write it with, or a trail that somebody has put events into: that is for `bridge audit`.
             log.warning("the audit trail of %s does not tell of the rotation: %s", organization_id, error)
-    return organization_id
+    return organization_id, True

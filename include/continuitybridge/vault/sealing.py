@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from contextlib import suppress
@@ -77,28 +78,33 @@ class SealedKey:
 
     def opened(self, passphrase: str) -> master.MasterKey:
         """The key itself. Raises `WrongPassphrase`."""
-        try:
-            key = AESGCM(_derived(passphrase, self.salt, self.parameters)).decrypt(
-                self.box[:12], self.box[12:], _bound(self.key_id, self.parameters)
-            )
-        except InvalidTag:
-            raise WrongPassphrase(f"master key {self.key_id} does not open by this passphrase") from None
-        return master.MasterKey(key)
+        # One keyboard says é by one character, another by two. As typed: what was sealed before that was minded.
+        for each in dict.fromkeys((_normal(passphrase), passphrase)):
+            with suppress(InvalidTag):
+                return master.MasterKey(
+                    AESGCM(_derived(each, self.salt, self.parameters)).decrypt(
+                        self.box[:12], self.box[12:], _bound(self.key_id, self.parameters)
+                    )
+                )
+        raise WrongPassphrase(f"master key {self.key_id} does not open by this passphrase")
 
     def _unsealed(self) -> master.MasterKey:
-        for key in _held(_place(self.file)):
-            if key.key_id == self.key_id:
-                return key
-        raise Sealed(
-            f"master key {self.key_id} is sealed: bridge vault unseal",
-            retry_after_s=RETRY_AFTER_S,
-            key=self.key_id,
-        )
+        told = "bridge vault unseal"
+        try:
+            for key in _held(_place(self.file)):
+                if key.key_id == self.key_id:
+                    return key
+        except (ConfigurationError, OSError) as error:
+            # Anybody may have put something into the place. Nothing is lost by it.
+            told = f"it could not be looked up: {error}"
+        raise Sealed(f"master key {self.key_id} is sealed: {told}", retry_after_s=RETRY_AFTER_S, key=self.key_id)
 
 
 def sealed_by(passphrase: str, file: Path) -> SealedKey:
     """A new master key for that file, sealed by the passphrase and unsealed on this machine. Raises
-    `ConfigurationError` when the passphrase is too short."""
+    `ConfigurationError` when the passphrase is too short, or the file another user's."""
+    require_owner(file)
+    passphrase = _normal(passphrase)
     if len(passphrase) < MIN_CHARACTERS:
         raise ConfigurationError(
             f"the passphrase has {len(passphrase)} characters; valid are {MIN_CHARACTERS} and more",
@@ -115,7 +121,9 @@ def sealed_by(passphrase: str, file: Path) -> SealedKey:
 
 def unseal(file: Path, passphrase: str) -> list[str]:
     """Open what the passphrase opens of the file's sealed keys, for all processes of this user on this machine;
-    returns their ids. Raises `WrongPassphrase` when it opens none, `ConfigurationError` when none is sealed."""
+    returns their ids. Raises `WrongPassphrase` when it opens none, `ConfigurationError` when none is sealed, or
+    the file is another user's."""
+    require_owner(file)
     sealed = _sealed_of(file)
     if not sealed:
         raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE")
@@ -131,10 +139,45 @@ def unseal(file: Path, passphrase: str) -> list[str]:
 
 def seal(file: Path) -> None:
     """Forget the unsealed keys. Processes that run go on with the data keys that they hold, for a minute; a stream
-    worker, for ten at most."""
-    if not _sealed_of(file):
-        raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE")
-    _place(file).unlink(missing_ok=True)
+    worker, for ten at most. Raises `ConfigurationError` when there was none and none is sealed, or the file is
+    another user's."""
+    require_owner(file)
+    try:
+        _place(file).unlink()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # Nothing of this user is there.
+        if not _sealed_of(file):
+            raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE") from None
+
+
+def keep_only(file: Path, keys: Iterable[WrappingKey]) -> None:
+    """Forget the unsealed keys that are none of these: they left the file."""
+    place, ids = _place(file), {key.key_id for key in keys if isinstance(key, SealedKey)}
+    try:
+        held = _held(place)
+    except (ConfigurationError, OSError):
+        return
+    kept = [key for key in held if key.key_id in ids]
+    if not kept:
+        place.unlink(missing_ok=True)
+    elif len(kept) < len(held):
+        master.store(place, list[WrappingKey](kept))
+
+
+def require_owner(file: Path) -> None:
+    """Raise `ConfigurationError` when the file is another user's: what this one unseals, and writes, is not for
+    the platform, which runs as that one."""
+    try:
+        owner = file.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner != os.getuid():
+        raise ConfigurationError(
+            f"{file} belongs to the user {owner}, this is {os.getuid()}: call it as the platform's user, as by "
+            f"sudo -u '#{owner}'",
+            field="BRIDGE_MASTER_KEY_FILE",
+            value=str(file),
+        )
 
 
 def is_sealed(file: Path) -> bool:
@@ -172,6 +215,10 @@ def _sealed_of(file: Path) -> list[SealedKey]:
 def _derived(passphrase: str, salt: bytes, parameters: tuple[int, int, int]) -> bytes:
     log2_n, r, p = parameters
     return Scrypt(salt=salt, length=32, n=1 << log2_n, r=r, p=p).derive(passphrase.encode())
+
+
+def _normal(passphrase: str) -> str:
+    return unicodedata.normalize("NFKC", passphrase)
 
 
 def _bound(key_id: str, parameters: tuple[int, int, int]) -> bytes:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from continuitybridge import connections, database, organizations
 from continuitybridge.cli import bridge
-from continuitybridge.errors import ConfigurationError
+from continuitybridge.errors import ConfigurationError, Unavailable
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import Keyring, load_or_create, master, rotation
@@ -77,7 +77,7 @@ def test_an_interrupted_rotation_leaves_everything_open_and_goes_on(
     [before] = file_of(settings)
     real, turns = rotation._rewrap_next, iter(range(100))
 
-    def some(keyring: Keyring, after: UUID | None, every: bool) -> UUID | None:
+    def some(keyring: Keyring, after: UUID | None, every: bool) -> tuple[UUID, bool] | None:
         if next(turns) == 1:
             raise KeyboardInterrupt
         return real(keyring, after, every)
@@ -181,6 +181,65 @@ def test_a_data_key_that_does_not_open_is_named_and_holds_up_no_other(
         connection.execute(f"UPDATE bridge.data_keys SET wrapped_key = %s {place}", (own, damaged.organization_id))
     assert rotation.rotate_master_key().broken == ()
     assert file_of(settings) == [current]
+
+
+def test_a_rotation_whose_lock_is_lost_takes_no_other_rotations_key_out_of_the_file(
+    with_secret: Organization, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, theirs = rotation._rewrap_all, master.MasterKey.new()
+
+    def overtaken(keyring: Keyring, *, every: bool) -> int:
+        done = real(keyring, every=every)
+        with database.platform() as connection:
+            # As when PostgreSQL is started again: the lock is free, and another rotation begins.
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND objid::bigint = %s",
+                (rotation.ALONE_LOCK,),
+            )
+        master.store(settings.master_key_path, [theirs, *master.load_all(settings.master_key_path)])
+        with pytest.raises(Unavailable, match="another rotation"):
+            real(keyring, every=True)
+        return done
+
+    monkeypatch.setattr(rotation, "_rewrap_all", overtaken)
+    with pytest.raises(Unavailable, match="call it again"):
+        rotation.rotate_master_key()
+    assert file_of(settings)[0] == theirs.key_id
+    monkeypatch.undo()
+    assert rotation.rotate_master_key().key_id == theirs.key_id
+    assert file_of(settings) == [theirs.key_id]
+    assert token_of(with_secret, Keyring.open()) == "the-token"
+
+
+def test_a_key_that_another_put_into_the_file_stays_there(
+    with_secret: Organization, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, theirs = rotation._rewrap_all, master.MasterKey.new()
+
+    def joined(keyring: Keyring, *, every: bool) -> int:
+        done = real(keyring, every=every)
+        master.store(settings.master_key_path, [*master.load_all(settings.master_key_path), theirs])
+        return done
+
+    monkeypatch.setattr(rotation, "_rewrap_all", joined)
+    done = CliRunner().invoke(bridge, ["vault", "rotate-master-key"])
+    assert done.exit_code == 1
+    assert theirs.key_id in done.stderr
+    current, other = file_of(settings)
+    assert other == theirs.key_id
+    monkeypatch.undo()
+    assert rotation.rotate_master_key().key_id == current
+    assert file_of(settings) == [current]
+
+
+def test_no_data_key_is_made_under_a_master_key_that_none_is_under(
+    with_secret: Organization, settings: Settings, other_key: Path
+) -> None:
+    [needed] = file_of(settings)
+    slug = f"org-{uuid4().hex[:12]}"
+    with pytest.raises(ConfigurationError, match=f"wrapped by master key {needed}, {other_key} holds"):
+        organizations.create(slug, slug)
 
 
 @pytest.fixture

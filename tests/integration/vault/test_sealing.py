@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.runtime import platform
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import Keyring, rotation, sealing
-from continuitybridge.vault.sealing import Sealed, WrongPassphrase
+from continuitybridge.vault.sealing import MIN_CHARACTERS, Sealed, WrongPassphrase
 
 __all__ = ["passphrase"]
 
@@ -62,8 +63,10 @@ def test_the_unsealed_key_stands_in_memory_for_its_owner_only(settings: Settings
     for file in settings.state_dir.rglob("*.key"):
         assert key not in file.read_text()
     directory.chmod(0o755)
-    with pytest.raises(ConfigurationError, match="mode 0700"):
+    # Anybody may have made it: nothing ends by that, and nothing is unsealed into it.
+    with pytest.raises(Sealed, match="mode 0700"):
         rotation.require_master_key()
+    assert "mode 0700" in vault("unseal", "--passphrase-file", "-", given=f"{passphrase}\n").output
     directory.chmod(0o700)
 
 
@@ -135,3 +138,53 @@ def test_an_altered_file_opens_by_no_passphrase(
     file.write_text(":".join(parts) + "\n")
     with pytest.raises((WrongPassphrase, ConfigurationError)):
         sealing.unseal(file, passphrase)
+
+
+def held() -> list[Path]:
+    directory = get_settings().unsealed_dir
+    assert directory is not None
+    return list(directory.iterdir())
+
+
+def test_a_key_that_left_the_file_is_held_in_memory_no_more(settings: Settings, passphrase: str) -> None:
+    [place] = held()
+    place_before = place.read_text()
+    assert vault("rotate-master-key", "--to", "file").exit_code == 0
+    assert held() == []
+    place.touch(mode=0o600)
+    place.write_text(place_before)  # as on another machine
+    assert vault("seal").exit_code == 0
+    assert held() == []
+    assert "no sealed key" in vault("seal").output
+    again = vault("rotate-master-key", "--to", "passphrase", "--passphrase-file", "-", given=f"{passphrase}\n")
+    assert again.exit_code == 0, again.output
+
+
+def test_who_is_not_the_platforms_user_is_told_so(
+    settings: Settings, passphrase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = settings.master_key_path.read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getuid", lambda: settings.master_key_path.stat().st_uid + 1)
+        for command in (["unseal"], ["rotate-master-key", "--to", "passphrase"]):
+            refused = vault(*command, "--passphrase-file", "-", given=f"{passphrase}\n")
+            assert refused.exit_code != 0
+            assert "call it as the platform's user" in refused.output
+        for refused in (vault("seal"), vault("rotate-master-key", "--to", "file")):
+            assert "call it as the platform's user" in refused.output
+    assert settings.master_key_path.read_text() == before
+    rotation.require_keys()
+
+
+@pytest.mark.parametrize("normal", [True, False])
+def test_a_passphrase_opens_however_the_keyboard_composes_its_letters(
+    settings: Settings, passphrase: str, monkeypatch: pytest.MonkeyPatch, normal: bool
+) -> None:
+    typed = "e\u0301" * MIN_CHARACTERS
+    with monkeypatch.context() as patched:
+        if not normal:
+            patched.setattr(sealing, "_normal", lambda text: text)  # as before it was minded
+        key = sealing.sealed_by(typed, settings.master_key_path)
+    assert key.opened(typed).key_id == key.key_id
+    if normal:
+        assert key.opened("\u00e9" * MIN_CHARACTERS).key_id == key.key_id

@@ -14,11 +14,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from continuitybridge import database
-from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.errors import ConfigurationError, NotFound, Verdict
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 from continuitybridge.vault import DataKeys, Keyring, load_or_create
 from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.keyring import MasterKeyMissing
 
 
 def test_the_master_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
@@ -62,8 +63,9 @@ def test_another_master_key_is_named_with_the_one_that_is_needed(
     organization: Organization, keyring: Keyring, tmp_path: Path
 ) -> None:
     other = Keyring(load_or_create(tmp_path / "master.key"))
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(MasterKeyMissing) as refused:
         other.encrypt(organization.organization_id, "p", "1", b"x")
+    assert refused.value.verdict is Verdict.TRANSIENT, "no message dies of it"
     assert keyring.master_key_id in str(refused.value)
     assert other.master_key_id in str(refused.value)
 
