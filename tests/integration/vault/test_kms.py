@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 from key_services import AwsService, TransitService, aws_service, transit_service
 
 from continuitybridge import connections, custody, database
+from continuitybridge.audit import reading
 from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError, Unavailable, Verdict
 from continuitybridge.organizations import Organization
@@ -142,6 +146,7 @@ def test_what_was_unwrapped_goes_on_while_the_service_refuses(
             rotation.require_master_key()
     finally:
         moved.allow()
+        kms._resting.clear()
     keys.encrypt(unknown, "place", "1", b"text")
 
 
@@ -160,6 +165,7 @@ def test_a_task_is_given_the_keys_that_there_are_while_the_service_refuses(
             _keys([unknown])
     finally:
         moved.allow()
+        kms._resting.clear()
 
 
 def test_while_the_service_is_down_who_needs_it_is_told_to_come_again(
@@ -222,6 +228,146 @@ def test_a_service_that_does_not_answer_is_not_asked_by_everybody(
             with pytest.raises(Unavailable, match="does not answer"):
                 key.unwrap(Place(uuid4(), 1), b"vault:v1:x")
         assert time.monotonic() - started < 1.5
+
+
+def test_what_a_service_refused_a_moment_ago_is_not_asked_for_again_and_the_rest_is(
+    transit_service: TransitService, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(**transit_service.environment)
+    key, place, calls = KmsKey(transit_service.new_key()), Place(uuid4(), 1), 0
+    wrapped = key.wrap(place, b"k" * 32)
+    real = transit.Transit.unwrap
+
+    def counted(self: transit.Transit, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+        nonlocal calls
+        calls += 1
+        return real(self, wrapped, context)
+
+    monkeypatch.setattr(transit.Transit, "unwrap", counted)
+    transit_service.forbid()
+    try:
+        for _ in range(100):
+            with pytest.raises(KeyServiceRefused):
+                key.unwrap(place, wrapped)
+    finally:
+        transit_service.allow()
+    assert calls == 1
+    with pytest.raises(DecryptionFailed):
+        key.unwrap(Place(uuid4(), 1), wrapped)
+    monkeypatch.setattr(kms, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + kms.REST_S))
+    assert key.unwrap(place, wrapped) == b"k" * 32
+
+
+def test_while_one_asks_again_whether_it_answers_the_others_do_not_wait(
+    transit_service: TransitService, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(**transit_service.environment)
+    key, place = KmsKey(transit_service.new_key()), Place(uuid4(), 1)
+    wrapped = key.wrap(place, b"k" * 32)
+    asking, answer, real = threading.Event(), threading.Event(), transit.Transit.unwrap
+
+    def slow(self: transit.Transit, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+        asking.set()
+        assert answer.wait(20)
+        return real(self, wrapped, context)
+
+    monkeypatch.setattr(transit.Transit, "unwrap", slow)
+    failed = Unavailable("it does not answer")
+    kms._resting[key.reference] = kms._Rest(time.monotonic(), failed)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(key.unwrap, place, wrapped)
+        assert asking.wait(20)
+        with pytest.raises(Unavailable, match="does not answer"):
+            key.unwrap(place, wrapped)
+        answer.set()
+        assert first.result() == b"k" * 32
+    assert key.unwrap(place, wrapped) == b"k" * 32
+
+
+def test_credentials_that_come_later_are_found(
+    aws_service: AwsService, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, place = KmsKey(aws_service.reference), Place(uuid4(), 1)
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = {tmp_path}/none\n")
+    environment(
+        AWS_ENDPOINT_URL_KMS=aws_service.url,
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "credentials"),
+        AWS_CONFIG_FILE=str(tmp_path / "none"),
+    )
+    with pytest.raises(Unavailable, match="no credentials") as none:
+        key.wrap(place, b"k" * 32)
+    assert none.value.verdict is Verdict.TRANSIENT
+    client = kms.service(key.reference)
+    kms._resting.clear()
+    # A profile that is named and is not there.
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_PROFILE", "bridge")
+        with pytest.raises(KeyServiceRefused, match="bridge"):
+            key.wrap(place, b"k" * 32)
+    # A program for credentials that fails.
+    config.write_text("[default]\ncredential_process = false\n")
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_CONFIG_FILE", str(config))
+        kms._resting.clear()
+        with pytest.raises(Unavailable, match="no credentials"):
+            key.wrap(place, b"k" * 32)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, aws_service.environment[name])
+    kms._resting.clear()
+    assert key.unwrap(place, key.wrap(place, b"k" * 32)) == b"k" * 32
+    assert kms.service(key.reference) is client
+
+
+def test_a_rotation_that_may_wrap_nothing_says_so(
+    transit_service: TransitService,
+    environment: Callable[..., None],
+    organization: Organization,
+    settings: Settings,
+) -> None:
+    environment(**transit_service.environment)
+    refusing = KmsKey(transit_service.new_key())
+    before = master.load_all(settings.master_key_path)
+    # As when it died behind its first step, and the right was taken away.
+    master.store(settings.master_key_path, [refusing, *before])
+    transit_service.forbid()
+    try:
+        done = CliRunner().invoke(bridge, ["vault", "rotate-master-key"])
+        assert done.exit_code != 0
+        assert "refuses" in done.output
+        with pytest.raises(KeyServiceRefused):
+            rotation._rewrap_all(Keyring(refusing, settings.master_key_path), every=False)
+        assert lines(settings)[1:] == [key.line() for key in before]
+        filtered = reading.Filter(action="master_key.rotated")
+        assert not reading.search(organization.organization_id, filtered, keys=Keyring(before[0]))
+    finally:
+        transit_service.allow()
+        kms._resting.clear()
+        run("rotate-master-key", "--to", "file")
+
+
+def test_a_service_that_does_not_keep_data_keys_apart_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, organization: Organization
+) -> None:
+    class Careless:
+        scheme = "careless"
+
+        def __init__(self, name: str) -> None:
+            pass
+
+        def wrap(self, key: bytes, context: Mapping[str, str]) -> bytes:
+            return key[::-1]
+
+        def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+            return wrapped[::-1]
+
+    monkeypatch.setattr(kms, "_given", lambda: {"careless": Careless})
+    before = settings.master_key_path.read_text()
+    done = CliRunner().invoke(bridge, ["vault", "rotate-master-key", "--to", "careless:x"])
+    assert done.exit_code != 0
+    assert "in another's place" in done.output
+    assert settings.master_key_path.read_text() == before
 
 
 def test_a_key_that_the_service_rotated_wraps_everything_anew(

@@ -7,16 +7,19 @@ scheme: those of this folder, and whatever installed packages give under the ent
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
-from continuitybridge.errors import ConfigurationError, Unavailable, Verdict
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
 from continuitybridge.vault.kms.base import KeyService, KeyServiceRefused
 from continuitybridge.vault.wrapping import Place
 
@@ -29,7 +32,12 @@ _BUILT_IN = {
     "transit": "continuitybridge.vault.kms.transit:Transit",
 }
 REST_S = 2.0
-"""A service that did not answer is not asked again for so long: who waits for it holds a thread."""
+"""A service that did not answer is not asked again for so long: who waits for it holds a thread. One that refused
+a data key is not asked for that one again."""
+RECENT_S = 30.0
+"""So long after it did not answer it is asked by one thread at a time, until it answers."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +54,34 @@ class KmsKey:
         return f"{PREFIX}:{self.reference}"
 
     def wrap(self, place: Place, key: bytes) -> bytes:
-        _require_rested(self.reference)
-        try:
-            return service(self.reference).wrap(key, place.context)
-        except Unavailable as error:
-            raise _noted(self.reference, error) from error.__cause__
+        return self._asked("wrap", place, lambda: service(self.reference).wrap(key, place.context))
 
     def unwrap(self, place: Place, wrapped: bytes) -> bytes:
-        _require_rested(self.reference)
-        try:
-            return service(self.reference).unwrap(wrapped, place.context)
-        except Unavailable as error:
-            raise _noted(self.reference, error) from error.__cause__
+        return self._asked("unwrap", place, lambda: service(self.reference).unwrap(wrapped, place.context))
 
     def require_ready(self) -> None:
         """What it unwrapped before goes on while it does not answer."""
+
+    def _asked(self, verb: str, place: Place, call: Callable[[], bytes]) -> bytes:
+        # A right may be one organization's, or one verb's: what is refused holds up nothing else.
+        one = (self.reference, verb, place)
+        _require_rested(one)
+        failed: Unavailable | None = None
+        try:
+            return call()
+        except Unavailable as error:
+            failed = error
+            raise
+        except BridgeError:
+            raise
+        except Exception as error:
+            # A class of somebody else's, or what surrounds it. Nobody who waits for a key knows its exceptions.
+            log.exception("the key management service of %s failed", self.reference)
+            told = f"{self.reference} cannot be asked: {type(error).__name__}: {error}"
+            failed = Unavailable(told, retry_after_s=5)
+            raise failed from error
+        finally:
+            _note(one, failed)
 
 
 def service(reference: str) -> KeyService:
@@ -96,22 +117,50 @@ def _class_of(scheme: str, reference: str) -> type[KeyService]:
         ) from None
 
 
-def _require_rested(reference: str) -> None:
-    rest = _resting.get(reference)
-    if rest is not None and time.monotonic() < rest[0]:
-        raise Unavailable(rest[1], retry_after_s=REST_S)
+@dataclass(slots=True)
+class _Rest:
+    until: float
+    error: Unavailable
+    asking: bool = False
+    """Whether a thread asks again meanwhile."""
 
 
-def _noted(reference: str, error: Unavailable) -> Unavailable:
-    if error.verdict is Verdict.TRANSIENT:
-        _resting[reference] = (time.monotonic() + REST_S, error.detail)
-    return error
+_One = tuple[str, str, Place]
+
+
+def _require_rested(one: _One) -> None:
+    reference, now = one[0], time.monotonic()
+    with _lock:
+        refused = _resting.get(one)
+        if refused is not None and now < refused.until:
+            raise copy(refused.error)
+        rest = _resting.get(reference)
+        if rest is None or now >= rest.until + RECENT_S:
+            return
+        if now < rest.until or rest.asking:
+            raise copy(rest.error)
+        rest.asking = True
+
+
+def _note(one: _One, error: Unavailable | None) -> None:
+    now = time.monotonic()
+    with _lock:
+        _resting.pop(one, None)
+        if error is not None and error.verdict is Verdict.TRANSIENT:
+            _resting[one[0]] = _Rest(now + REST_S, error)
+            return
+        # It answered.
+        _resting.pop(one[0], None)
+        if error is not None:
+            for each in [each for each, rest in _resting.items() if now >= rest.until + RECENT_S]:
+                del _resting[each]
+            _resting[one] = _Rest(now + REST_S, error)
 
 
 _lock = threading.Lock()
 _services: dict[str, KeyService] = {}
-_resting: dict[str, tuple[float, str]] = {}
-"""When a service may be asked again, and what was wrong."""
+_resting: dict[str | _One, _Rest] = {}
+"""Services that did not answer, and data keys that one refused: when to ask again, and what was wrong."""
 
 
 def _forked() -> None:
@@ -119,6 +168,7 @@ def _forked() -> None:
     global _lock
     _lock = threading.Lock()
     _services.clear()
+    _resting.clear()
 
 
 os.register_at_fork(after_in_child=_forked)

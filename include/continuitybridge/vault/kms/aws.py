@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.session import get_session
 
@@ -21,7 +31,11 @@ from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, KeyServiceRefused
 
 _ARN = re.compile(r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):\d{12}:key/[A-Za-z0-9-]+")
-_ALTERED = {"InvalidCiphertextException"}
+_ALTERED = {"InvalidCiphertextException", "IncorrectKeyException"}
+_NO_CREDENTIALS = (
+    *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError),
+    *(MetadataRetrievalError, TokenRetrievalError, SSOError),
+)
 _BUSY = {
     "ThrottlingException",
     "Throttling",
@@ -50,16 +64,8 @@ class AwsKms:
                 value=f"aws:{name}",
             )
         self._name = name
-        self._client = get_session().create_client(
-            "kms",
-            region_name=match["region"],
-            config=Config(
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=ANSWER_TIMEOUT_S,
-                retries={"total_max_attempts": 2, "mode": "standard"},
-                max_pool_connections=10,
-            ),
-        )
+        self._region = match["region"]
+        self._client: Any = None
 
     def wrap(self, key: bytes, context: Mapping[str, str]) -> bytes:
         blob: bytes = self._call("encrypt", Plaintext=key, EncryptionContext=dict(context))["CiphertextBlob"]
@@ -71,16 +77,34 @@ class AwsKms:
 
     def _call(self, verb: str, **given: Any) -> Any:
         try:
-            return getattr(self._client, verb)(KeyId=self._name, **given)
+            client = self._client
+            if client is None:
+                # It looks for credentials while it is made, and never again where it found none.
+                client = self._client = self._new_client()
+            return getattr(client, verb)(KeyId=self._name, **given)
         except ClientError as error:
             raise self._judged(error) from error
-        except NoCredentialsError as error:
-            raise KeyServiceRefused(f"no credentials for AWS KMS were found: {error}", key=self._name) from error
+        except _NO_CREDENTIALS as error:
+            self._client = None
+            raise Unavailable(f"there are no credentials for AWS KMS now: {error}", retry_after_s=5) from error
         except (HTTPClientError, NoConnection) as error:
             raise Unavailable(f"AWS KMS does not answer: {error}", retry_after_s=5) from error
-        except BotoCoreError as error:
-            # Credentials that could not be got, a profile that is not there.
+        except (BotoCoreError, ValueError, OSError) as error:
+            # A profile that is not there, an endpoint that is none, a file that cannot be read.
+            self._client = None
             raise KeyServiceRefused(f"AWS KMS cannot be asked: {error}", key=self._name) from error
+
+    def _new_client(self) -> Any:
+        return get_session().create_client(
+            "kms",
+            region_name=self._region,
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=ANSWER_TIMEOUT_S,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+                max_pool_connections=10,
+            ),
+        )
 
     def _judged(self, error: ClientError) -> BridgeError:
         code = error.response.get("Error", {}).get("Code", "")
