@@ -314,6 +314,14 @@ class BackendRefused(Unavailable):
     title = "The secret store refuses the platform"
 
 
+class StoresUnreadable(Unavailable):
+    """The file in which the operator declares the secret stores is bad, and none is known here from before. It is
+    the operator's to put right, and read again then."""
+
+    code = "secret-stores-unreadable"
+    title = "The declaration of the secret stores cannot be read"
+
+
 def class_of(code: str) -> type[BridgeError] | None:
     """The class with this code, among those that are imported."""
     found: list[type[BridgeError]] = [BridgeError]

@@ -158,9 +158,10 @@ def import_(
 
 @group.command("stores")
 def stores() -> None:
-    """List the secret stores outside that secrets may refer to."""
+    """List the secret stores outside that secrets may refer to, or say what is wrong with the file of them."""
     from continuitybridge.secrets import backends
 
+    backends.check()
     options.print_table(
         ("store", "class", "prefix"),
         [(each, *backends.get(each).declared.described) for each in backends.names()],

@@ -19,19 +19,21 @@ from pydantic import SecretStr
 
 from continuitybridge.airflow.roles import SUPERADMIN_ROLE
 from continuitybridge.database.bootstrap import bootstrap
-from continuitybridge.errors import BridgeError, Unavailable
+from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.runtime import keys, ports, readiness
 from continuitybridge.runtime.environment import OVERRIDES, airflow_environment, write_airflow_configuration
 from continuitybridge.runtime.programs import Program, embedded_postgres, programs
 from continuitybridge.runtime.progress import Progress
 from continuitybridge.runtime.provisioning import Account, provision
 from continuitybridge.runtime.supervisor import ProcessState, Supervisor
+from continuitybridge.secrets import backends
 from continuitybridge.settings import Settings, get_settings, project_root
 from continuitybridge.stream import health
 from continuitybridge.vault import master, rotation, sealing
 
 SUPERADMIN = "admin"
 _SEALED = {"name": "vault", "state": "sealed", "demo": False}
+_UNREADABLE = {"name": "secret stores", "state": "unreadable", "demo": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,9 @@ def up(progress: Progress, *, accounts: Sequence[Account] = (), demo: bool = Fal
             except Unavailable as error:
                 # Everything else comes up, and what needs a key answers that it has to wait.
                 progress.note(f"the keys could not be checked: {error.detail}")
+            if (wrong := _stores_problem()) is not None:
+                # Only what draws on a store waits for that.
+                progress.note(f"the secret stores are not known: {wrong}")
         keys.write_private(_fingerprint_file(settings), _fingerprint(settings))
         rest = [program for program in wanted if program.group != "store"]
         with progress.step("ready:"):
@@ -116,8 +121,8 @@ def down(progress: Progress) -> bool:
 
 def status(settings: Settings) -> list[dict[str, Any]]:
     """One row per process, then one per stream worker of this machine: name, state, pid, uptime_s, memory_mb (its
-    children included), address, demo. Where none works and some should, a row says so; another, that the vault is
-    sealed."""
+    children included), address, demo. Where none works and some should, a row says so; others, that the vault is
+    sealed and that the file of secret stores is bad."""
     supervisor = Supervisor(settings)
     if supervisor.running():
         states = supervisor.states()
@@ -136,9 +141,21 @@ def status(settings: Settings) -> list[dict[str, Any]]:
         for state in states
     ]
     rows += _stream_workers(settings)
+    nothing = dict.fromkeys(("pid", "uptime_s", "memory_mb", "address"))
     if sealing.is_sealed(settings.master_key_path):
-        rows.append({**dict.fromkeys(("pid", "uptime_s", "memory_mb", "address")), **_SEALED})
+        rows.append({**nothing, **_SEALED})
+    if _stores_problem() is not None:
+        rows.append({**nothing, **_UNREADABLE})
     return rows
+
+
+def _stores_problem() -> str | None:
+    """What is wrong with the file of secret stores."""
+    try:
+        backends.check()
+    except ConfigurationError as error:
+        return error.detail
+    return None
 
 
 def _stream_workers(settings: Settings) -> list[dict[str, Any]]:

@@ -4,6 +4,9 @@ that Airflow's providers have for them.
 `BRIDGE_SECRET_BACKENDS_FILE` declares them by name (YAML, mode 0600, for it may hold credentials). Each has a
 prefix that names the organization: whatever a member of it writes down is looked for behind that, in that store,
 and nowhere else.
+
+The file is read again when it changes. One that is saved badly changes nothing in a process that read it before;
+one that begins with it has no stores until it is put right, and what draws on one waits (`StoresUnreadable`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from functools import lru_cache
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,7 +28,7 @@ from uuid import UUID
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from continuitybridge.errors import BackendRefused, ConfigurationError, Unavailable
+from continuitybridge.errors import BackendRefused, ConfigurationError, StoresUnreadable, Unavailable
 from continuitybridge.settings import get_settings
 
 ANSWER_S = 8.0
@@ -34,6 +37,8 @@ AT_ONCE = 4
 """Questions to one store that are under way in a process."""
 REST_S = 2.0
 """A store that did not answer is not asked again for so long."""
+BAD_FILE_S = 5.0
+"""A file that could not be read is read again after so long, or when it changes."""
 
 _REFUSALS = (
     "Forbidden",
@@ -167,14 +172,17 @@ class Backend:
 
 
 def names() -> list[str]:
-    """The declared stores."""
+    """The declared stores. Raises `StoresUnreadable`."""
     return sorted(_all())
 
 
 def get(name: str) -> Backend:
-    """The store of that name; raises `ConfigurationError`."""
+    """The store of that name; raises `ConfigurationError`, and `StoresUnreadable`."""
     found = _all()
     if name not in found:
+        if _stores.bad is not None:
+            # It may stand in what cannot be read.
+            raise _unreadable()
         valid = ", ".join(sorted(found)) or "none: the operator declares them (BRIDGE_SECRET_BACKENDS_FILE)"
         raise ConfigurationError(
             f"there is no secret store {name!r}; valid are {valid}", field="backend", value=name, valid=valid
@@ -182,49 +190,122 @@ def get(name: str) -> Backend:
     return found[name]
 
 
+def check() -> None:
+    """Raise `ConfigurationError` naming what is wrong with the file of stores, as it is now."""
+    file = get_settings().secret_backends_file
+    if file is not None:
+        _signature(file)
+        _read(file)
+
+
+@dataclass(slots=True)
+class _Stores:
+    """What this process knows of the file: `good`, the last state of it that could be read, and `bad`, what is
+    wrong with the present one."""
+
+    file: Path | None = None
+    seen: tuple[int, ...] = ()
+    good: Mapping[str, Backend] | None = None
+    bad: ConfigurationError | None = None
+    again_at: float = 0.0
+
+
 def _all() -> Mapping[str, Backend]:
+    """The stores as the file has them; while it is bad, as it had them before."""
     file = get_settings().secret_backends_file
     if file is None:
         return {}
+    # Two at once would each make stores, with threads of their own.
+    with _reading:
+        if _stores.file != file:
+            _forget(file)
+        _look(file)
+        if _stores.good is None:
+            raise _unreadable()
+        return _stores.good
+
+
+def _look(file: Path) -> None:
+    try:
+        seen = _signature(file)
+        if seen == _stores.seen and (_stores.bad is None or time.monotonic() < _stores.again_at):
+            return
+        _stores.seen, _stores.good = seen, _read(file)
+    except ConfigurationError as error:
+        if _stores.bad is None or _stores.bad.detail != error.detail:
+            after = "nothing draws on a store" if _stores.good is None else "the stores stay as they were"
+            log.error("%s; until that is put right %s", error.detail, after)
+        # What is missing may be installed meanwhile: the file does not show that.
+        _stores.bad, _stores.again_at = error, time.monotonic() + BAD_FILE_S
+        return
+    if _stores.bad is not None:
+        log.warning("%s can be read again", file)
+    _stores.bad = None
+
+
+def _signature(file: Path) -> tuple[int, ...]:
+    """Another one when the file is another, or may be."""
     try:
         status = file.stat()
     except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror}", field="BRIDGE_SECRET_BACKENDS_FILE") from None
+        raise ConfigurationError(f"{file}: {error.strerror}", field=_FIELD) from None
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigurationError(
             f"{file} may be read by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod 600 it",
-            field="BRIDGE_SECRET_BACKENDS_FILE",
+            field=_FIELD,
         )
-    # Two at once would each make stores, with threads of their own.
-    with _reading:
-        return _read(file, status.st_mtime_ns, os.getpid())
+    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode
 
 
-@lru_cache(maxsize=2)
-def _read(file: Path, changed: int, process: int) -> Mapping[str, Backend]:
-    """The file as it is: read again when it changed, and in each process, which has threads of its own."""
+def _read(file: Path) -> Mapping[str, Backend]:
     try:
-        given = _FILE.validate_python(yaml.safe_load(file.read_text()) or {})
-    except yaml.YAMLError:
-        raise ConfigurationError(f"{file} is no YAML", field="BRIDGE_SECRET_BACKENDS_FILE") from None
+        given = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}", field=_FIELD) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigurationError(f"{file} is no YAML", field=_FIELD) from None
+    if given is None:
+        # An editor empties a file before it writes it.
+        raise ConfigurationError(f"{file} is empty; {{}} declares no store", field=_FIELD)
+    try:
+        declared = _FILE.validate_python(given)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False, include_context=False)
         )
-        raise ConfigurationError(f"{file}: {problems}", field="BRIDGE_SECRET_BACKENDS_FILE") from None
-    return {name: Backend(name, declared) for name, declared in given.items()}
+        raise ConfigurationError(f"{file}: {problems}", field=_FIELD) from None
+    return {name: Backend(name, each) for name, each in declared.items()}
 
 
+def _unreadable() -> StoresUnreadable:
+    # What is wrong is the operator's affair: the log and `bridge secret stores` tell him.
+    return StoresUnreadable(
+        "the file that declares the secret stores cannot be read now: the operator has to put it right"
+        " (`bridge secret stores` says what is wrong)",
+        retry_after_s=BAD_FILE_S,
+        field=_FIELD,
+    )
+
+
+def _forget(file: Path | None = None) -> None:
+    global _stores
+    _stores = _Stores(file)
+
+
+_stores = _Stores()
 _reading = threading.Lock()
 
 
 def _forked() -> None:
+    # Stores have threads of their own, which a new process has not.
     global _reading
     _reading = threading.Lock()
+    _forget()
 
 
 os.register_at_fork(after_in_child=_forked)
+_FIELD = "BRIDGE_SECRET_BACKENDS_FILE"
 _FILE = TypeAdapter(dict[str, Declared])
 
 

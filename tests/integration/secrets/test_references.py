@@ -23,10 +23,12 @@ from continuitybridge.errors import (
     BridgeError,
     ConfigurationError,
     ReferenceMissing,
+    StoresUnreadable,
     Unavailable,
     Verdict,
 )
 from continuitybridge.organizations import Organization
+from continuitybridge.runtime import platform
 from continuitybridge.secrets import backends, references
 from continuitybridge.secrets.trying import try_secret
 from continuitybridge.settings import get_settings
@@ -47,7 +49,7 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         file.write_text(yaml.safe_dump(stores))
         monkeypatch.setenv("BRIDGE_SECRET_BACKENDS_FILE", str(file))
         get_settings.cache_clear()
-        backends._read.cache_clear()
+        backends._forget()
         references._kept = None
         return file
 
@@ -292,15 +294,78 @@ def test_a_bad_declaration_is_refused_and_named(
 ) -> None:
     declare({"corp": declared})
     with pytest.raises(ConfigurationError) as refused:
-        backends.get("corp")
+        backends.check()
     assert told in str(refused.value)
     assert "hvs." not in str(refused.value)
+    listed = run("stores")
+    assert listed.exit_code != 0
+    assert told in str(listed.exception) + listed.output
 
 
 def test_a_file_of_stores_that_others_may_read_is_refused(declare: Callable[[dict[str, Any]], Path]) -> None:
     declare({}).chmod(0o644)
     with pytest.raises(ConfigurationError, match="chmod 600"):
+        backends.check()
+    with pytest.raises(StoresUnreadable):
         backends.names()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_text("corp: {class: airflow.providers"),
+        lambda file: file.write_text(""),
+        lambda file: file.write_text("picky: {class: no.such.Backend}"),
+        lambda file: file.chmod(0o640),
+        lambda file: file.unlink(),
+    ],
+    ids=["no YAML", "empty", "no class", "mode", "gone"],
+)
+def test_stores_stay_as_they_were_while_their_file_is_bad(
+    organization: Organization,
+    declare: Callable[[dict[str, Any]], Path],
+    damage: Callable[[Path], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stores = {"picky": {"class": f"{Picky.__module__}.Picky", "arguments": {}}}
+    file = declare(stores)
+    owner = organization.organization_id
+    assert references.fetch(owner, "prod", "picky", "one", name="shop") == "here"
+    damage(file)
+    for path in ("two", "three"):
+        assert references.fetch(owner, "prod", "picky", path, name="shop") == "here"
+    assert [each.levelname for each in caplog.records if str(file) in each.getMessage()] == ["ERROR"]
+    [row] = [row for row in platform.status(get_settings()) if row["name"] == "secret stores"]
+    assert row["state"] == "unreadable"
+    # One that is not known from before may stand in it.
+    with pytest.raises(StoresUnreadable):
+        references.fetch(owner, "prod", "new", "x", name="shop")
+    file.touch()
+    file.chmod(0o600)
+    file.write_text(yaml.safe_dump({**stores, "new": stores["picky"]}))
+    assert references.fetch(owner, "prod", "new", "four", name="shop") == "here"
+    assert not [row for row in platform.status(get_settings()) if row["name"] == "secret stores"]
+    assert "can be read again" in caplog.text
+
+
+def test_what_draws_on_a_store_waits_where_the_file_was_never_read(
+    organization: Organization, declare: Callable[[dict[str, Any]], Path], keyring: Keyring
+) -> None:
+    file = declare({"picky": {"class": f"{Picky.__module__}.Picky", "arguments": {}}})
+    refer(organization, "key", backend="picky", field="api_key")
+    definition = {"base_url": "https://erp.example/", "auth": {"type": "secret", "secret": "shop"}}
+    connections.put(organization.organization_id, "prod", "erp", definition, "anna")
+    backends._forget()
+    references.forget()
+    good = file.read_text()
+    file.write_text("picky: [")
+    with pytest.raises(StoresUnreadable) as waits:
+        tokens.resolve(organization.organization_id, "prod", "erp", keyring)
+    assert waits.value.verdict is Verdict.TRANSIENT
+    assert waits.value.facts["field"] == "BRIDGE_SECRET_BACKENDS_FILE"
+    assert str(file) not in waits.value.detail
+    file.write_text(good)
+    assert tokens.resolve(organization.organization_id, "prod", "erp", keyring).auth["value"] == "here"
 
 
 def test_an_unknown_store_is_named_with_those_that_there_are(
