@@ -5,13 +5,14 @@ per-DAG permissions are not used (they cost seconds at every parse). The class i
 would sync permissions by that name.
 
 What is not a DAG's (connections, variables, pools, assets, configuration) is the superadmin's. A change of
-membership holds within `CACHE_S`.
+membership holds at the next request: who belongs where is asked of the table, once for each (`asking_once`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -40,8 +41,6 @@ from continuitybridge.api_keys import current_holder
 from continuitybridge.errors import BridgeError
 from continuitybridge.organizations import Membership, Role, visits
 from continuitybridge.organizations.matrix import Action, may
-
-CACHE_S = 1.0
 
 _READABLE = frozenset(DagAccessEntity) - {DagAccessEntity.AUDIT_LOG}
 _WRITABLE = frozenset({DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.HITL_DETAIL})
@@ -246,12 +245,22 @@ def _has_superadmins_role(user: Any) -> bool:
 class _Known:
     """Of a user, by slug; `consulted`: organizations where he is a consultant."""
 
-    at: float
     levels: dict[str, Level]
     consulted: dict[str, UUID]
 
 
-_cache: dict[str, _Known] = {}
+_asked: ContextVar[dict[str, _Known] | None] = ContextVar("bridge_memberships", default=None)
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Inside, where a request is answered, threads included, each user's memberships are asked for once: Airflow
+    asks what he may do for every DAG that it shows. Outside they are asked for each time."""
+    token = _asked.set({})
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 def _levels(user: Any) -> dict[str, Level]:
@@ -287,17 +296,15 @@ def _memberships(name: str) -> dict[str, Level]:
 
 
 def _known(name: str) -> _Known:
-    cached = _cache.get(name)
-    if cached is not None and time.monotonic() - cached.at < CACHE_S:
-        return cached
+    asked = _asked.get()
+    if asked is not None and name in asked:
+        return asked[name]
     memberships = organizations.memberships(name)
     found = ((each.slug, _level(each)) for each in memberships)
     known = _Known(
-        time.monotonic(),
         {slug: level for slug, level in found if level is not None},
         {each.slug: each.organization_id for each in memberships if each.role is Role.CONSULTANT},
     )
-    if len(_cache) > 10_000:
-        _cache.clear()
-    _cache[name] = known
+    if asked is not None:
+        asked[name] = known
     return known

@@ -101,6 +101,12 @@ class AirflowGuardMiddleware:
         if scope["type"] != "http" or not _is_guarded(path := _path(scope)) or _is_for_strangers(scope, path):
             await self.app(scope, receive, send)
             return
+        from continuitybridge.airflow.auth_manager import asking_once
+
+        with asking_once():
+            await self._guarded(scope, receive, send, path)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         from continuitybridge.airflow.http_auth import authenticate
 
         request = Request(scope, receive)

@@ -3,14 +3,15 @@ tests/system/airflow/test_airflow_access.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from anyio import to_thread
 
-from continuitybridge import api_keys, organizations
+from continuitybridge import api_keys, database, organizations
 from continuitybridge.deployments import suspension
 from continuitybridge.organizations import Organization
 
@@ -29,10 +30,8 @@ def access() -> Any:
 
 
 @pytest.fixture
-def manager(access: Any) -> Iterator[Any]:
-    access._cache.clear()
-    yield access.OrganizationAuthManager()
-    access._cache.clear()
+def manager(access: Any) -> Any:
+    return access.OrganizationAuthManager()
 
 
 def user(name: str | None = None, *roles: str) -> Any:
@@ -168,12 +167,52 @@ def test_a_key_reaches_its_organization_and_no_further_than_its_scope_and_its_us
         assert access.levels_of(f"nobody-{uuid4().hex[:8]}") == {}
 
 
-def test_a_change_of_membership_holds_within_the_second(
-    access: Any, manager: Any, organization: Organization, monkeypatch: pytest.MonkeyPatch
+def test_a_change_of_membership_by_another_process_holds_at_the_next_request(
+    access: Any, manager: Any, organization: Organization
 ) -> None:
-    who = member(organization, "customer_admin")
-    assert ("PUT", "") in allowed(manager, who, dag(organization))
-    organizations.add_member(organization.organization_id, who.username, "customer_user")
-    assert access.CACHE_S <= 1.0
-    monkeypatch.setattr(access, "CACHE_S", 0.0)
-    assert ("PUT", "") not in allowed(manager, who, dag(organization))
+    who, owner = member(organization, "customer_admin"), organization.organization_id
+
+    def elsewhere(change: str) -> None:
+        # By the table alone, of which this process hears nothing.
+        with database.platform() as connection:
+            connection.execute(change, {"organization": owner, "user": who.username})
+
+    def may_write() -> bool:
+        with access.asking_once():
+            return ("PUT", "") in allowed(manager, who, dag(organization))
+
+    assert may_write()
+    elsewhere(
+        "UPDATE bridge.memberships SET role = 'customer_user'"
+        " WHERE organization_id = %(organization)s AND user_name = %(user)s"
+    )
+    assert not may_write()
+    elsewhere("DELETE FROM bridge.memberships WHERE organization_id = %(organization)s AND user_name = %(user)s")
+    with access.asking_once():
+        assert allowed(manager, who, dag(organization)) == set()
+
+
+async def test_within_one_request_memberships_are_asked_for_once_and_of_each_person(
+    access: Any, organization: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = organizations.memberships
+
+    def memberships(name: str) -> Any:
+        asked.append(name)
+        return real(name)
+
+    monkeypatch.setattr(access.organizations, "memberships", memberships)
+    one, other = member(organization, "customer_user").username, user().username
+    with access.asking_once():
+        expected = {organization.slug: access.Level.READ}
+        for _ in range(2):
+            assert await to_thread.run_sync(access.levels_of, one) == expected
+            assert access.levels_of(other) == {}
+        assert asked == [one, other]
+    for _ in range(2):
+        access.levels_of(one)
+    assert asked == [one, other, one, one]
+    # Who has no name is nobody, and not asked for.
+    assert access._levels(SimpleNamespace()) == {}
+    assert len(asked) == 4

@@ -5,7 +5,7 @@ Airflow's; signing in with both is tried in the system tests."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -32,10 +32,8 @@ def access() -> Any:
 
 
 @pytest.fixture
-def manager(access: Any) -> Iterator[Any]:
-    access._cache.clear()
-    yield access.OrganizationAuthManager()
-    access._cache.clear()
+def manager(access: Any) -> Any:
+    return access.OrganizationAuthManager()
 
 
 @pytest.fixture
@@ -216,36 +214,3 @@ def test_the_ids_of_a_members_dags_are_read_from_airflows_table(
     root = SimpleNamespace(username="root", roles=[SimpleNamespace(name="Admin")])
     assert manager.get_authorized_dag_ids(user=root) == every
     assert manager.get_authorized_dag_ids(user=SimpleNamespace(username="nobody")) == set()
-
-
-def test_memberships_are_remembered_for_a_second(
-    access: Any, manager: Any, organization: Organization, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, asked = 50.0, []
-    real = organizations.memberships
-
-    def memberships(name: str) -> Any:
-        asked.append(name)
-        return real(name)
-
-    monkeypatch.setattr(access.organizations, "memberships", memberships)
-    monkeypatch.setattr(access, "time", SimpleNamespace(monotonic=lambda: clock))
-    name = f"user-{uuid4().hex[:8]}"
-    organizations.add_member(organization.organization_id, name, "customer_user")
-    expected = {organization.slug: access.Level.READ}
-    assert [access.levels_of(name), access.levels_of(name)] == [expected, expected]
-    assert asked == [name]
-    clock += 0.99
-    access.levels_of(name)
-    assert asked == [name]
-    clock = 51.0
-    access.levels_of(name)
-    assert asked == [name, name]
-    # Of more users than there is room for all are forgotten.
-    access._cache.update((str(number), (clock, {})) for number in range(10_000))
-    assert len(access._cache) == 10_001
-    access.levels_of("one more")
-    assert list(access._cache) == ["one more"]
-    # Who has no name is nobody, and not asked for.
-    assert access._levels(SimpleNamespace()) == {}
-    assert asked[-1] == "one more"

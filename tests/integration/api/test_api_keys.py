@@ -21,11 +21,6 @@ from .conftest import Deployed, Server, SignIn
 BearKey = Callable[..., httpx.Client]
 
 
-@pytest.fixture(autouse=True)
-def nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys.verbs, "CACHE_S", 0.0)
-
-
 @pytest.fixture
 def by_key(server: Server) -> Iterator[BearKey]:
     """A client whose requests are signed in by a key, as the api-server's middleware does it."""
@@ -145,6 +140,31 @@ def test_a_key_ends_with_its_users_membership(
     assert client.get(f"/bridge/flows?organization={organization.slug}").status_code == 404
     organizations.add_member(organization.organization_id, user.name, "customer_user")
     assert client.post(f"/bridge/flows/{organization.slug}/dev/orders/disable").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE bridge.api_keys SET revoked_at = now(), revoked_by = 'anna' WHERE organization_id = %s",
+        "DELETE FROM bridge.api_keys WHERE organization_id = %s",
+        "UPDATE bridge.organizations SET status = 'deleting' WHERE organization_id = %s",
+    ],
+)
+def test_a_key_that_another_process_ends_does_not_hold_at_the_next_request(
+    organization: Organization, change: str
+) -> None:
+    made = api_keys.create(organization.organization_id, "k", user_name="anna", by="anna")
+    for _ in range(2):
+        assert api_keys.verify(made.key).user_name == "anna"
+    # By the table alone, of which this process hears nothing.
+    with psycopg.connect(database.owner_url()) as connection:
+        for table in ("api_keys", "organizations"):
+            connection.execute(f"ALTER TABLE bridge.{table} NO FORCE ROW LEVEL SECURITY")
+        assert connection.execute(change, (organization.organization_id,)).rowcount == 1
+        for table in ("api_keys", "organizations"):
+            connection.execute(f"ALTER TABLE bridge.{table} FORCE ROW LEVEL SECURITY")
+    with pytest.raises(NotAuthenticated):
+        api_keys.verify(made.key)
 
 
 def test_a_key_that_is_expired_or_was_never_made_does_not_hold(organization: Organization) -> None:
