@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     unsealed_dir: Path | None = Field(
         default=None,
         description="Directory in memory (tmpfs) that holds a sealed master key while it is unsealed. Unset: "
-        "`/dev/shm/continuitybridge-<user id>`.",
+        "`/dev/shm/continuitybridge-<user id>`, with a random ending where somebody else has taken that name.",
     )
 
     secret_reminder_days: int = Field(

@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+import tempfile
 import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ LOG2_N, R, P = 17, 8, 1
 """scrypt with 128 MiB (OWASP's Password Storage Cheat Sheet): half a second for each guess."""
 _LARGEST = (22, 32, 16)
 RETRY_AFTER_S = 30
+SHARED = Path("/dev/shm")  # noqa: S108  (what is found there is checked)
 
 
 class Sealed(Unavailable):
@@ -91,11 +93,12 @@ class SealedKey:
     def _unsealed(self) -> master.MasterKey:
         told = "bridge vault unseal"
         try:
-            for key in _held(_place(self.file)):
-                if key.key_id == self.key_id:
-                    return key
+            for place in _places(self.file):
+                for key in _held(place):
+                    if key.key_id == self.key_id:
+                        return key
         except (ConfigurationError, OSError) as error:
-            # Anybody may have put something into the place. Nothing is lost by it.
+            # Somebody may have put something into the place. Nothing is lost by it.
             told = f"it could not be looked up: {error}"
         raise Sealed(f"master key {self.key_id} is sealed: {told}", retry_after_s=RETRY_AFTER_S, key=self.key_id)
 
@@ -142,26 +145,29 @@ def seal(file: Path) -> None:
     worker, for ten at most. Raises `ConfigurationError` when there was none and none is sealed, or the file is
     another user's."""
     require_owner(file)
-    try:
-        _place(file).unlink()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        # Nothing of this user is there.
-        if not _sealed_of(file):
-            raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE") from None
+    gone = False
+    for place in _places(file):
+        # Where it cannot be, nothing of this user is there.
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place.unlink()
+            gone = True
+    if not gone and not _sealed_of(file):
+        raise ConfigurationError(f"{file} holds no sealed key", field="BRIDGE_MASTER_KEY_FILE")
 
 
 def keep_only(file: Path, keys: Iterable[WrappingKey]) -> None:
     """Forget the unsealed keys that are none of these: they left the file."""
-    place, ids = _place(file), {key.key_id for key in keys if isinstance(key, SealedKey)}
-    try:
-        held = _held(place)
-    except (ConfigurationError, OSError):
-        return
-    kept = [key for key in held if key.key_id in ids]
-    if not kept:
-        place.unlink(missing_ok=True)
-    elif len(kept) < len(held):
-        master.store(place, list[WrappingKey](kept))
+    ids = {key.key_id for key in keys if isinstance(key, SealedKey)}
+    for place in _places(file):
+        try:
+            held = _held(place)
+        except (ConfigurationError, OSError):
+            continue
+        kept = [key for key in held if key.key_id in ids]
+        if not kept:
+            place.unlink(missing_ok=True)
+        elif len(kept) < len(held):
+            master.store(place, list[WrappingKey](kept))
 
 
 def require_owner(file: Path) -> None:
@@ -229,12 +235,41 @@ def _text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def _place(file: Path) -> Path:
-    """Where the file's unsealed keys stand."""
+def _places(file: Path) -> list[Path]:
+    """Where the file's unsealed keys may stand."""
     name = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:16]
-    # Whoever else made this directory is found out (`_require_own`).
-    directory = get_settings().unsealed_dir or Path("/dev", "shm", f"continuitybridge-{os.getuid()}")
-    return directory / f"{name}.key"
+    return [directory / f"{name}.key" for directory in _directories()]
+
+
+def _directories() -> list[Path]:
+    """The directory that is configured; else those of this user in the memory that all users share. There anybody
+    may take a name first, and nobody can make a directory that is this user's."""
+    configured = get_settings().unsealed_dir
+    if configured is not None:
+        return [configured]
+    name = _plain().name
+    try:
+        with os.scandir(SHARED) as entries:
+            found = sorted(each.name for each in entries if each.name.startswith(name))
+    except OSError:
+        return []
+    own = (SHARED / each for each in found if each == name or each.startswith(f"{name}-"))
+    return [each for each in own if _is_own(each)]
+
+
+def _new_directory() -> Path:
+    plain = _plain()
+    _require_memory(plain)
+    with suppress(FileExistsError):
+        plain.mkdir(mode=0o700)
+    if _is_own(plain):
+        return plain
+    # Somebody else has taken the name; this one nobody can foresee.
+    return Path(tempfile.mkdtemp(prefix=f"{plain.name}-", dir=SHARED))
+
+
+def _plain() -> Path:
+    return SHARED / f"continuitybridge-{os.getuid()}"
 
 
 def _held(place: Path) -> list[master.MasterKey]:
@@ -248,21 +283,34 @@ def _held(place: Path) -> list[master.MasterKey]:
 
 
 def _hold(file: Path, keys: Iterable[master.MasterKey]) -> None:
-    place = _place(file)
-    _require_memory(place.parent)
-    with suppress(FileExistsError):
-        place.parent.mkdir(mode=0o700, parents=True)
-    _require_own(place.parent)
+    configured = get_settings().unsealed_dir
+    if configured is not None:
+        _require_memory(configured)
+        with suppress(FileExistsError):
+            configured.mkdir(mode=0o700, parents=True)
+        _require_own(configured)
+    elif not _directories():
+        _new_directory()
+    place = _places(file)[0]
     all_keys = {key.key_id: key for key in (*_held(place), *keys)}
     master.store(place, list[WrappingKey](all_keys.values()))
 
 
 def _require_own(directory: Path) -> None:
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    directory.lstat()
+    if not _is_own(directory):
         raise ConfigurationError(
             f"{directory} has to be a directory of mode 0700 of this user", field="BRIDGE_UNSEALED_DIR"
         )
+
+
+def _is_own(directory: Path) -> bool:
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    own = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    return own and stat.S_ISDIR(found.st_mode)
 
 
 def _require_memory(directory: Path) -> None:

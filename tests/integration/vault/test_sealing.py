@@ -70,6 +70,52 @@ def test_the_unsealed_key_stands_in_memory_for_its_owner_only(settings: Settings
     directory.chmod(0o700)
 
 
+def _of_another_user(place: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make a directory another user's")
+    place.mkdir(mode=0o700)
+    os.chown(place, 65_534, 65_534)
+
+
+def _of_all(place: Path) -> None:
+    place.mkdir()
+    place.chmod(0o777)
+
+
+def _leads_elsewhere(place: Path) -> None:
+    (place.parent / "elsewhere").mkdir(mode=0o700)
+    place.symlink_to(place.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("take", [_of_another_user, _of_all, _leads_elsewhere, Path.touch])
+def test_who_takes_the_places_name_first_keeps_nothing_sealed(
+    settings: Settings, passphrase: str, monkeypatch: pytest.MonkeyPatch, take: Callable[[Path], None]
+) -> None:
+    given = ("--passphrase-file", "-")
+    shared = get_settings().unsealed_dir
+    assert shared is not None
+    with monkeypatch.context() as patched:
+        patched.delenv("BRIDGE_UNSEALED_DIR")
+        patched.setattr(sealing, "SHARED", shared)
+        get_settings.cache_clear()
+        # That name, and one that looks like those which take its place.
+        name = f"continuitybridge-{os.getuid()}"
+        take(shared / name)
+        _of_all(shared / f"{name}-0")
+        assert sealing.is_sealed(settings.master_key_path)
+        for _ in range(2):
+            assert vault("unseal", *given, given=f"{passphrase}\n").exit_code == 0
+            rotation.require_keys()
+        [held] = [each for each in shared.rglob("*.key") if each.parent != shared]
+        assert held.parent.name.startswith(f"{name}-")
+        assert stat.S_IMODE(held.parent.stat().st_mode) == 0o700
+        assert vault("seal").exit_code == 0
+        assert not held.exists()
+        with pytest.raises(Sealed):
+            rotation.require_master_key()
+    get_settings.cache_clear()
+
+
 def test_an_unsealed_key_is_never_put_on_a_disk(
     passphrase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
