@@ -127,9 +127,10 @@ def _call(place: Place, lease: store.Lease, definition: Definition, keys: Cipher
             got = _obtained(definition, lease.refresh)
         except Refused as refused:
             if definition.outside and refused.code != "invalid_grant":
-                # The client's secret may be another by now: of the two places one is changed first.
+                # The client's secret may be another by now: it is read again.
                 secrets.forget_outside(place.organization_id)
-                raise _put_off(place, lease, refused.reason, None, keys) from None
+                if not store.doubt(place):
+                    raise _put_off(place, lease, refused.reason, None, keys) from None
             store.give_up(place, lease, refused.reason, keys)
         except Failed as failed:
             raise _put_off(place, lease, failed.reason, failed.retry_after_s, keys) from None

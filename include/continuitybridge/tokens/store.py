@@ -34,6 +34,9 @@ REFUSED_AGAIN_S = 10.0
 RETRY_S = 1.0
 """First wait after a call that failed and may pass; doubles."""
 LONGEST_RETRY_S = 60.0
+DOUBT_S = 900.0
+"""So long credentials that stand in a store outside may be refused before that stands: of the two places in which
+they are changed, one is the first."""
 LONGEST_ASKED_S = 3600.0
 """Longest `Retry-After` that is kept to."""
 _PROBLEM_CHARACTERS = 300
@@ -127,6 +130,7 @@ def begin(
             place,
             "state = 'refreshing', attempt = attempt + 1, revision = %(revision)s, lease_owner = %(owner)s,"
             " lease_until = %(now)s + make_interval(secs => %(lease_s)s),"
+            " doubted_since = CASE WHEN revision = %(revision)s THEN doubted_since END,"
             " refused_at = CASE WHEN %(refused)s THEN %(now)s ELSE refused_at END",
             owner=owner,
             now=now,
@@ -217,6 +221,18 @@ def give_up(place: Place, lease: Lease, reason: str, keys: Cipher) -> None:
     )
 
 
+def doubt(place: Place) -> bool:
+    """The credentials, which stand in a store outside, are refused: whether that has been so for longer than
+    `DOUBT_S` with what they are now."""
+    with database.tenant(place.organization_id) as connection:
+        row = _locked(connection, place)
+        if row["doubted_since"] is None:
+            _update(connection, place, "doubted_since = %(now)s", now=row["now"])
+            return DOUBT_S <= 0
+        since: datetime = row["doubted_since"]
+        return bool(row["now"] - since >= timedelta(seconds=DOUBT_S))
+
+
 def put_off(place: Place, lease: Lease, reason: str, retry_after_s: float | None, keys: Cipher) -> float:
     """The call failed and may pass: nobody asks again for a while. Gives in how many seconds."""
     with database.tenant(place.organization_id) as connection:
@@ -267,7 +283,8 @@ def drop(place: Place, keys: Cipher, definition: Definition) -> Obtained | None:
             place,
             "attempt = attempt + 1, generation = attempt + 1, ciphertext = NULL, obtained_at = NULL,"
             " expires_at = NULL, lease_owner = NULL, lease_until = NULL, retry_at = NULL, failures = 0,"
-            " renewable = false, revision = %(revision)s, state = %(state)s, problem = %(problem)s",
+            " doubted_since = NULL, renewable = false, revision = %(revision)s, state = %(state)s,"
+            " problem = %(problem)s",
             revision=definition.revision,
             state="reconnect" if needs_person(definition) else "active",
             problem="its token was revoked" if needs_person(definition) else None,
@@ -370,7 +387,7 @@ def _store(
         "generation = %(generation)s, attempt = greatest(attempt, %(generation)s), ciphertext = %(ciphertext)s,"
         " grant_fingerprint = %(fingerprint)s, revision = %(revision)s, renewable = %(renewable)s,"
         " obtained_at = %(now)s, expires_at = %(ends)s, failures = 0, retry_at = NULL, problem = NULL,"
-        " state = CASE WHEN %(release)s OR lease_owner IS NULL THEN 'active' ELSE state END,"
+        " doubted_since = NULL, state = CASE WHEN %(release)s OR lease_owner IS NULL THEN 'active' ELSE state END,"
         " lease_until = CASE WHEN %(release)s THEN NULL ELSE lease_until END,"
         " lease_owner = CASE WHEN %(release)s THEN NULL ELSE lease_owner END",
         generation=generation,

@@ -22,6 +22,7 @@ from continuitybridge.errors import (
     BackendRefused,
     BridgeError,
     ConfigurationError,
+    ReconnectNeeded,
     ReferenceMissing,
     StoresUnreadable,
     Unavailable,
@@ -32,6 +33,7 @@ from continuitybridge.runtime import platform
 from continuitybridge.secrets import backends, references
 from continuitybridge.secrets.trying import try_secret
 from continuitybridge.settings import get_settings
+from continuitybridge.tokens import store as token_store
 from continuitybridge.vault import Keyring
 from token_server import TokenServer
 
@@ -453,6 +455,47 @@ def test_a_client_whose_secret_is_changed_at_the_server_first_goes_on_by_itself(
         # Neither the value that was read nor the wait for the old one holds it up.
         found = tokens.resolve(organization.organization_id, "prod", "erp", keyring)
         assert found.auth["token"] in server.valid
+    finally:
+        server.close()
+
+
+def test_a_client_whose_secret_outside_stays_wrong_is_given_up_once_until_it_changes(
+    organization: Organization, store: TransitService, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_store, "DOUBT_S", 1.0)
+    monkeypatch.setattr(token_store, "RETRY_S", 0.3)
+    server, owner = TokenServer(), organization.organization_id
+
+    def ask() -> Any:
+        return tokens.resolve(owner, "prod", "erp", keyring)
+
+    try:
+        path = f"bridge/{organization.slug}/prod/client"
+        client = {"client_id": server.client_id, "token_url": f"{server.url}/token"}
+        store.put(path, client_secret="old" * 5, **client)
+        refer(organization, "client", type="oauth2")
+        definition = {"base_url": server.url, "auth": {"type": "secret", "secret": "shop"}}
+        connections.put(owner, "prod", "erp", definition, "anna")
+        with pytest.raises(Unavailable):
+            ask()
+        time.sleep(1.05)
+        # Another value that is wrong is doubted as long as the first.
+        store.put(path, client_secret="new" * 5, **client)
+        with pytest.raises(Unavailable):
+            ask()
+        time.sleep(1.05)
+        for _ in range(3):
+            with pytest.raises(ReconnectNeeded, match="invalid_client"):
+                ask()
+        assert len(server.calls) == 3
+        with database.tenant(owner) as connection:
+            [(told,)] = connection.execute(
+                "SELECT count(*) FROM bridge.audit_events WHERE action = 'token.reconnect_needed'"
+            ).fetchall()
+        assert told == 1
+        store.put(path, client_secret=server.client_secret, **client)
+        references.forget()  # as when its time is over
+        assert ask().auth["token"] in server.valid
     finally:
         server.close()
 

@@ -1,0 +1,1 @@
+ALTER TABLE bridge.tokens DROP COLUMN doubted_since;
