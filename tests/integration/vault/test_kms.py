@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -24,7 +25,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import PLATFORM, Keyring, kms, load_or_create, master, rotation
 from continuitybridge.vault.cipher import DecryptionFailed
-from continuitybridge.vault.kms import KeyServiceRefused, KmsKey, transit
+from continuitybridge.vault.kms import KeyServiceRefused, KmsKey, transit, turns
 from continuitybridge.vault.wrapping import Place
 
 __all__ = ["aws_service", "transit_service"]
@@ -228,6 +229,48 @@ def test_a_service_that_does_not_answer_is_not_asked_by_everybody(
             with pytest.raises(Unavailable, match="does not answer"):
                 key.unwrap(Place(uuid4(), 1), b"vault:v1:x")
         assert time.monotonic() - started < 1.5
+
+
+def test_a_service_that_hangs_holds_few_threads_before_its_first_time_limit(
+    environment: Callable[..., None], transit_service: TransitService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transit, "ANSWER_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.3)
+    environment(**transit_service.environment)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        silent.setblocking(False)
+        key = KmsKey(f"transit:http://127.0.0.1:{silent.getsockname()[1]}/transit/bridge")
+        started, took = time.monotonic(), []
+
+        def ask(_: int) -> None:
+            with pytest.raises(Unavailable) as hangs:
+                key.unwrap(Place(uuid4(), 1), b"vault:v1:x")
+            assert hangs.value.verdict is Verdict.TRANSIENT
+            took.append(time.monotonic() - started)
+
+        with ThreadPoolExecutor(40) as pool:
+            list(pool.map(ask, range(40)))
+        at_once = sorted(took)[: 40 - turns.AT_ONCE]
+        assert at_once[-1] < 1.2
+        called = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                called += 1
+        assert called == turns.AT_ONCE
+
+
+def test_a_busy_service_is_waited_for_in_turn(
+    transit_service: TransitService, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "AT_ONCE", 2)
+    environment(**transit_service.environment)
+    key, place = KmsKey(transit_service.new_key()), Place(uuid4(), 1)
+    wrapped = key.wrap(place, b"k" * 32)
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(lambda _: key.unwrap(place, wrapped), range(24))) == {b"k" * 32}
 
 
 def test_what_a_service_refused_a_moment_ago_is_not_asked_for_again_and_the_rest_is(

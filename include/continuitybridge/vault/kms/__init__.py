@@ -21,6 +21,7 @@ from typing import cast
 
 from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable, Verdict
 from continuitybridge.vault.kms.base import KeyService, KeyServiceRefused
+from continuitybridge.vault.kms.turns import Turns
 from continuitybridge.vault.wrapping import Place
 
 __all__ = ["GROUP", "PREFIX", "KeyService", "KeyServiceRefused", "KmsKey", "service"]
@@ -65,7 +66,15 @@ class KmsKey:
     def _asked(self, verb: str, place: Place, call: Callable[[], bytes]) -> bytes:
         # A right may be one organization's, or one verb's: what is refused holds up nothing else.
         one = (self.reference, verb, place)
-        _require_rested(one)
+        asks_again = _require_rested(one)
+        try:
+            with _turns_of(self.reference).one():
+                return self._answered(one, call)
+        finally:
+            if asks_again:
+                _asked_again(self.reference)
+
+    def _answered(self, one: _One, call: Callable[[], bytes]) -> bytes:
         failed: Unavailable | None = None
         try:
             return call()
@@ -128,7 +137,8 @@ class _Rest:
 _One = tuple[str, str, Place]
 
 
-def _require_rested(one: _One) -> None:
+def _require_rested(one: _One) -> bool:
+    """Raise what was wrong a moment ago; gives whether it is asked whether that is over."""
     reference, now = one[0], time.monotonic()
     with _lock:
         refused = _resting.get(one)
@@ -136,10 +146,22 @@ def _require_rested(one: _One) -> None:
             raise copy(refused.error)
         rest = _resting.get(reference)
         if rest is None or now >= rest.until + RECENT_S:
-            return
+            return False
         if now < rest.until or rest.asking:
             raise copy(rest.error)
         rest.asking = True
+        return True
+
+
+def _asked_again(reference: str) -> None:
+    with _lock:
+        if (rest := _resting.get(reference)) is not None:
+            rest.asking = False
+
+
+def _turns_of(reference: str) -> Turns:
+    with _lock:
+        return _turns.setdefault(reference, Turns(reference))
 
 
 def _note(one: _One, error: Unavailable | None) -> None:
@@ -159,6 +181,7 @@ def _note(one: _One, error: Unavailable | None) -> None:
 
 _lock = threading.Lock()
 _services: dict[str, KeyService] = {}
+_turns: dict[str, Turns] = {}
 _resting: dict[str | _One, _Rest] = {}
 """Services that did not answer, and data keys that one refused: when to ask again, and what was wrong."""
 
@@ -168,6 +191,7 @@ def _forked() -> None:
     global _lock
     _lock = threading.Lock()
     _services.clear()
+    _turns.clear()
     _resting.clear()
 
 
