@@ -50,7 +50,13 @@ async def report(worker: StreamWorker, settings: Settings) -> None:
         while True:
             with contextlib.suppress(OSError):
                 _write(file, worker, since)
-            await asyncio.sleep(EVERY_S)
+            if worker.listening:
+                await asyncio.sleep(EVERY_S)
+                continue
+            # Whoever starts the platform waits for a worker that says so.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await worker.wait_listening()
     finally:
         file.unlink(missing_ok=True)
 

@@ -33,7 +33,15 @@ class Listener:
         self._channels = channels
         self._on_notice = on_notice
         self._on_connected = on_connected
-        self.connected = False
+        self._standing = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._standing.is_set()
+
+    async def wait_connected(self) -> None:
+        """Return when the connection stands."""
+        await self._standing.wait()
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -43,7 +51,8 @@ class Listener:
                 async with await aio.connect("relay", application_name=self._name) as connection:
                     for channel in self._channels:
                         await connection.execute(f"LISTEN {channel}")
-                    self.connected, failures = True, 0
+                    self._standing.set()
+                    failures = 0
                     self._on_connected()
                     async for notice in connection.notifies():
                         self._on_notice(notice.channel, notice.payload)
@@ -53,6 +62,6 @@ class Listener:
             except Exception:
                 log.exception("listening failed")
             finally:
-                self.connected = False
+                self._standing.clear()
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
             failures += 1

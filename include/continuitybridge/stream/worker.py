@@ -135,6 +135,10 @@ class StreamWorker:
     def listening(self) -> bool:
         return self._listener.connected
 
+    async def wait_listening(self) -> None:
+        """Return when notifications arrive."""
+        await self._listener.wait_connected()
+
     @property
     def lanes(self) -> int:
         """Plans that have a node process."""

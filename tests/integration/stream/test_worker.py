@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -15,8 +17,10 @@ from continuitybridge.engine.runner import Runner
 from continuitybridge.inbox import holds, reconcile, triage
 from continuitybridge.inbox.status import status
 from continuitybridge.settings import Settings
+from continuitybridge.stream import health
 from continuitybridge.stream import worker as worker_module
 from continuitybridge.stream.access import DirectAccess
+from continuitybridge.stream.process import owner_here
 from continuitybridge.vault.keyring import Cipher
 
 
@@ -310,3 +314,21 @@ def test_whatever_keeps_an_organizations_keys_away_holds_up_nobody_for_good(
         assert set(first.states()) <= {"accepted", "claimed"}, "no message dies of it"
         wait_until(lambda: worker._room.free == 4, within_s=20)
     assert sent
+
+
+async def test_a_worker_says_that_it_is_at_work_as_soon_as_it_is(
+    runner: Runner, settings: Settings, tmp_path: Path
+) -> None:
+    there = settings.model_copy(update={"state_dir": tmp_path})
+    worker = worker_module.StreamWorker(owner_here(), DirectAccess(), runner, settings)
+    telling = asyncio.create_task(health.report(worker, there))
+    await asyncio.sleep(0)
+    assert [each["listening"] for each in health.workers(there)] == [False]
+    working = asyncio.create_task(worker.run())
+    async with asyncio.timeout(health.EVERY_S - 1.0):
+        await asyncio.to_thread(wait_until, lambda: health.workers(there)[0]["listening"])
+    worker.stop()
+    await working
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+    assert health.workers(there) == []
