@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-Answer = tuple[int, dict[str, Any]]
+Answer = tuple[int, dict[str, Any] | bytes]
 
 
 @dataclass
@@ -30,10 +31,11 @@ class Call:
 
 class TokenServer:
     """Strict as the strictest: refresh tokens rotate, and one that is used again ends the whole family (RFC 9700,
-    4.14.2) unless `grace`. `before` is called with each call to the token endpoint and may take its time, or
-    answer. `lifetime_s` of access tokens; what is not in `valid` the resource answers with 401."""
+    4.14.2) unless `grace`. `before` is called with each call to the token and introspection endpoints and may take
+    its time, or answer. `lifetime_s` of access tokens; what is not in `valid` the resource answers with 401. With
+    `tls` it is served by HTTPS."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.client_id, self.client_secret = "bridge", secrets.token_urlsafe(24)
         self.user_name, self.password = "anna", secrets.token_urlsafe(24)
         self.refresh_token: str | None = "rt-" + secrets.token_urlsafe(24)
@@ -66,9 +68,9 @@ class TokenServer:
                 query = dict(parse_qsl(urlsplit(self.path).query))
                 self._answer(*server._get(Call(urlsplit(self.path).path, query, headers)))
 
-            def _answer(self, status: int, body: dict[str, Any]) -> None:
-                headers = body.pop("headers", [])
-                content = json.dumps(body).encode()
+            def _answer(self, status: int, body: dict[str, Any] | bytes) -> None:
+                headers = [] if isinstance(body, bytes) else body.pop("headers", [])
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 with suppress(OSError):
                     self.send_response(status)
                     for name, value in headers:
@@ -81,10 +83,15 @@ class TokenServer:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
         self._server.shutdown()
@@ -137,7 +144,7 @@ class TokenServer:
                 self.refresh_token = None
             return 200, {}
         if call.path == "/introspect":
-            return self._introspect(call)
+            return self.before(call) or self._introspect(call)
         if call.path == "/login":
             return self._login(call)
         return self._resource(call)
