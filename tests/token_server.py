@@ -90,7 +90,7 @@ class TokenServer:
         self._server = Server(("127.0.0.1", 0), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:

@@ -100,21 +100,24 @@ class Limiter:
         """Take one token for each claim, or none. Raises `TooManyRequests` (facts: `retry_after_s`, `standings`)
         when one of them is used up."""
         taken: list[_Lease] = []
-        standings: list[Standing] = []
+        asked: list[tuple[Claim, _Lease, float]] = []
         wait_s = 0.0
         for claim in claims:
             lease, ends = await self._lease(claim)
-            now = time.time()
+            left_s = ends - time.time()
             if lease.left:
                 lease.left -= 1
                 taken.append(lease)
                 self._look_ahead(claim, lease)
             else:
-                wait_s = max(wait_s, ends - now)
-            standings.append(_standing(claim, lease, ends - now))
+                wait_s = max(wait_s, left_s)
+            asked.append((claim, lease, left_s))
         if wait_s:
             for lease in taken:
                 lease.left += 1
+        # By now: who lent the last token of a limit to a request that another limit refuses has it again.
+        standings = [_standing(claim, lease, left_s) for claim, lease, left_s in asked]
+        if wait_s:
             raise _refusal(standings, wait_s)
         return standings
 

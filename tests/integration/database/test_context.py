@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,7 +19,7 @@ from continuitybridge import database
 from continuitybridge.database import aio, connections
 from continuitybridge.errors import ConfigurationError, QuotaExceeded, Unavailable
 from continuitybridge.organizations import Organization
-from continuitybridge.settings import Settings, get_settings
+from continuitybridge.settings import Settings
 
 BEARS = "SELECT bridge.current_organization(), bridge.current_user_name(), pg_backend_pid()"
 OVER_LIMIT = """
@@ -29,27 +28,6 @@ DETAIL = '{"resource": "flows", "used": 5, "allowed": 5}'; END $$
 """
 OVER_LIMIT_WITHOUT_FACTS = "DO $$ BEGIN RAISE EXCEPTION 'no more' USING ERRCODE = 'BQ001'; END $$"
 END_MYSELF = "SELECT pg_terminate_backend(pg_backend_pid())"
-
-
-@pytest.fixture
-async def fresh() -> AsyncIterator[None]:
-    """Pools of this test's own."""
-    connections.close_pools()
-    yield
-    connections.close_pools()
-    await aio.close_pools()
-
-
-@pytest.fixture
-def one_connection(monkeypatch: pytest.MonkeyPatch, fresh: None) -> Iterator[None]:
-    """A pool has one connection, for which nobody waits long."""
-    monkeypatch.setenv("BRIDGE_DATABASE_POOL_SIZE", "1")
-    monkeypatch.setattr(connections, "CONNECT_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(aio, "CONNECT_TIMEOUT_S", 0.3)
-    get_settings.cache_clear()
-    yield
-    monkeypatch.undo()
-    get_settings.cache_clear()
 
 
 def test_a_connection_bears_its_tenant_for_one_transaction(
