@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 class AuthorizationServer:
     """`keys` by id; `status` is what it answers; `asked` counts requests; `more` stands in the set beside the
-    keys."""
+    keys. With `tls` it is served by HTTPS."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         self.more: list[Any] = []
         self.asked = 0
@@ -35,8 +36,10 @@ class AuthorizationServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}/jwks.json"
 
     def make_key(self, kid: str) -> None:
         self.keys[kid] = ec.generate_private_key(ec.SECP256R1())

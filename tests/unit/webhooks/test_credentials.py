@@ -64,7 +64,18 @@ def test_an_api_key_in_a_header_of_its_own_is_taken_from_there_only() -> None:
             verify(found, shown(**headers))
 
 
-@pytest.mark.parametrize("secret", ["short", "with space " * 4, "ö" * 30, "x" * 513])
+@pytest.mark.parametrize("name", ["api_key", "bearer", "basic"])
+def test_a_credential_of_8_to_512_characters_is_taken_and_one_that_is_made_here_can_be_told(name: str) -> None:
+    found = way(name)
+    for secret in ("x" * 8, "x" * 512):
+        assert found.key(secret)
+    made = {found.generate() for _ in range(2)}
+    assert len(made) == 2
+    assert all(each.startswith("cbh_") and found.key(each) for each in made)
+    assert found.takes_get()
+
+
+@pytest.mark.parametrize("secret", ["short", "x" * 7, "with space " * 4, "ö" * 30, "x" * 513])
 def test_an_unfit_credential_is_refused(secret: str) -> None:
     for name in ("api_key", "bearer", "basic"):
         with pytest.raises(ConfigurationError):

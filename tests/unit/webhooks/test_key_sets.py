@@ -4,8 +4,12 @@ it."""
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -13,6 +17,8 @@ import pytest
 from ways import way
 
 from authorization_server import AuthorizationServer
+from certificates import self_signed
+from clock import Clock
 from continuitybridge.errors import NotAuthenticated, Unavailable
 from continuitybridge.webhooks.verification import Verifier, _jwks
 from continuitybridge.webhooks.verification.base import Example
@@ -119,3 +125,114 @@ async def test_a_set_that_is_too_large_or_none_is_not_used(login: AuthorizationS
     login.more = [{"kty": "RSA", "n": "A" * 300_000}]
     with pytest.raises(Unavailable):
         await send(believes(login), login.token("one"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(_jwks, "time", clock)
+    return clock
+
+
+async def test_a_set_is_fetched_again_after_ten_minutes_and_for_an_unknown_key_after_ten_seconds(
+    login: AuthorizationServer, clock: Clock
+) -> None:
+    found, fetched_at = believes(login), clock.now
+    await send(found, login.token("one"))
+    for after_s, asked in ((599.75, 1), (600.0, 2)):
+        clock.now = fetched_at + after_s
+        await send(found, login.token("one"))
+        assert login.asked == asked, after_s
+    fetched_at = clock.now
+    login.make_key("two")
+    for after_s, asked in ((9.75, 2), (10.0, 3)):
+        clock.now = fetched_at + after_s
+        try:
+            await send(found, login.token("two"))
+        except NotAuthenticated:
+            assert after_s < 10
+        assert login.asked == asked, after_s
+    clock.now += 9.75
+    with pytest.raises(NotAuthenticated):
+        await send(found, jwt.encode({}, login.keys["one"], "ES256", headers={"kid": "three"}))
+    assert login.asked == 3
+
+
+async def test_a_server_that_failed_is_asked_again_after_a_second_and_its_set_used_on_for_a_day(
+    login: AuthorizationServer, clock: Clock
+) -> None:
+    login.status = 500
+    found, tried_at = believes(login), clock.now
+    for after_s, asked in ((0.0, 1), (0.75, 1), (1.0, 2)):
+        clock.now = tried_at + after_s
+        with pytest.raises(Unavailable) as refused:
+            await send(found, login.token("one"))
+        assert refused.value.facts["retry_after_s"] == 1
+        assert login.asked == asked, after_s
+    login.status = 200
+    clock.now += 1
+    await send(found, login.token("one"))
+    login.status, fetched_at = 500, clock.now
+    clock.now += 600
+    await send(found, login.token("one"))
+    asked = login.asked
+    for after_s, more in ((600.75, 0), (601.0, 1), (24 * 3600.0, 2)):
+        clock.now = fetched_at + after_s
+        await send(found, login.token("one"))
+        assert login.asked == asked + more, after_s
+    clock.now += 0.25
+    with pytest.raises(Unavailable):
+        await send(found, login.token("one"))
+
+
+async def test_a_set_has_so_many_bytes_and_keys_and_no_more(login: AuthorizationServer) -> None:
+    room = 256 * 1024 - len(json.dumps({"keys": [login.public("one"), {"x": ""}]}))
+    login.more = [{"x": "x" * room}]
+    await send(believes(login), login.token("one"))
+    login.more = [{"x": "x" * (room + 1)}]
+    _jwks._sets.clear()
+    with pytest.raises(Unavailable):
+        await send(believes(login), login.token("one"))
+    public, key = login.public("one"), login.keys.pop("one")
+    for others, is_taken in ((63, True), (64, False)):
+        login.more = [{"kty": "RSA", "kid": "another"}] * others + [public]
+        _jwks._sets.clear()
+        if is_taken:
+            await send(believes(login), login.token("one", key=key))
+        else:
+            with pytest.raises(NotAuthenticated):
+                await send(believes(login), login.token("one", key=key))
+
+
+async def test_the_set_that_was_first_used_is_forgotten_first(
+    login: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_jwks, "MAX_SETS", 2)
+    _jwks._sets.clear()
+    for query, asked in (("", 1), ("?2", 2), ("", 2), ("?3", 3), ("?2", 3), ("", 4)):
+        await send(believes(login, jwks_url=login.url + query), login.token("one"))
+        assert login.asked == asked, query
+
+
+async def test_a_server_that_hangs_or_is_another_is_no_source_of_keys(
+    login: AuthorizationServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_jwks, "FETCH_TIMEOUT_S", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        with pytest.raises(Unavailable):
+            await send(
+                believes(login, jwks_url=f"http://127.0.0.1:{silent.getsockname()[1]}/"), login.token("one")
+            )
+    monkeypatch.undo()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path))
+    another = AuthorizationServer(context)
+    another.keys = login.keys
+    try:
+        with pytest.raises(Unavailable):
+            await send(believes(another), login.token("one"))
+        assert another.asked == 0
+    finally:
+        another.close()
