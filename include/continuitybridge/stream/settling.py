@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from continuitybridge.engine.message import Outcome
-from continuitybridge.errors import NotFound, Unavailable
+from continuitybridge.engine.message import Failure, Outcome
+from continuitybridge.errors import BridgeError, NotFound, Unavailable, Verdict
 from continuitybridge.inbox.retry import RetryPolicy
 from continuitybridge.inbox.settle.endings import Ending, ending_of
 from continuitybridge.inbox.settle.writing import Became
@@ -101,16 +101,20 @@ class Settler:
         await self._settlements.close()
 
     async def _write(self, items: list[_Item]) -> None:
+        left = {each for each, _ in items}
         try:
             held, endings = await self._endings(items)
+            # What waits for its keys is told of later.
+            left.intersection_update(held)
             if endings:
                 became = await self._settle(endings)
                 for each, ending in zip(held, became, strict=True):
+                    left.discard(each)
                     self._on_settled(each, ending)
         except Exception:
             # Whatever it is, the others must not wait for it: their leases run out, and they are run again.
-            log.exception("%d outcomes could not be settled", len(items))
-            for each, _ in items:
+            log.exception("%d outcomes could not be settled", len(left))
+            for each in left:
                 self._on_settled(each, "stale")
         finally:
             self._writing = []
@@ -127,19 +131,26 @@ class Settler:
                     log.warning("outcomes wait for the database: %s", error.detail)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
+            except Exception:
+                if len(endings) == 1:
+                    # Its lease runs out, and it is run again.
+                    log.exception("the outcome of message %s could not be settled", endings[0].claimed.message_id)
+                    return ["stale"]
+                return [became for each in endings for became in await self._settle([each])]
 
     async def _endings(self, items: Sequence[_Item]) -> tuple[list[Held], list[Ending]]:
         held: list[Held] = []
         endings: list[Ending] = []
         for each, outcome in items:
-            organization_id = each.claimed.organization_id
             try:
-                keys = await self._access.keys(organization_id)
-                if _is_simple(outcome):
-                    ending = ending_of(each.claimed, outcome, keys, each.plan, self._policy)
-                else:
-                    # Scrubbing what triage keeps, and storing what is large, takes its time.
-                    ending = await asyncio.to_thread(self._ending, each, outcome, keys)
+                keys = await self._access.keys(each.claimed.organization_id)
+            except Exception as error:
+                # A key that somebody has to put back, or what nobody expected: no outcome is lost by it.
+                log.warning("an outcome waits for keys: %s", getattr(error, "detail", None) or repr(error))
+                self._put_later(each, outcome)
+                continue
+            try:
+                ending = await self._ending(each, outcome, keys)
             except (Unavailable, NotFound) as error:
                 log.warning("an outcome waits for keys or for the payload store: %s", error.detail)
                 self._put_later(each, outcome)
@@ -148,7 +159,24 @@ class Settler:
             endings.append(ending)
         return held, endings
 
-    def _ending(self, held: Held, outcome: Outcome, keys: Cipher) -> Ending:
+    async def _ending(self, held: Held, outcome: Outcome, keys: Cipher) -> Ending:
+        """An outcome of which nothing can be made is a failure of its message, which is tried again and in the end
+        a dead letter."""
+        try:
+            if _is_simple(outcome):
+                return self._made(held, outcome, keys)
+            # Scrubbing what triage keeps, and storing what is large, takes its time.
+            return await asyncio.to_thread(self._made, held, outcome, keys)
+        except (Unavailable, NotFound):
+            raise
+        except Exception as error:
+            log.exception("of the outcome of message %s nothing can be made", outcome.message_id)
+            code = error.code if isinstance(error, BridgeError) else BridgeError.code
+            detail = f"its outcome could not be written down: {type(error).__name__}"
+            failure = Failure(outcome.message_id, "", "", code, detail, Verdict.TRANSIENT)
+            return self._made(held, Outcome(outcome.message_id, "failed", failures=[failure]), keys)
+
+    def _made(self, held: Held, outcome: Outcome, keys: Cipher) -> Ending:
         return ending_of(held.claimed, outcome, keys, held.plan, self._policy)
 
     def _put_later(self, held: Held, outcome: Outcome) -> None:
