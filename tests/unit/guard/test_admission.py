@@ -11,7 +11,7 @@ import pytest
 from continuitybridge.errors import TooManyRequests
 from continuitybridge.guard import admission, limiter
 from continuitybridge.guard.admission import STANDINGS, admit, admit_caller, refuse_used_up
-from continuitybridge.guard.known import Known, Policy
+from continuitybridge.guard.known import Policy
 from continuitybridge.guard.limiter import Claim, Limiter, Standing
 from continuitybridge.settings import Settings, get_settings
 
@@ -32,21 +32,12 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
-def follow(monkeypatch: pytest.MonkeyPatch) -> Follow:
+def follow(told: Any) -> Follow:
     """Makes known what organizations want."""
-
-    class Told(Known):
-        def __init__(self, policies: dict[str, Policy]) -> None:
-            super().__init__()
-            self._policies = policies
-
-        def policy(self, organization: str) -> Policy:
-            return self._policies.get(organization, Policy())
-
-    return lambda policies: monkeypatch.setattr(admission, "known", Told(policies))
+    return lambda policies: told.policies.update(policies)
 
 
-def told(scope: dict[str, Any]) -> list[tuple[str, int]]:
+def accounts_of(scope: dict[str, Any]) -> list[tuple[str, int]]:
     return [(each.name, each.amount) for each in scope[STANDINGS]]
 
 
@@ -69,7 +60,7 @@ async def test_an_account_is_that_of_the_key_else_of_the_user_and_of_the_organiz
     ):
         scope: dict[str, Any] = {STANDINGS: []}
         await admit_caller(scope, uuid4().hex, settings=limits, **asked)  # type: ignore[arg-type]
-        assert told(scope) == accounts, asked
+        assert accounts_of(scope) == accounts, asked
 
 
 async def used_up_after(scope: dict[str, Any], user: str, settings: Settings, **asked: Any) -> int:
@@ -102,14 +93,14 @@ async def test_what_is_left_and_what_is_used_up_is_told_where_somebody_listens(l
     scope: dict[str, Any] = {STANDINGS: [Standing("former", 1, 1, 1, 1)]}
     await admit(scope, claims)
     refuse_used_up(scope, claims)
-    assert told(scope) == [("former", 1), ("some", 2)]
+    assert accounts_of(scope) == [("former", 1), ("some", 2)]
     await admit({}, claims)
     for listens in (scope, {}):
         with pytest.raises(TooManyRequests):
             await admit(listens, claims)
         with pytest.raises(TooManyRequests):
             refuse_used_up(listens, claims)
-    assert told(scope) == [("former", 1), ("some", 2), ("some", 2), ("some", 2)]
+    assert accounts_of(scope) == [("former", 1), ("some", 2), ("some", 2), ("some", 2)]
     assert [each.remaining for each in scope[STANDINGS]] == [1, 1, 0, 0]
     await admit(scope, [])
     assert len(scope[STANDINGS]) == 4
@@ -124,4 +115,4 @@ async def test_without_settings_the_processs_own_hold(limits: Settings, monkeypa
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()
-    assert told(scope) == [("user", 2)]
+    assert accounts_of(scope) == [("user", 2)]

@@ -6,7 +6,7 @@ import pytest
 
 from clock import Clock
 from continuitybridge.errors import BridgeError, HeadTooLarge, NotAllowed, NotFound, TooManyRequests
-from continuitybridge.guard import known, offences
+from continuitybridge.guard import offences
 from continuitybridge.guard.known import Known
 from continuitybridge.guard.limiter import Standing
 from continuitybridge.guard.offences import Offences
@@ -17,19 +17,8 @@ BASE_S = 300.0
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(offences, "time", clock)
-    monkeypatch.setattr(known, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def blocks(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Known:
-    """What a process knows that follows no tables."""
-    blocks = Known()
-    monkeypatch.setattr(offences, "known", blocks)
-    return blocks
+def blocks(told: Known, clock: Clock) -> Known:
+    return told
 
 
 def offend(counted: Offences, address: str, *errors: BridgeError) -> None:
