@@ -35,6 +35,12 @@ TEST_BUDGET_S = 8.0
 SLOWER = 3.0
 SPARE_S = 8.0
 """A mutant that takes so many times as long as its tests did, and that much more, hangs: it is killed."""
+STILL_S = 5.0
+"""A process that does not get on for so long was halted: what its tests waited for meanwhile tells nothing."""
+
+
+class Halted(Exception):
+    """All stood still while a child was at work, as when a machine sleeps: it is to be tried again."""
 
 
 class Trial:
@@ -178,10 +184,13 @@ class Trial:
         """Which test fails in a process as a mutant's, without a mutant: it would make mutants seem killed."""
         if self._controlled:
             return ""
-        place.renew()
         in_order = [items[name] for name in sorted(items, key=lambda name: self._seconds[name])]
         limit = SPARE_S + SLOWER * sum(self._seconds[name] for name in items)
-        _, failed = _forked(None, in_order, live, limit)
+        while True:
+            place.renew()
+            with contextlib.suppress(Halted):
+                _, failed = _forked(None, in_order, live, limit)
+                break
         self._controlled = not failed
         self._keep()
         return failed
@@ -195,8 +204,11 @@ class Trial:
         if not chosen:
             return {**told, "fate": UNSEEN}
         limit = SPARE_S + SLOWER * sum(self._seconds[item.nodeid] for item in chosen)
-        place.renew()
-        status, by = _forked(mutant, chosen, live, limit)
+        while True:
+            place.renew()
+            with contextlib.suppress(Halted):
+                status, by = _forked(mutant, chosen, live, limit)
+                break
         if status is not None and os.waitstatus_to_exitcode(status) == BROKEN:
             raise RuntimeError(f"{mutant.id} ({mutant.change}): {by}")
         fate = TIMEOUT if status is None else SURVIVED if status == 0 else KILLED
@@ -278,15 +290,16 @@ def _failure(item: pytest.Item, following: Any) -> str:
 def _forked(
     mutant: Mutant | None, chosen: list[pytest.Item], live: Live, limit_s: float
 ) -> tuple[int | None, str]:
-    """How a process ended that was the mutant, None when it had to be killed; and the test that failed."""
+    """How a process ended that was the mutant, None when it had to be killed; and the test that failed. Raises
+    `Halted`."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         _be(mutant, chosen, live, writing)
     os.close(writing)
-    status = _waited(child, limit_s)
     with os.fdopen(reading) as pipe:
+        status = _waited(child, limit_s)
         return (status, pipe.read()) if status is not None else (None, "it took too long")
 
 
@@ -320,18 +333,24 @@ def _be(mutant: Mutant | None, chosen: list[pytest.Item], live: Live, writing: i
 
 
 def _waited(child: int, limit_s: float) -> int | None:
-    """How a child ended; None when it had to be killed."""
-    deadline = time.monotonic() + limit_s
+    """How a child ended; None when it had to be killed. Raises `Halted`."""
+    now = time.monotonic()
+    deadline = now + limit_s
     pause = 0.005
-    while time.monotonic() < deadline:
+    halted = False
+    while now < deadline and not halted:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             _end(child)
             return status
         time.sleep(pause)
         pause = min(pause * 1.2, 0.1)
+        before, now = now, time.monotonic()
+        halted = now - before > STILL_S
     _end(child)
     os.waitpid(child, 0)
+    if halted:
+        raise Halted
     return None
 
 

@@ -88,6 +88,14 @@ def test_a_bearer_token_is_no_api_key_header() -> None:
         verify(way("bearer"), shown(x_api_key=SECRET.encode()))
 
 
+def test_a_basic_credential_has_the_name_webhook_unless_the_trigger_says_another() -> None:
+    for name, settings in (("webhook", {}), ("erp", {"username": "erp"})):
+        pair = base64.b64encode(f"{name}:{SECRET}".encode())
+        verify(way("basic", **settings), shown(authorization=b"Basic " + pair))
+        with pytest.raises(NotAuthenticated):
+            verify(way("basic", username="other"), shown(authorization=b"Basic " + pair))
+
+
 @pytest.mark.parametrize("shown_text", ["erp:" + SECRET + "x", "ERP:" + SECRET, SECRET, ":" + SECRET, "erp"])
 def test_basic_needs_the_right_name_and_password(shown_text: str) -> None:
     found = way("basic", username="erp")

@@ -14,6 +14,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from ways import way
 
 from authorization_server import AuthorizationServer
@@ -113,6 +114,23 @@ async def test_what_in_a_set_is_no_public_signing_key_verifies_nothing(login: Au
     forged = jwt.encode({"aud": "orders", "exp": time.time() + 60}, secret, "HS256", headers={"kid": "oct"})
     with pytest.raises(NotAuthenticated):
         await send(found, forged)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "make"),
+    [
+        ("RS256", lambda: rsa.generate_private_key(65537, 2048)),
+        ("EdDSA", ed25519.Ed25519PrivateKey.generate),
+    ],
+)
+async def test_keys_of_each_kind_are_taken_and_need_not_say_what_they_are_for(
+    login: AuthorizationServer, algorithm: str, make: Any
+) -> None:
+    key = make()
+    kind = jwt.algorithms.RSAAlgorithm if algorithm == "RS256" else jwt.algorithms.OKPAlgorithm
+    login.more = [{**kind.to_jwk(key.public_key(), as_dict=True), "kid": "two"}]
+    token = jwt.encode({"aud": "orders", "exp": time.time() + 60}, key, algorithm, headers={"kid": "two"})
+    await send(believes(login, algorithms=[algorithm]), token)
 
 
 async def test_a_token_that_names_no_key_is_tried_with_those_that_fit(login: AuthorizationServer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ways import NOW, verify, way
 
-from continuitybridge.errors import NotAuthenticated
+from continuitybridge.errors import ConfigurationError, NotAuthenticated
 from continuitybridge.webhooks.verification import VERIFIERS
 from continuitybridge.webhooks.verification.base import Example
 
@@ -247,3 +247,75 @@ def test_hmac_signs_what_the_template_says_byte_for_byte() -> None:
     ):
         with pytest.raises(NotAuthenticated):
             verify(found, example, **altered)
+
+
+def timed(unit: str, timestamp: bytes) -> Example:
+    """A request whose time is signed as it is written."""
+    signature = hmac.digest(b"k" * 32, timestamp + b".body", "sha256").hex().encode()
+    settings = {"header": "X-S", "signed": "{timestamp}.{body}", "timestamp_header": "X-T", "timestamp_unit": unit}
+    return Example("", {b"x-s": signature, b"x-t": timestamp}, b"body", "k" * 32, settings, at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("unit", "timestamp", "is_taken"),
+    [
+        ("s", b"1790000300", True),
+        ("s", b"1790000301", False),
+        ("ms", b"1790000300999", True),
+        ("ms", b"1790000301000", False),
+        ("ms", b"1789999700000", True),
+        ("ms", b"1789999699999", False),
+        ("s", b"0000001790000000", True),
+        ("s", b"00000001790000000", False),
+    ],
+)
+def test_a_time_is_taken_to_the_second_and_is_written_in_16_digits_at_most(
+    unit: str, timestamp: bytes, is_taken: bool
+) -> None:
+    example = timed(unit, timestamp)
+    if is_taken:
+        verify(way("hmac", **example.settings), example)
+    else:
+        refused("hmac", example, dict(example.settings))
+
+
+@pytest.mark.parametrize(
+    ("unit", "named"), [("s", "an integer: seconds since"), ("ms", "an integer: milliseconds")]
+)
+def test_who_sends_no_time_is_told_its_unit(unit: str, named: str) -> None:
+    example = timed(unit, b"now")
+    with pytest.raises(NotAuthenticated, match=named):
+        verify(way("hmac", **example.settings), example)
+
+
+def test_sixteen_signatures_of_a_request_are_looked_at() -> None:
+    right = hmac.digest(b"k" * 32, b"body", "sha256").hex().encode()
+    found = way("hmac", header="X-S")
+    for before, after, is_taken in ((0, 40, True), (15, 40, True), (16, 0, False), (16, 40, False)):
+        shown = b",".join([b"00"] * before + [right] + [b"00"] * after)
+        example = Example("", {b"x-s": shown}, b"body", "k" * 32)
+        if is_taken:
+            verify(found, example)
+        else:
+            with pytest.raises(NotAuthenticated):
+                verify(found, example)
+
+
+@pytest.mark.parametrize("padding", [b"", b"=", b"=="])
+def test_base64url_is_read_with_its_padding_or_without_and_nothing_else_is(padding: bytes) -> None:
+    for algorithm in ("sha1", "sha256", "sha512"):
+        raw = hmac.digest(b"k" * 32, b"body", algorithm)
+        bare = b64encode(raw, b"-_").rstrip(b"=")
+        found = way("hmac", header="X-S", algorithm=algorithm, encoding="base64url")
+        verify(found, Example("", {b"x-s": bare + padding}, b"body", "k" * 32))
+        for other in (b"=" + bare, b"!" + bare, bare[:5] + b" " + bare[5:]):
+            with pytest.raises(NotAuthenticated):
+                verify(found, Example("", {b"x-s": other}, b"body", "k" * 32))
+
+
+@pytest.mark.parametrize("name", ["slack", "stripe", "hmac", "introspection"])
+def test_a_secret_has_8192_characters_at_most(name: str) -> None:
+    found = way(name, **({"url": "https://a.example/", "client_id": "c"} if name == "introspection" else {}))
+    assert found.key("x" * 8192)
+    with pytest.raises(ConfigurationError, match="8192 characters"):
+        found.key("x" * 8193)
