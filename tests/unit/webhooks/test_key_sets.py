@@ -130,7 +130,23 @@ async def test_keys_of_each_kind_are_taken_and_need_not_say_what_they_are_for(
     kind = jwt.algorithms.RSAAlgorithm if algorithm == "RS256" else jwt.algorithms.OKPAlgorithm
     login.more = [{**kind.to_jwk(key.public_key(), as_dict=True), "kid": "two"}]
     token = jwt.encode({"aud": "orders", "exp": time.time() + 60}, key, algorithm, headers={"kid": "two"})
-    await send(believes(login, algorithms=[algorithm]), token)
+    taken = {} if algorithm == "RS256" else {"algorithms": [algorithm]}
+    await send(believes(login, **taken), token)
+
+
+@pytest.mark.parametrize(("others", "is_taken"), [(7, True), (8, False)])
+async def test_for_a_token_that_names_none_the_first_eight_keys_are_tried_whatever_they_are(
+    login: AuthorizationServer, others: int, is_taken: bool
+) -> None:
+    public, key = login.public("one"), login.keys.pop("one")
+    odd = [{**public, "alg": "ES384"}, {**public, "x": "AAAA"}, {"kty": "OKP", "crv": "none"}]
+    login.more = [*odd, *[{**public, "x": "BBBB"}] * (others - len(odd)), public]
+    token = jwt.encode({"aud": "orders", "exp": time.time() + 60}, key, "ES256")
+    if is_taken:
+        await send(believes(login), token)
+    else:
+        with pytest.raises(NotAuthenticated):
+            await send(believes(login), token)
 
 
 async def test_a_token_that_names_no_key_is_tried_with_those_that_fit(login: AuthorizationServer) -> None:
