@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from http_server import HttpServer
 
 
 @dataclass
@@ -51,7 +53,7 @@ def destination(monkeypatch: pytest.MonkeyPatch) -> Iterator[Destination]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = HttpServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     noted.url = f"http://127.0.0.1:{server.server_port}"
     connection = f"http://user:secret@127.0.0.1:{server.server_port}/?X-Sender=tests"

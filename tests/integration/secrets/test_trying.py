@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -20,6 +20,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from continuitybridge import database, secrets
 from continuitybridge.organizations import Organization
 from continuitybridge.secrets.trying import Tried, try_secret
+from http_server import HttpServer
 
 KEY, PASSWORD = token_urlsafe(), token_urlsafe()
 
@@ -50,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = HttpServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,6 +28,7 @@ from continuitybridge.stream.access import Access, DirectAccess
 from continuitybridge.stream.process import owner_here
 from continuitybridge.stream.worker import StreamWorker
 from continuitybridge.vault.keyring import Keyring
+from http_server import HttpServer
 
 
 def wait_until(condition: Callable[[], Any], *, within_s: float = 90.0, what: str = "") -> None:
@@ -78,8 +79,7 @@ class Destination:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = HttpServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from http_server import HttpServer
 
 BRIDGE = [sys.executable, "-c", "from continuitybridge.cli import main; main()"]
 
@@ -222,7 +224,7 @@ def warehouse() -> Iterator[Any]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = HttpServer(("127.0.0.1", 0), Handler)
     server.got = got  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

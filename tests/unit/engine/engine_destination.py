@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from continuitybridge.engine.services import LocalServices
 from continuitybridge.nodes.base import ConnectionInfo
+from http_server import HttpServer
 
 
 class Destination:
@@ -47,7 +48,7 @@ class Destination:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = HttpServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def services(self, **auth: str) -> LocalServices:
