@@ -97,7 +97,8 @@ def _api(settings: Settings) -> Options:
         # Airflow binds every address unless told.
         ("api", "host"): settings.host,
         ("api", "port"): str(settings.http_port),
-        ("api", "base_url"): settings.base_url,
+        # What stands before the paths of links, in mails and of logs: where people find the platform.
+        ("api", "base_url"): settings.external_url,
         ("api", "workers"): "1",
         ("api", "expose_config"): "False",
         ("api", "expose_stacktrace"): "False",

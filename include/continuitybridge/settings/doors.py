@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -17,7 +18,8 @@ class Doors(Places):
     public_url: str | None = Field(
         default=None,
         description="Address under which callers reach the platform (`https://bridge.example`), for the links in "
-        "answers. Unset: host and port of the api-server.",
+        "answers, in mails and of logs. Where it has a path (`https://example.com/bridge`), the proxy hands it on "
+        "with each request. Unset: host and port of the api-server.",
     )
     intake_port: int = Field(
         default=8081, ge=1, le=65535, description="Port of `bridge intake`, the intake that runs alone."
@@ -78,6 +80,14 @@ class Doors(Places):
         default="prod", description="Environment that the old address `/api/webhook/<slug>` belongs to."
     )
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, given: str | None) -> str | None:
+        parts = urlsplit(given or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("an address such as https://bridge.example or https://example.com/bridge is needed")
+        return given
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_proxies(cls, given: str) -> str:
@@ -99,6 +109,16 @@ class Doors(Places):
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The networks of the trusted proxies."""
         return networks(self.trusted_proxies)
+
+    @property
+    def public_path(self) -> str:
+        """What stands before every path, where the public address has one; no slash at the end."""
+        return urlsplit(self.public_url or "").path.rstrip("/")
+
+    @property
+    def base_url(self) -> str:
+        """Where the api-server answers on this machine; no slash at the end."""
+        return f"http://{self.host}:{self.http_port}{self.public_path}"
 
     @property
     def external_url(self) -> str:

@@ -59,8 +59,3 @@ class Places(BaseModel):
     @property
     def keys_dir(self) -> Path:
         return self.state_dir / "keys"
-
-    @property
-    def base_url(self) -> str:
-        """Where the api-server answers."""
-        return f"http://{self.host}:{self.http_port}"

@@ -104,9 +104,16 @@ class Alone:
         commits: Callable[[Keyring], GroupCommit] = GroupCommit,
         direct: MakeDirect | None = None,
     ) -> None:
+        settings = settings or get_settings()
         self._intake = IntakeApp(settings, commits=commits, direct=direct)
+        self._path = settings.public_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._path and scope["type"] == "http" and scope["path"].startswith(f"{self._path}/"):
+            # A proxy may hand it on, as it must to the api-server, or take it away.
+            path = scope["path"].removeprefix(self._path)
+            raw_path = scope.get("raw_path", b"").removeprefix(self._path.encode())
+            scope = {**scope, "path": path, "raw_path": raw_path}
         if scope["type"] == "http" and scope["path"] == LIVE_PATH and scope["method"] in ("GET", "HEAD"):
             headers = [(b"content-type", b"application/json"), (b"content-length", b"15")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -23,7 +23,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
-from .conftest import Deploy, Hook, Intake, eventually, flow_text
+from .conftest import Deploy, Hook, Intake, end, eventually, flow_text, run_intake
 
 BODY = b'{"po_number": "4711", "country": "CH"}'
 
@@ -105,6 +105,21 @@ def test_every_answer_of_the_server_alone_tells_browsers_to_run_nothing(intake: 
         assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_the_path_of_a_public_address_may_stand_before_an_endpoint_s(deploy: Deploy, tmp_path: Path) -> None:
+    hook = deploy()
+    intake = run_intake(tmp_path, BRIDGE_PUBLIC_URL="https://example.com/hub/")
+    try:
+        for path in ("/hub", ""):
+            assert intake.client.get(f"{path}/bridge/health/live").status_code == 200
+            answer = intake.client.post(f"{path}{hook.path}", content=BODY, headers=hook.signed(BODY))
+            assert answer.status_code == 202
+            assert answer.json()["status_url"].startswith("https://example.com/hub/bridge/messages/")
+        assert intake.client.get(f"/hub/hub{hook.path}").status_code == 404
+        assert intake.client.get(f"/hubbub{hook.path}").status_code == 404
+    finally:
+        end(intake)
 
 
 def test_the_same_id_again_gives_the_same_message_and_says_so(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from pydantic import ValidationError
 
 from continuitybridge.runtime import airflow_environment, process_environment
 from continuitybridge.runtime.environment import airflow_configuration_template, write_airflow_configuration
@@ -40,6 +41,30 @@ def test_servers_listen_on_the_loopback_address_unless_told(tmp_path: Path) -> N
     environment = airflow_environment(settings_in(tmp_path))
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__API__PORT"] == "18299"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "links", "here"),
+    [
+        (None, "http://127.0.0.1:18299", "http://127.0.0.1:18299"),
+        ("https://bridge.example/", "https://bridge.example", "http://127.0.0.1:18299"),
+        ("https://example.com/bridge", "https://example.com/bridge", "http://127.0.0.1:18299/bridge"),
+    ],
+)
+def test_airflow_s_links_bear_the_public_address_and_its_tasks_ask_here(
+    tmp_path: Path, public_url: str | None, links: str, here: str
+) -> None:
+    environment = airflow_environment(settings_in(tmp_path).model_copy(update={"public_url": public_url}))
+    assert environment["AIRFLOW__API__BASE_URL"] == links
+    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == f"{here}/execution/"
+
+
+@pytest.mark.parametrize(
+    "given", ["bridge.example", "ftp://bridge.example", "https://", "https://bridge.example?a=b"]
+)
+def test_a_public_address_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"https://bridge\.example"):
+        Settings(public_url=given)
 
 
 def test_an_operator_s_word_in_bridge_env_wins_and_one_in_the_environment_wins_over_it(tmp_path: Path) -> None:
