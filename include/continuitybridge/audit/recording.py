@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
@@ -101,8 +102,9 @@ def _person(
 
 def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
     """Make unreadable what the trail says of a person, for ever, and tell of it in the same transaction; the chain
-    goes on holding. In traces of messages "erased" stands for his name then. Returns under how many ids he stood
-    in the trail; acting again, he is somebody new."""
+    goes on holding. In traces of messages "erased" stands for his name then, and beside what he made, changed or
+    ended `erased-…`, the same for all of it and nobody else's. A membership and an API key that opens keep his
+    name as long as he has them. Returns in how many places he stood; acting again, he is somebody new."""
     with database.tenant(organization_id) as connection:
         ids = subjects.ids_of_name(connection, organization_id, name, keys)
     with database.platform() as connection:
@@ -110,10 +112,14 @@ def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
         [(messages,)] = connection.execute(
             "SELECT bridge.erase_from_traces(%s, %s)", (organization_id, name)
         ).fetchall()
+        pseudonym = f"erased-{secrets.token_hex(6)}"
+        [(rows,)] = connection.execute(
+            "SELECT bridge.erase_from_rows(%s, %s, %s)", (organization_id, name, pseudonym)
+        ).fetchall()
         erased = subjects.erase(connection, organization_id, ids)
-        told = {"subjects": erased, "messages": messages}
+        told = {"subjects": erased, "messages": messages, "rows": rows}
         record(connection, organization_id, "audit.person_erased", "", details=told, keys=keys)
-    return erased
+    return int(erased + messages + rows)
 
 
 def _actor(by: str | None) -> Actor:

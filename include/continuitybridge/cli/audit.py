@@ -171,15 +171,21 @@ def new_signing_key(yes: bool) -> None:
 @options.organization
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(user: str, organization: str, yes: bool) -> None:
-    """Make unreadable, for ever, who USER was in the trail, and take his name out of messages' traces. What was
-    done stays, and the hashes go on holding."""
+    """Make unreadable, for ever, who USER was in the trail, and take his name out of messages' traces and of what
+    he made, changed or ended. What was done stays, and the hashes go on holding."""
+    from continuitybridge import organizations
     from continuitybridge.audit import erase_person
     from continuitybridge.vault.keyring import Keyring
 
     if not yes:
         click.confirm(f"erase {user} from the trail of {organization}? Nothing brings it back", abort=True)
-    erased = erase_person(options.organization_id(organization), user, Keyring.open())
+    organization_id = options.organization_id(organization)
+    erased = erase_person(organization_id, user, Keyring.open())
     click.echo("not in the trail" if not erased else f"{user} is erased from the trail of {organization}")
+    if any(each.user_name == user for each in organizations.members(organization_id)):
+        click.echo(
+            f"{user} is a member: his membership and his API keys that open keep his name until he is removed"
+        )
 
 
 def _filter(given: dict[str, Any]) -> Filter:

@@ -153,6 +153,7 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
         "check_assigned_organizations",
         "drop_replies_partitions",
         "drop_settled_partitions",
+        "erase_from_rows",
         "erase_from_traces",
         "expire_settled",
         "make_replies_partition",
@@ -168,6 +169,7 @@ def test_functions_that_run_as_the_owner_are_for_one_role_and_fix_their_search_p
             "check_account_ecosystems": [],
             "check_account_systems": [],
             "check_assigned_organizations": [],
+            "erase_from_rows": ["bridge_platform"],
             "erase_from_traces": ["bridge_platform"],
             "remove_rows": ["bridge_platform"],
         }.get(name, ["bridge_relay"])
