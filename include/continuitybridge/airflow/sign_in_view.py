@@ -21,7 +21,8 @@ from continuitybridge.browser_headers import PAGES
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.sign_in import attempt, events, identities, second_factor
 from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
-from continuitybridge.sign_in.letters import PREFIX
+from continuitybridge.sign_in.letters import PREFIX, address_of
+from continuitybridge.sign_in.verbs import second_factor_token
 
 PENDING = "_bridge_pending"
 NEXT = "_bridge_next"
@@ -124,9 +125,10 @@ class SignInView(AuthDBView):
 
     @staticmethod
     def _enrolment_wanted(user: Any, way: str) -> Any:
-        """An organization of his requires what he has not: he is led there, and gets nothing else before."""
+        """An organization of his requires what he has not: he is led there, and gets nothing else before. What he
+        has just signed in by proves who he is; not everybody has a password."""
         events.tell(user.username, "sign_in.failed", way=way, why="no second factor")
-        return redirect(f"{PREFIX}/second-factor?required")
+        return redirect(address_of("second-factor/begin", second_factor_token(user.username)))
 
     def _code_wanted(self, user: Any, name: str, next_url: str, way: str) -> Any:
         """The page that asks for the code; what `_second_step` needs is kept in the session."""

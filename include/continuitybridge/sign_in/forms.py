@@ -67,6 +67,10 @@ class SecondFactorWanted(Form):
     password: Password
 
 
+class SecondFactorSignedIn(Form):
+    token: Token
+
+
 F = TypeVar("F", bound=Form)
 
 

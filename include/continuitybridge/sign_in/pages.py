@@ -70,6 +70,8 @@ class Pages:
                 Route("/join-with-account", self.join_as_known, methods=post),
                 Route("/second-factor", self.second_factor_page, methods=get),
                 Route("/second-factor", self.begin_second_factor, methods=post),
+                Route("/second-factor/begin", self.second_factor_signed_in_page, methods=get),
+                Route("/second-factor/begin", self.begin_second_factor_signed_in, methods=post),
                 Route("/second-factor/confirm", self.confirm_second_factor, methods=post),
                 Route("/static/{name}", self.static, methods=get),
             ],
@@ -206,6 +208,15 @@ class Pages:
             )
         except NotAuthenticated as error:
             return self._page(request, "second_factor.html", status=422, problem=error.detail, name=form.name)
+        return self._page(request, "enrol.html", token=token, begun=begun, qr=qr_address(begun.uri))
+
+    async def second_factor_signed_in_page(self, request: Request) -> Response:
+        return self._page(request, "second_factor_signed_in.html")
+
+    async def begin_second_factor_signed_in(self, request: Request) -> Response:
+        form = await forms.read(request, forms.SecondFactorSignedIn)
+        token = form.token.get_secret_value()
+        begun = await to_thread.run_sync(self._ways.begin_second_factor_signed_in, token, forms.address(request))
         return self._page(request, "enrol.html", token=token, begun=begun, qr=qr_address(begun.uri))
 
     async def confirm_second_factor(self, request: Request) -> Response:

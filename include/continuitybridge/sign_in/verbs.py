@@ -136,8 +136,12 @@ class Ways:
         self.failures.failed_not(*who)
         # Not as it was typed: signing in asks for the factor of the account's own name.
         begun = second_factor.begin(verified.user_name)
-        with database.platform() as connection:
-            return begun, tokens.issue(connection, "enrol", verified.user_name)
+        return begun, second_factor_token(verified.user_name)
+
+    def begin_second_factor_signed_in(self, token: str, address: str) -> Enrolment:
+        """Begin with a second factor by a `second_factor_token`, which goes on for `confirm_second_factor`. Raises
+        `NotFound`, `TooManyRequests`, `Conflict`."""
+        return second_factor.begin(self._held(token, "enrol", address))
 
     def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
         """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""
@@ -182,6 +186,12 @@ class Ways:
 
     def _holds(self, address: str) -> None:
         self.failures.give_back(LINKS_OF_ADDRESS, address)
+
+
+def second_factor_token(user_name: str) -> str:
+    """What a second factor is set up by, once: for whoever has proven a moment ago who he is."""
+    with database.platform() as connection:
+        return tokens.issue(connection, "enrol", user_name)
 
 
 def require_unused(user_name: str) -> None:

@@ -17,6 +17,7 @@ from continuitybridge.errors import Conflict
 from continuitybridge.organizations import Organization, membership
 from continuitybridge.sign_in import second_factor
 from continuitybridge.sign_in.second_factor import CodeNeeded, EnrolmentNeeded, WrongCode
+from continuitybridge.sign_in.verbs import second_factor_token
 from continuitybridge.vault import Keyring, rotation
 
 from .conftest import PASSWORD, World
@@ -226,6 +227,29 @@ def test_a_member_without_the_factor_that_his_organization_requires_is_led_there
     told = search(owner, Filter(action="organization.second_factor_changed"), keys=Keyring.open())
     assert [each.details for each in told] == [{"required": True, "signed_out": 1}]
     second_factor.after_password(other.user_name, step(app, 1))
+
+
+def test_who_has_just_signed_in_elsewhere_sets_a_second_factor_up_without_a_password(
+    world: World, organization: Organization
+) -> None:
+    person, page = world.person(organization), "/bridge/sign-in/second-factor/begin"
+    token = second_factor_token(person.user_name)
+    opened = world.http.get(page, headers={"accept": "text/html"})
+    assert (opened.status_code, "data-token" in opened.text) == (200, True)
+    # Opening it begins nothing, and nobody else's token begins anything.
+    assert world.send("second-factor/confirm", token=token, code="000000").status_code == 422
+    assert world.send("second-factor/begin", token="x" * 43).status_code == 404
+    assert world.send("second-factor/begin", token=world.token("link", person)).status_code == 404
+    for _ in range(2):
+        shown = world.send("second-factor/begin", token=token)
+        assert shown.status_code == 200
+        assert 'src="data:image/svg+xml' in shown.text
+    app = pyotp.TOTP(re.search(r"<code>(\w+)</code>", shown.text)[1])  # type: ignore[index]
+    assert world.send("second-factor/confirm", token=token, code=app.now()).status_code == 200
+    assert second_factor.is_enrolled(person.user_name)
+    # Once: nobody gets another factor by it.
+    assert world.send("second-factor/begin", token=token).status_code == 404
+    assert world.send("second-factor/begin", token=second_factor_token(person.user_name)).status_code == 409
 
 
 def test_whoever_joins_an_organization_that_requires_a_factor_sets_one_up_first(

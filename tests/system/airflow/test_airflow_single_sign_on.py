@@ -322,6 +322,38 @@ def test_the_second_factor_and_the_lockout_hold_here_too(
     assert events(trial, slug, name, "sign_in.succeeded")[0]["details"]["way"] == "identity provider"
 
 
+def test_who_needs_a_second_factor_sets_it_up_behind_the_provider_without_a_password(
+    trial: Trial, name: str, provider: OpenIdProvider
+) -> None:
+    strict = trial.organization().slug
+    trial.bridge("organization", "member", "add", "-o", strict, name, "--role", "customer_user")
+    trial.bridge("organization", "require-second-factor", strict)
+    with browser(trial) as client:
+        led = go(client, "/bridge/me")
+        place = urlsplit(led.headers["location"])
+        assert (led.status_code, place.path) == (302, "/bridge/sign-in/second-factor/begin")
+        assert not is_signed_in(client)
+        page = client.get(place.path)
+        assert (page.status_code, place.fragment in page.text) == (200, False)
+        form = {"token": place.fragment}
+        shown = client.post(place.path, data=form)
+        code = pyotp.TOTP(re.search(r"<code>(\w+)</code>", shown.text)[1])  # type: ignore[index]
+        done = client.post("/bridge/sign-in/second-factor/confirm", data={**form, "code": code.now()})
+        assert "recovery codes" in done.text
+        assert not is_signed_in(client), "he signs in with it"
+        asked = go(client, "/bridge/me")
+        form = {"username": name, "csrf_token": re.search(r'name="csrf_token" value="([^"]+)"', asked.text)[1]}  # type: ignore[index]
+        right = client.post("/auth/login/", data={**form, "code": code.at(int(time.time()) + 30)})
+        assert (right.status_code, urlsplit(right.headers["location"]).path) == (302, "/bridge/me")
+        assert is_signed_in(client)
+    told = events(trial, strict, name, "sign_in")
+    assert [(each["action"], each["details"]["way"]) for each in reversed(told)] == [
+        ("sign_in.failed", "identity provider"),
+        ("sign_in.succeeded", "identity provider"),
+    ]
+    assert told[-1]["details"]["why"] == "no second factor"
+
+
 def test_an_address_that_only_the_userinfo_endpoint_tells_is_taken_of_the_same_subject(
     trial: Trial, name: str, provider: OpenIdProvider
 ) -> None:
