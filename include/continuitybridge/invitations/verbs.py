@@ -287,9 +287,12 @@ def _accept(connection: psycopg.Connection[Any], found: Invitation, user_name: s
         (user_name, found.organization_id, found.invitation_id),
     )
     connection.execute(
-        "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s)"
+        # Not tried where there is one: limits count what is tried.
+        "INSERT INTO bridge.memberships (organization_id, user_name, role)"
+        " SELECT %(organization)s, %(user)s, %(role)s WHERE NOT EXISTS (SELECT FROM bridge.memberships"
+        " WHERE organization_id = %(organization)s AND user_name = %(user)s)"
         " ON CONFLICT (organization_id, user_name) DO NOTHING",
-        (found.organization_id, user_name, found.role.value),
+        {"organization": found.organization_id, "user": user_name, "role": found.role.value},
     )
     [(role,)] = connection.execute(
         "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s",

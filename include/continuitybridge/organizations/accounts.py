@@ -86,15 +86,17 @@ def by_name(account: str) -> Account:
 
 
 def assign(organization_id: UUID, account: str | None) -> None:
-    """Have the organization belong to an account; None: to none. Raises `NotFound`, `QuotaExceeded`
-    (`organizations`)."""
+    """Have the organization belong to an account; None: to none. The same again changes nothing, whatever the
+    account's limit is by now. Raises `NotFound`, `QuotaExceeded` (`organizations`)."""
     try:
         with database.platform() as connection:
-            connection.execute(
-                "UPDATE bridge.organizations SET account = %s WHERE organization_id = %s",
-                (account, organization_id),
-            )
-            record(connection, organization_id, "organization.account_changed", account or "")
+            changed = connection.execute(
+                "UPDATE bridge.organizations SET account = %s"
+                " WHERE organization_id = %s AND account IS DISTINCT FROM %s",
+                (account, organization_id, account),
+            ).rowcount
+            if changed:
+                record(connection, organization_id, "organization.account_changed", account or "")
     except psycopg.errors.ForeignKeyViolation:
         raise NotFound(f"no account {account!r}", field="account", value=account) from None
 

@@ -15,6 +15,7 @@ from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import Conflict, NotFound
 from continuitybridge.organizations.roles import Role, role_of
+from continuitybridge.organizations.user_names import check_user_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,20 @@ class Membership:
 
 
 def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: str | None = None) -> None:
-    """Make the user a member, or change the role of one. Raises `ConfigurationError`, `QuotaExceeded` (`members`;
-    `assigned_organizations` when as many are assigned to a consultant as may be)."""
+    """Make the user a member, or change the role of one; the same again changes nothing. Raises
+    `ConfigurationError`, `QuotaExceeded` (`members`; `assigned_organizations` when as many are assigned to a
+    consultant as may be)."""
+    check_user_name(user_name)
     wanted = role_of(role)
     with database.platform() as connection:
         before = connection.execute(
             "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s FOR UPDATE",
             (organization_id, user_name),
         ).fetchone()
-        if before is not None and before[0] != wanted.value:
+        if before is not None:
+            # Looked at first: an insertion that comes to nothing would be counted against limits all the same.
+            if before[0] == wanted.value:
+                return
             sessions.end_all(connection, user_name)
         connection.execute(
             "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
@@ -84,7 +90,9 @@ def requires_second_factor(organization_id: UUID) -> bool:
 
 
 def limit_assigned(user_name: str, most: int | None) -> None:
-    """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay."""
+    """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay.
+    Raises `ConfigurationError`."""
+    check_user_name(user_name)
     with database.platform() as connection:
         connection.execute(
             "INSERT INTO bridge.people (user_name, max_organizations) VALUES (%s, %s)"

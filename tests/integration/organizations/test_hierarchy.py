@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner
 
-from continuitybridge import organizations, systems
+from continuitybridge import invitations, organizations, systems
 from continuitybridge.cli import bridge
 from continuitybridge.connections import verbs as connections
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound, QuotaExceeded
@@ -101,6 +101,9 @@ def test_an_account_holds_as_many_organizations_as_it_may(make_organization: Cal
     command("account", "set", account, "--name", "Acme Group", "--max-organizations", "1")
     command("account", "assign", account, "-o", first.slug)
     command("account", "assign", account, "-o", first.slug)
+    command("account", "set", account, "--name", "Acme Group", "--max-organizations", "0")
+    command("account", "assign", account, "-o", first.slug)
+    command("account", "set", account, "--name", "Acme Group", "--max-organizations", "1")
     with pytest.raises(QuotaExceeded) as refused:
         accounts.assign(second.organization_id, account)
     facts = refused.value.facts
@@ -192,5 +195,13 @@ def test_a_consultant_gets_as_many_organizations_as_he_may_have(
         facts = refused.value.facts
         assert (facts["resource"], facts["allowed"], facts["used"]) == ("assigned_organizations", 1, 1)
     organizations.add_member(third.organization_id, f"{name}-2", "consultant")
+    # What there is may be said again when less is agreed upon by now.
+    command("person", "limit", name, "--max-organizations", "0")
+    command("organization", "member", "add", "-o", first.slug, name, "--role", "consultant")
+    again = invitations.invite(first.organization_id, f"{name}@example.com", "consultant", by="test")
+    assert invitations.accept(again.token, name).role == "consultant"
+    assert [each.slug for each in organizations.memberships(name) if each.role == "consultant"] == [first.slug]
+    with pytest.raises(QuotaExceeded):
+        organizations.add_member(third.organization_id, name, "consultant")
     command("person", "limit", name)
     organizations.add_member(third.organization_id, name, "consultant")

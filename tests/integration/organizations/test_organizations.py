@@ -5,9 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from continuitybridge import organizations
+from continuitybridge import organizations, sessions
+from continuitybridge.audit.reading import Filter, search
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
-from continuitybridge.organizations import Organization, Role
+from continuitybridge.organizations import Organization, Role, membership
+from continuitybridge.vault import Keyring
 
 MakeOrganization = Callable[[], Organization]
 
@@ -30,6 +32,55 @@ def test_a_slug_that_could_not_stand_in_a_dag_id_is_refused(slug: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         organizations.create(slug, "Acme")
     assert refused.value.facts["field"] == "slug"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        " anna",
+        "anna ",
+        "an\nna",
+        "anna\0",
+        "an\u202ena",
+        "\ud800",
+        "a" * 255,
+        "anna@",
+        "@acme.example",
+        "a b@c.d",
+    ],
+)
+def test_what_nobody_can_sign_in_by_becomes_no_member(organization: Organization, name: str) -> None:
+    for verb in (
+        lambda: organizations.add_member(organization.organization_id, name, "customer_user"),
+        lambda: membership.limit_assigned(name, 1),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            verb()
+        assert refused.value.facts["field"] == "user_name"
+    assert organizations.members(organization.organization_id) == []
+
+
+def test_user_names_and_addresses_become_members_however_they_look(organization: Organization) -> None:
+    names = {"anna", "Anna Özil", "acme\\anna", "anna@acme.example", "anna@corp", "jörg@müller.example"}
+    for name in names:
+        organizations.add_member(organization.organization_id, name, "customer_user")
+    assert {each.user_name for each in organizations.members(organization.organization_id)} == names
+
+
+def test_the_same_membership_again_changes_nothing(organization: Organization) -> None:
+    owner, name = organization.organization_id, f"user-{uuid4().hex[:8]}"
+    organizations.add_member(owner, name, "customer_user")
+    organizations.add_member(owner, name, "customer_user")
+    assert sessions.since(name) is None
+    organizations.add_member(owner, name, "customer_admin")
+    assert sessions.since(name) is not None
+    told = search(owner, Filter(action="member"), keys=Keyring.open())
+    assert [(each.action, each.details["role"]) for each in reversed(told)] == [
+        ("member.added", "customer_user"),
+        ("member.added", "customer_admin"),
+    ]
 
 
 def test_an_unknown_environment_is_refused_with_the_valid_ones() -> None:
