@@ -7,6 +7,7 @@ Written without the library that the platform uses, so that the two check each o
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -31,8 +32,8 @@ Lie = Callable[[dict[str, Any]], dict[str, Any]]
 @dataclass
 class OpenIdProvider:
     """`person`: claims of whoever signs in; `lie` changes the claims of the ID token; `describe` the description;
-    `algorithm` and `key` sign it; `answer_state` comes back instead of the client's. `tokens`: how many were asked
-    for."""
+    `algorithm` and `key` sign it; `answer_state` comes back instead of the client's; `drips`: addresses that never
+    end, in their "head" or "body"; `padding`: what others hold besides. `tokens`: how many were asked for."""
 
     client_id: str = "bridge"
     client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -47,6 +48,9 @@ class OpenIdProvider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
+                if parts.path in provider.drips:
+                    self._drip()
+                    return
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 if parts.path == "/.well-known/openid-configuration":
                     self._json(provider.description())
@@ -62,11 +66,25 @@ class OpenIdProvider:
                     self.send_error(404)
 
             def do_POST(self) -> None:
+                if self.path in provider.drips:
+                    self._drip()
+                    return
                 body = self.rfile.read(int(self.headers["content-length"])).decode()
                 given = {name: values[0] for name, values in parse_qs(body).items()}
                 self._json(*provider.exchange(given, self.headers.get("authorization", "")))
 
+            def _drip(self) -> None:
+                """A byte now and then, of a head or of a body, for as long as somebody listens."""
+                whole = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                self.wfile.write(whole + (b"x: " if provider.drips[self.path] == "head" else b"\r\n{"))
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(b" ")
+                        time.sleep(0.02)
+
             def _json(self, content: Any, status: int = 200) -> None:
+                if (more := provider.padding.get(self.path)) is not None:
+                    content = {**content, "padding": more}
                 body = json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
@@ -89,6 +107,8 @@ class OpenIdProvider:
         self.key: Any = self.own_key
         self.answer_state: str | None = None
         self.at_userinfo: dict[str, Any] = {}
+        self.drips: dict[str, str] = {}
+        self.padding: dict[str, str] = {}
         self.tokens = 0
 
     def description(self) -> dict[str, Any]:

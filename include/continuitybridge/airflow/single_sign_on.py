@@ -25,20 +25,20 @@ from flask import current_app, session
 from joserfc.errors import JoseError
 
 from continuitybridge import private_files
+from continuitybridge.airflow import provider_calls
 from continuitybridge.errors import BridgeError, Verdict
 from continuitybridge.identity_providers import SECURE, IdentityProvider
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.sign_in.identities import Claims, NotLet
 
-TIMEOUT_S = 5.0
-"""How long a provider may take for each answer."""
+TOTAL_S = 10.0
+"""How long a provider may take for all that is asked of it about somebody who came back."""
 AT_ONCE = 3
 """How many sign-ins may ask one provider at once: whoever hangs holds no more of this process's threads."""
 WAIT_S = 0.5
 """How long others wait for their turn."""
 PAUSE_S = 10.0
 """How long a provider is left alone that did not describe itself."""
-MAX_DESCRIPTION_BYTES = 1_000_000
 LEEWAY_S = 60
 """How far clocks may differ."""
 KEPT_S = 3600
@@ -110,7 +110,8 @@ class Providers:
         if not turn.acquire(timeout=WAIT_S):
             raise ProviderFailed(f"{provider.name} has not yet answered those who asked before")
         try:
-            return self._claims(provider)
+            with provider_calls.within(TOTAL_S):
+                return self._claims(provider)
         finally:
             turn.release()
 
@@ -144,14 +145,11 @@ class Providers:
         assert self._oauth is not None  # noqa: S101  (there is one where there are providers)
         self._oauth.register(
             provider.name,
+            client_cls=provider_calls.BoundedOAuth2App,
             client_id=provider.client_id,
             client_secret=private_files.read(provider.client_secret_file, "BRIDGE_OIDC_PROVIDERS"),
             server_metadata_url=provider.metadata_url,
-            client_kwargs={
-                "scope": "openid email profile",
-                "code_challenge_method": "S256",
-                "default_timeout": TIMEOUT_S,
-            },
+            client_kwargs={"scope": "openid email profile", "code_challenge_method": "S256"},
         )
 
     def _ready(self, provider: IdentityProvider) -> Any:
@@ -164,7 +162,7 @@ class Providers:
         if turns.describing.acquire(timeout=0 if _is_described(client) else WAIT_S):
             try:
                 if not _is_fresh(client) and time.monotonic() >= turns.not_before:
-                    turns.not_before = time.monotonic() + TIMEOUT_S + PAUSE_S
+                    turns.not_before = time.monotonic() + provider_calls.TIMEOUT_S + PAUSE_S
                     client.server_metadata = _expected(provider, _described(provider))
                     turns.not_before = float("-inf")
             except ProviderFailed as error:
@@ -198,16 +196,12 @@ def _is_fresh(client: Any) -> bool:
 
 
 def _described(provider: IdentityProvider) -> dict[str, Any]:
-    """What a provider says of itself, whole within about `TIMEOUT_S`. Raises `ProviderFailed`."""
-    until, body = time.monotonic() + TIMEOUT_S, b""
+    """What a provider says of itself. Raises `ProviderFailed`."""
     try:
-        with requests.get(provider.metadata_url, timeout=TIMEOUT_S, stream=True) as answer:
+        with provider_calls.within(provider_calls.TIMEOUT_S), provider_calls.BoundedSession() as asking:
+            answer = asking.get(provider.metadata_url)
             answer.raise_for_status()
-            for part in answer.iter_content(None):
-                body += part
-                if time.monotonic() > until or len(body) > MAX_DESCRIPTION_BYTES:
-                    raise ProviderFailed(f"{provider.name}'s description takes too long, or too much")
-        found = json.loads(body)
+            found = json.loads(answer.content)
     except (requests.RequestException, ValueError, RecursionError) as error:
         raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
     if not isinstance(found, dict):

@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from flask import Flask, session
 
-from continuitybridge.airflow import single_sign_on
+from continuitybridge.airflow import provider_calls, single_sign_on
 from continuitybridge.airflow.single_sign_on import ProviderFailed, Providers
 from continuitybridge.identity_providers import IdentityProvider
 from continuitybridge.settings import Settings
-from continuitybridge.sign_in.identities import NotLet
+from continuitybridge.sign_in.identities import Claims, NotLet
 from openid_provider import OpenIdProvider
 
 
@@ -76,7 +76,7 @@ def test_what_was_known_is_used_while_a_provider_fails(
 def test_a_provider_that_hangs_holds_one_thread_and_is_left_alone_for_a_while(
     app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_sign_on, "TIMEOUT_S", 0.6)
+    monkeypatch.setattr(provider_calls, "TIMEOUT_S", 0.6)
     monkeypatch.setattr(single_sign_on, "WAIT_S", 0.05)
     asked = []
 
@@ -101,26 +101,74 @@ def test_a_provider_that_hangs_holds_one_thread_and_is_left_alone_for_a_while(
     assert len(asked) == 1
 
 
-def test_what_comes_back_was_begun_by_this_browser_and_holds_what_is_required(
-    app: Flask, there: OpenIdProvider, tmp_path: Path
+def come_back(app: Flask, there: OpenIdProvider, providers: Providers, provider: IdentityProvider) -> Claims:
+    with app.test_request_context("/"):
+        place = str(providers.begin(provider).headers["location"])
+        kept = dict(session)
+    query = {name: values[0] for name, values in parse_qs(urlsplit(place).query).items()}
+    back = urlsplit(there.authorize(query))
+    with app.test_request_context(f"{back.path}?{back.query}"):
+        assert not providers.was_begun(provider, query["state"])
+        session.update(kept)
+        assert providers.was_begun(provider, query["state"])
+        assert not providers.was_begun(provider, "x")
+        assert not providers.was_begun(provider, None)
+        return providers.claims(provider)
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("/.well-known/openid-configuration", "head"),
+        ("/.well-known/openid-configuration", "body"),
+        ("/token", "head"),
+        ("/keys", "body"),
+        ("/userinfo", "head"),
+    ],
+)
+def test_a_provider_that_drips_holds_a_thread_no_longer_than_one_that_is_silent(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, part: str
 ) -> None:
+    monkeypatch.setattr(provider_calls, "TIMEOUT_S", 0.3)
+    providers, provider = known(there, tmp_path)
+    there.drips = {address: part}
+    del there.person["email"]
+    started = time.monotonic()
+    with pytest.raises(ProviderFailed):
+        come_back(app, there, providers, provider)
+    assert time.monotonic() - started < 1
+
+
+def test_all_that_is_asked_about_one_sign_in_is_bounded_together(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_sign_on, "TOTAL_S", 0.3)
+    providers, provider = known(there, tmp_path)
+    begin(app, providers, provider)
+    there.drips = {"/keys": "head"}
+    started = time.monotonic()
+    with pytest.raises(ProviderFailed):
+        come_back(app, there, providers, provider)
+    assert time.monotonic() - started < 1
+    assert there.tokens == 1
+
+
+@pytest.mark.parametrize("address", ["/.well-known/openid-configuration", "/keys"])
+def test_more_than_an_answer_may_be_is_not_read(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    providers, provider = known(there, tmp_path)
+    later(monkeypatch)
+    there.padding = {address: "x" * provider_calls.MAX_ANSWER_BYTES}
+    with pytest.raises(ProviderFailed):
+        come_back(app, there, providers, provider)
+    there.padding = {address: "x" * (provider_calls.MAX_ANSWER_BYTES - 10_000)}
+    assert come_back(app, there, providers, provider).subject == "one"
+
+
+def test_what_comes_back_holds_what_is_required(app: Flask, there: OpenIdProvider, tmp_path: Path) -> None:
     providers, provider = known(there, tmp_path, required_claims={"hd": "corp.example"})
-
-    def come_back() -> str:
-        with app.test_request_context("/"):
-            place = str(providers.begin(provider).headers["location"])
-            kept = dict(session)
-        query = {name: values[0] for name, values in parse_qs(urlsplit(place).query).items()}
-        back = urlsplit(there.authorize(query))
-        with app.test_request_context(f"{back.path}?{back.query}"):
-            assert not providers.was_begun(provider, query["state"])
-            session.update(kept)
-            assert providers.was_begun(provider, query["state"])
-            assert not providers.was_begun(provider, "x")
-            assert not providers.was_begun(provider, None)
-            return providers.claims(provider).subject
-
     with pytest.raises(NotLet, match="hd"):
-        come_back()
+        come_back(app, there, providers, provider)
     there.person["hd"] = "corp.example"
-    assert come_back() == "one"
+    assert come_back(app, there, providers, provider).subject == "one"
