@@ -5,21 +5,42 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LOOPBACK = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/|$)"
 SECURE = rf"^(https://[^\s/@?#]+(/|$)|{LOOPBACK})[^\s?#]*$"
 """Addresses that a provider may have: HTTPS, or plain HTTP on this machine."""
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
 
 
+EmailVerifiedBy = Literal["email_verified", "xms_edov", "directory"]
+_MICROSOFT = frozenset(
+    {
+        *("login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn"),
+        *("login.windows.net", "sts.windows.net"),
+    }
+)
+_CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"
+"""The tenant of everybody's Microsoft account."""
+_EVERYBODYS = ("accounts.google.com", "appleid.apple.com", ".ciamlogin.com", ".b2clogin.com")
+"""Where anybody opens an account: no operator's own directory. With a dot before: and all below."""
+
+
 class IdentityProvider(BaseModel):
-    """One provider. `email_domains`: it speaks for addresses in these domains, and for no others (nor for those in
-    domains below them). `required_claims`: what its ID tokens must hold, such as the tenant of a provider that
-    serves many."""
+    """One provider.
+
+    `email_domains`: it speaks for addresses in these domains, and for no others (nor for those in domains below
+    them). `email_verified_by`: what says that an address is its person's: the claim `email_verified` (Core 1.0,
+    section 5.1); `xms_edov`, which Microsoft Entra ID sends instead; or that the provider is the directory of one
+    company, which itself gives addresses to its people. `required_claims`: what its ID tokens must hold, such as
+    the tenant of a provider that serves many. `second_factor`: claims of its ID tokens that count as one, each
+    with the values of which one must be there (`amr`: RFC 8176)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -29,7 +50,9 @@ class IdentityProvider(BaseModel):
     client_id: str = Field(min_length=1, max_length=255)
     client_secret_file: Path
     email_domains: tuple[str, ...] = Field(min_length=1)
+    email_verified_by: EmailVerifiedBy = "email_verified"
     required_claims: dict[str, str] = Field(default_factory=dict)
+    second_factor: dict[str, tuple[Annotated[str, Field(min_length=1)], ...]] = Field(default_factory=dict)
 
     @field_validator("email_domains", mode="before")
     @classmethod
@@ -42,6 +65,34 @@ class IdentityProvider(BaseModel):
                 raise ValueError(f"{each!r} is no domain such as example.com")
         return lower
 
+    @field_validator("second_factor")
+    @classmethod
+    def _names_a_value(cls, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for claim, values in given.items():
+            if not values:
+                raise ValueError(f"names no value of {claim!r} that counts")
+            if claim == "amr" and (first := sorted({"pwd", "pin"} & set(values))):
+                raise ValueError(f"{first[0]!r} is a first factor: {claim!r} counts with mfa, otp, hwk and such")
+        return given
+
+    @model_validator(mode="after")
+    def _is_one_company(self) -> Self:
+        """Raises `ValueError` where others than one company's administrators give addresses."""
+        if self.email_verified_by == "email_verified":
+            return self
+        parts = urlsplit(self.issuer)
+        host, tenant = (parts.hostname or "").lower(), parts.path.strip("/").partition("/")[0].lower()
+        if host in _MICROSOFT and (not _GUID.fullmatch(tenant) or tenant == _CONSUMERS):
+            raise ValueError(
+                f"email_verified_by {self.email_verified_by}: the issuer is not one tenant's; it is"
+                f" https://{host}/<the directory's (tenant) ID>/v2.0"
+            )
+        if self.email_verified_by == "directory" and any(
+            host == each or host.endswith(each) for each in _EVERYBODYS
+        ):
+            raise ValueError(f"email_verified_by directory: anybody opens an account at {host}")
+        return self
+
     @property
     def shown(self) -> str:
         """What its button says."""
@@ -52,9 +103,36 @@ class IdentityProvider(BaseModel):
         """Where it describes itself (OpenID Connect Discovery 1.0, section 4)."""
         return self.issuer.rstrip("/") + "/.well-known/openid-configuration"
 
+    def has_verified_email(self, token: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        """Whether the address is its person's. `token`: claims of the ID token; `found`: those, and what the
+        userinfo endpoint told besides. That it is not is believed in any case."""
+        told = found.get("email_verified")
+        if told is not None and told not in _YES:
+            return False
+        if self.email_verified_by == "email_verified":
+            return told is not None
+        if self.email_verified_by == "xms_edov":
+            # Told of the address that stands beside it.
+            return "email" in token and token.get("xms_edov") in (*_YES, "1")
+        return True
+
+    def shows_second_factor(self, token: Mapping[str, Any]) -> bool:
+        """Whether the claims of an ID token tell of a second factor that counts here."""
+        for claim, values in self.second_factor.items():
+            told = token.get(claim)
+            if any(
+                isinstance(each, str) and each in values for each in (told if isinstance(told, list) else [told])
+            ):
+                return True
+        return False
+
     def speaks_for(self, email: str) -> bool:
         # Letters beyond ASCII fold onto others: the Kelvin sign is a k to whoever looks addresses up.
         return email.isascii() and email.rpartition("@")[2].lower() in self.email_domains
+
+
+_YES = (True, "true")
+"""A boolean; some providers write it as a text."""
 
 
 def parse(given: Any) -> Any:

@@ -114,13 +114,16 @@ class SignInView(AuthDBView):
         user = self.appbuilder.sm.find_user(username=account.user_name)
         next_url = get_safe_url(session.pop(NEXT, ""))
         self.appbuilder.sm._rotate_session_id()
-        if second_factor.must_enrol(user.username):
+        by = {"way": identities.WAY, "provider": found.name}
+        if claims.second_factor:
+            by["second_factor"] = found.name
+        elif second_factor.must_enrol(user.username):
             return self._enrolment_wanted(user, identities.WAY)
-        if second_factor.is_enrolled(user.username):
+        elif second_factor.is_enrolled(user.username):
             return self._code_wanted(user, user.username, next_url, identities.WAY)
         failures.forget(account.user_name.casefold(), address)
         self.appbuilder.sm.update_user_auth_stat(user, True)
-        events.tell(user.username, "sign_in.succeeded", way=identities.WAY, provider=found.name)
+        events.tell(user.username, "sign_in.succeeded", **by)
         return self._signed_in(user, next_url)
 
     @staticmethod

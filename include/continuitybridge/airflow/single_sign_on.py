@@ -135,7 +135,7 @@ class Providers:
             for name, wanted in provider.required_claims.items():
                 if found.get(name) != wanted:
                     raise NotLet(f"the ID token's {name} is not {wanted!r}")
-            return _claims(provider, self._with_email(client, token, found))
+            return _claims(provider, found, self._with_email(client, token, found))
         except requests.RequestException as error:
             raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
         except (AuthlibBaseError, JoseError, ValueError, KeyError, TypeError) as error:
@@ -237,7 +237,8 @@ def _expected(provider: IdentityProvider, found: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _claims(provider: IdentityProvider, found: Mapping[str, Any]) -> Claims:
+def _claims(provider: IdentityProvider, token: Mapping[str, Any], found: Mapping[str, Any]) -> Claims:
+    """`token`: claims of the ID token; `found`: those, and what the userinfo endpoint told besides."""
     subject, email = found.get("sub"), found.get("email")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
         raise NotLet("the provider names no subject")
@@ -246,10 +247,10 @@ def _claims(provider: IdentityProvider, found: Mapping[str, Any]) -> Claims:
         issuer=provider.issuer,
         subject=subject,
         email=email,
-        # A boolean; some providers write it as a text.
-        email_verified=found.get("email_verified") in (True, "true"),
+        email_verified=provider.has_verified_email(token, found),
         first_name=_name(found.get("given_name")),
         last_name=_name(found.get("family_name")),
+        second_factor=provider.shows_second_factor(token),
     )
 
 

@@ -49,7 +49,9 @@ class People(BaseModel):
         description="Identity providers that people may sign in by (OpenID Connect): a JSON list of objects with "
         "`name` (in addresses), `label` (on the button), `issuer` (its address, by HTTPS), `client_id`, "
         "`client_secret_file` (0600) and `email_domains` (a list: whose addresses it speaks for); "
-        "optional `required_claims` (an object: texts that its ID tokens must hold).",
+        "optional `required_claims` (an object: texts that its ID tokens must hold), `email_verified_by` "
+        "(`email_verified`, `xms_edov` or `directory`: what says that an address is its person's) and "
+        "`second_factor` (an object: claims of its ID tokens that count as one, each with a list of values).",
     )
 
     @field_validator("oidc_providers", mode="before")

@@ -40,7 +40,8 @@ class NotLet(NotAuthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a provider said of whoever signed in there, after its signature, audience and time were checked."""
+    """What a provider said of whoever signed in there, after its signature, audience and time were checked.
+    `second_factor`: he showed one there that counts here."""
 
     issuer: str
     subject: str
@@ -48,6 +49,7 @@ class Claims:
     email_verified: bool
     first_name: str = ""
     last_name: str = ""
+    second_factor: bool = False
 
 
 def account_of(claims: Claims, provider: IdentityProvider, accounts: Accounts) -> Account:

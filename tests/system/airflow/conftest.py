@@ -31,6 +31,7 @@ def trial(shared: ExitStack) -> Trial:
         "client_id": provider.client_id,
         "client_secret_file": str(secret),
         "email_domains": ["example.com"],
+        "second_factor": {"amr": ["mfa"]},
     }
     made = shared.enter_context(
         Trial.running(

@@ -71,7 +71,7 @@ def slug(trial: Trial) -> str:
 
 @pytest.fixture(scope="module")
 def members(trial: Trial, slug: str) -> Iterator[str]:
-    names = [f"sso-{uuid4().hex[:8]}" for _ in range(14)]
+    names = [f"sso-{uuid4().hex[:8]}" for _ in range(16)]
     trial.accounts([*names, STRANGER])
     trial.python(MEMBERS.format(slug=slug, names=names))
     return iter(names)
@@ -352,6 +352,25 @@ def test_who_needs_a_second_factor_sets_it_up_behind_the_provider_without_a_pass
         ("sign_in.succeeded", "identity provider"),
     ]
     assert told[-1]["details"]["why"] == "no second factor"
+
+
+def test_a_second_factor_that_the_provider_asked_for_counts_where_one_is_required_and_where_there_is_one(
+    trial: Trial, members: Iterator[str], provider: OpenIdProvider
+) -> None:
+    strict = trial.organization().slug
+    without, enrolled = next(members), next(members)
+    for name in (without, enrolled):
+        trial.bridge("organization", "member", "add", "-o", strict, name, "--role", "customer_user")
+    trial.bridge("organization", "require-second-factor", strict)
+    trial.python(ENROL.format(name=enrolled))
+    for name in (without, enrolled):
+        for shown, let_in in ((["pwd"], False), (["pwd", "mfa"], True)):
+            provider.person = person(name, amr=shown)
+            with browser(trial) as client:
+                go(client)
+                assert is_signed_in(client) is let_in
+        told = events(trial, strict, name, "sign_in.succeeded")
+        assert [each["details"].get("second_factor") for each in told] == ["corporate"]
 
 
 def test_an_address_that_only_the_userinfo_endpoint_tells_is_taken_of_the_same_subject(

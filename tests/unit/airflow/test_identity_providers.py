@@ -172,3 +172,83 @@ def test_what_comes_back_holds_what_is_required(app: Flask, there: OpenIdProvide
         come_back(app, there, providers, provider)
     there.person["hd"] = "corp.example"
     assert come_back(app, there, providers, provider).subject == "one"
+
+
+@pytest.mark.parametrize(
+    ("by", "told", "verified"),
+    [
+        ("email_verified", {"email_verified": True}, True),
+        ("email_verified", {"email_verified": "true"}, True),
+        ("email_verified", {}, False),
+        ("email_verified", {"email_verified": None}, False),
+        ("email_verified", {"xms_edov": True}, False),
+        ("xms_edov", {"xms_edov": True}, True),
+        ("xms_edov", {"xms_edov": "1"}, True),
+        ("xms_edov", {"xms_edov": 1}, True),
+        ("xms_edov", {}, False),
+        ("xms_edov", {"xms_edov": False}, False),
+        ("xms_edov", {"xms_edov": "0"}, False),
+        ("xms_edov", {"xms_edov": ["1"]}, False),
+        ("xms_edov", {"email_verified": True}, False),
+        ("xms_edov", {"xms_edov": True, "email_verified": False}, False),
+        ("directory", {}, True),
+        ("directory", {"email_verified": True}, True),
+        ("directory", {"email_verified": False}, False),
+        ("directory", {"email_verified": "false"}, False),
+        ("directory", {"email_verified": "no"}, False),
+    ],
+)
+def test_an_address_is_verified_by_what_the_operator_says_and_by_nothing_else(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, by: str, told: dict[str, Any], verified: bool
+) -> None:
+    providers, provider = known(there, tmp_path, email_verified_by=by)
+    there.person = {"sub": "one", "email": "one@example.com", **told}
+    found = come_back(app, there, providers, provider)
+    assert (found.email, found.email_verified) == ("one@example.com", verified)
+
+
+def test_what_the_userinfo_endpoint_tells_verifies_no_address_and_shows_no_second_factor(
+    app: Flask, there: OpenIdProvider, tmp_path: Path
+) -> None:
+    factor = {"second_factor": {"amr": ["mfa"]}}
+    providers, provider = known(there, tmp_path, email_verified_by="xms_edov", **factor)
+    more = {"sub": "one", "email": "one@example.com", "xms_edov": True, "amr": ["mfa"]}
+    for signed in ({}, {"xms_edov": True}):
+        there.person, there.at_userinfo = {"sub": "one", **signed}, more
+        found = come_back(app, there, providers, provider)
+        assert (found.email, found.email_verified, found.second_factor) == ("one@example.com", False, False)
+    there.person = {**more}
+    found = come_back(app, there, providers, provider)
+    assert (found.email_verified, found.second_factor) == (True, True)
+    # What it denies is believed.
+    providers, provider = known(there, tmp_path, email_verified_by="directory")
+    there.person, there.at_userinfo = {"sub": "one"}, {**more, "email_verified": False}
+    assert not come_back(app, there, providers, provider).email_verified
+
+
+@pytest.mark.parametrize(
+    ("counts", "told", "shown"),
+    [
+        ({}, {"amr": ["mfa"]}, False),
+        ({"amr": ["mfa", "hwk"]}, {"amr": ["pwd", "mfa"]}, True),
+        ({"amr": ["mfa"]}, {"amr": ["pwd"]}, False),
+        ({"amr": ["mfa"]}, {"amr": [["mfa"], {"mfa": True}, None, True]}, False),
+        ({"amr": ["mfa"]}, {"acr": "mfa"}, False),
+        ({"amr": ["mfa"]}, {}, False),
+        ({"acr": ["2", "3"]}, {"acr": "2"}, True),
+        ({"acr": ["2", "3"]}, {"acr": "23"}, False),
+        ({"acr": ["2", "3"]}, {"acr": 2}, False),
+        ({"acr": ["2"], "amr": ["mfa"]}, {"acr": "1", "amr": ["mfa"]}, True),
+    ],
+)
+def test_a_second_factor_of_the_providers_counts_as_the_operator_says(
+    app: Flask,
+    there: OpenIdProvider,
+    tmp_path: Path,
+    counts: dict[str, list[str]],
+    told: dict[str, Any],
+    shown: bool,
+) -> None:
+    providers, provider = known(there, tmp_path, second_factor=counts)
+    there.person |= told
+    assert come_back(app, there, providers, provider).second_factor is shown

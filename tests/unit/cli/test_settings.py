@@ -81,6 +81,12 @@ def test_identity_providers_are_read_as_json(monkeypatch: pytest.MonkeyPatch) ->
         json.dumps([{**GOOD, "email_domains": "acme.example"}]),
         json.dumps([{**GOOD, "client_secret": "x"}]),
         json.dumps([{**GOOD, "name": "../acme"}]),
+        json.dumps([{**GOOD, "email_verified_by": "me"}]),
+        json.dumps([{**GOOD, "email_verified_by": True}]),
+        json.dumps([{**GOOD, "second_factor": {"amr": []}}]),
+        json.dumps([{**GOOD, "second_factor": {"amr": [""]}}]),
+        json.dumps([{**GOOD, "second_factor": {"amr": ["mfa", "pwd"]}}]),
+        json.dumps([{**GOOD, "second_factor": True}]),
     ],
 )
 def test_a_bad_identity_provider_stops_the_start_with_the_settings_name(
@@ -88,6 +94,45 @@ def test_a_bad_identity_provider_stops_the_start_with_the_settings_name(
 ) -> None:
     with pytest.raises(ConfigurationError, match="BRIDGE_OIDC_PROVIDERS"):
         providers(monkeypatch, given)
+
+
+TENANT = "6babcaad-604b-40ac-a9d7-9fd97c0b779f"
+
+
+@pytest.mark.parametrize("by", ["xms_edov", "directory"])
+@pytest.mark.parametrize(
+    ("issuer", "one_companys"),
+    [
+        (f"https://login.microsoftonline.com/{TENANT}/v2.0", True),
+        (f"https://sts.windows.net/{TENANT}/", True),
+        ("https://login.microsoftonline.com/common/v2.0", False),
+        ("https://LOGIN.microsoftonline.com/organizations/v2.0", False),
+        ("https://login.microsoftonline.us/consumers/v2.0", False),
+        ("https://login.microsoftonline.com/{tenantid}/v2.0", False),
+        (f"https://login.microsoftonline.com/common/{TENANT}/v2.0", False),
+        ("https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", False),
+        ("https://login.microsoftonline.com", False),
+    ],
+)
+def test_addresses_that_a_directory_gives_are_taken_of_one_companys_only(
+    monkeypatch: pytest.MonkeyPatch, by: str, issuer: str, one_companys: bool
+) -> None:
+    given = json.dumps([{**GOOD, "issuer": issuer, "email_verified_by": by}])
+    if one_companys:
+        [found] = providers(monkeypatch, given).oidc_providers
+        assert found.email_verified_by == by
+    else:
+        with pytest.raises(ConfigurationError, match="not one tenant's"):
+            providers(monkeypatch, given)
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["https://accounts.google.com", f"https://acme.ciamlogin.com/{TENANT}/v2.0", "https://appleid.apple.com"],
+)
+def test_where_anybody_opens_an_account_is_nobodys_directory(monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
+    with pytest.raises(ConfigurationError, match="anybody opens an account"):
+        providers(monkeypatch, json.dumps([{**GOOD, "issuer": issuer, "email_verified_by": "directory"}]))
 
 
 def test_a_secret_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
