@@ -22,10 +22,13 @@ from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.sign_in import attempt, events, identities, second_factor
 from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
 from continuitybridge.sign_in.letters import PREFIX, address_of
+from continuitybridge.sign_in.pages import FOR_SECOND_FACTOR
 from continuitybridge.sign_in.verbs import second_factor_token
 
 PENDING = "_bridge_pending"
 NEXT = "_bridge_next"
+PROVING = "_bridge_proving"
+"""Whether a person goes to a provider to prove who he is, for a second factor, and not to sign in."""
 PENDING_S = 300
 """How long after the password the code of the second factor may come."""
 
@@ -65,14 +68,15 @@ class SignInView(AuthDBView):
     @expose("/login/<provider>")
     def begin_elsewhere(self, provider: str) -> Any:
         """Send the browser to an identity provider."""
-        if g.user is not None and g.user.is_authenticated:
+        proving = FOR_SECOND_FACTOR in request.args
+        if not proving and g.user is not None and g.user.is_authenticated:
             return redirect(self.appbuilder.get_url_for_index)
         session.pop(PENDING, None)
         found = self.appbuilder.sm.identity_providers.get(provider)
         if found is None:
             return self._refused("There is no such provider")
         next_url = request.args.get("next", "")
-        session[NEXT] = next_url
+        session[NEXT], session[PROVING] = next_url, proving
         try:
             return self.appbuilder.sm.identity_providers.begin(found)
         except ProviderFailed as error:
@@ -83,7 +87,7 @@ class SignInView(AuthDBView):
     def come_back(self, provider: str) -> Any:
         """Take whom an identity provider sent back. That fails for an address as often as links
         do. Wrong passwords lock nobody out here; wrong codes of the second factor behind it count."""
-        if g.user is not None and g.user.is_authenticated:
+        if not session.get(PROVING) and g.user is not None and g.user.is_authenticated:
             return redirect(self.appbuilder.get_url_for_index)
         found = self.appbuilder.sm.identity_providers.get(provider)
         if found is None:
@@ -113,6 +117,8 @@ class SignInView(AuthDBView):
         failures.give_back(LINKS_OF_ADDRESS, address)
         user = self.appbuilder.sm.find_user(username=account.user_name)
         next_url = get_safe_url(session.pop(NEXT, ""))
+        if session.pop(PROVING, False):
+            return self._to_enrolment(user)
         self.appbuilder.sm._rotate_session_id()
         by = {"way": identities.WAY, "provider": found.name}
         if claims.second_factor:
@@ -131,6 +137,10 @@ class SignInView(AuthDBView):
         """An organization of his requires what he has not: he is led there, and gets nothing else before. What he
         has just signed in by proves who he is; not everybody has a password."""
         events.tell(user.username, "sign_in.failed", way=way, why="no second factor")
+        return SignInView._to_enrolment(user)
+
+    @staticmethod
+    def _to_enrolment(user: Any) -> Any:
         return redirect(address_of("second-factor/begin", second_factor_token(user.username)))
 
     def _code_wanted(self, user: Any, name: str, next_url: str, way: str) -> Any:

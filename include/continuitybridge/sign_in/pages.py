@@ -39,6 +39,9 @@ from continuitybridge.sign_in.verbs import Ways
 MAILERS = 2
 """How many requests for links are worked on at once in this process."""
 
+FOR_SECOND_FACTOR = "second-factor"
+"""What stands in the query of a provider's address (`/auth/login/<name>`) for who proves there who he is."""
+
 log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 
@@ -198,7 +201,11 @@ class Pages:
     # -- the second factor ------------------------------------------------------------------------------------
 
     async def second_factor_page(self, request: Request) -> Response:
-        return self._page(request, "second_factor.html", required="required" in request.query_params)
+        return self._begin_page(request, required="required" in request.query_params)
+
+    def _begin_page(self, request: Request, **content: Any) -> Response:
+        providers = [(each.name, each.shown) for each in get_settings().oidc_providers]
+        return self._page(request, "second_factor.html", providers=providers, **content)
 
     async def begin_second_factor(self, request: Request) -> Response:
         form = await forms.read(request, forms.SecondFactorWanted)
@@ -207,7 +214,7 @@ class Pages:
                 self._ways.begin_second_factor, form.name, form.password.get_secret_value(), forms.address(request)
             )
         except NotAuthenticated as error:
-            return self._page(request, "second_factor.html", status=422, problem=error.detail, name=form.name)
+            return self._begin_page(request, status=422, problem=error.detail, name=form.name)
         return self._page(request, "enrol.html", token=token, begun=begun, qr=qr_address(begun.uri))
 
     async def second_factor_signed_in_page(self, request: Request) -> Response:

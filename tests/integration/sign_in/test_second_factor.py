@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from continuitybridge import database, invitations, organizations, sessions
 from continuitybridge.audit.reading import Filter, search
 from continuitybridge.errors import Conflict
 from continuitybridge.organizations import Organization, membership
+from continuitybridge.settings import get_settings
 from continuitybridge.sign_in import second_factor
 from continuitybridge.sign_in.second_factor import CodeNeeded, EnrolmentNeeded, WrongCode
 from continuitybridge.sign_in.verbs import second_factor_token
@@ -250,6 +252,27 @@ def test_who_has_just_signed_in_elsewhere_sets_a_second_factor_up_without_a_pass
     # Once: nobody gets another factor by it.
     assert world.send("second-factor/begin", token=token).status_code == 404
     assert world.send("second-factor/begin", token=second_factor_token(person.user_name)).status_code == 409
+
+
+def test_the_page_offers_the_identity_providers_to_whoever_has_no_password(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, html = "/bridge/sign-in/second-factor", {"accept": "text/html"}
+    assert "/auth/login/" not in world.http.get(page, headers=html).text
+    provider = {
+        "name": "acme",
+        "label": "Ac&me",
+        "issuer": "https://login.acme.example",
+        "client_id": "bridge",
+        "client_secret_file": "/nowhere",
+        "email_domains": ["acme.example"],
+    }
+    monkeypatch.setenv("BRIDGE_OIDC_PROVIDERS", json.dumps([provider]))
+    get_settings.cache_clear()
+    link = '<a href="/auth/login/acme?second-factor">Sign in with Ac&amp;me instead</a>'
+    assert link in world.http.get(page, headers=html).text
+    person = world.person()
+    assert link in world.send("second-factor", name=person.user_name, password="wrong").text
 
 
 def test_whoever_joins_an_organization_that_requires_a_factor_sets_one_up_first(

@@ -71,7 +71,7 @@ def slug(trial: Trial) -> str:
 
 @pytest.fixture(scope="module")
 def members(trial: Trial, slug: str) -> Iterator[str]:
-    names = [f"sso-{uuid4().hex[:8]}" for _ in range(16)]
+    names = [f"sso-{uuid4().hex[:8]}" for _ in range(17)]
     trial.accounts([*names, STRANGER])
     trial.python(MEMBERS.format(slug=slug, names=names))
     return iter(names)
@@ -352,6 +352,43 @@ def test_who_needs_a_second_factor_sets_it_up_behind_the_provider_without_a_pass
         ("sign_in.succeeded", "identity provider"),
     ]
     assert told[-1]["details"]["why"] == "no second factor"
+
+
+def test_who_has_no_password_proves_who_he_is_at_the_provider_and_sets_a_second_factor_up(
+    trial: Trial, name: str, provider: OpenIdProvider
+) -> None:
+    with browser(trial) as client:
+        go(client)
+        assert is_signed_in(client)
+        page = client.get("/bridge/sign-in/second-factor", headers={"accept": "text/html"})
+        way = re.search(r'href="(/auth/login/corporate[^"]*)">Sign in with Corporate instead<', page.text)
+        assert way
+
+        def prove() -> httpx.Response:
+            with httpx.Client(timeout=60) as elsewhere:
+                back = elsewhere.get(client.get(way[1]).headers["location"])
+            return client.get(back.headers["location"])
+
+        provider.person = person("nobody-invited")
+        assert urlsplit(prove().headers["location"]).path == "/auth/login/"
+        provider.person = person(name)
+        place = urlsplit(prove().headers["location"])
+        assert place.path == "/bridge/sign-in/second-factor/begin"
+        assert is_signed_in(client)
+        shown = client.post(place.path, data={"token": place.fragment})
+        code = pyotp.TOTP(re.search(r"<code>(\w+)</code>", shown.text)[1]).now()  # type: ignore[index]
+        done = client.post("/bridge/sign-in/second-factor/confirm", data={"token": place.fragment, "code": code})
+        assert "recovery codes" in done.text
+        assert not is_signed_in(client)
+        assert "Code of your authenticator app" in go(client).text
+    with browser(trial) as stranger:
+        # Nobody is signed in by that way.
+        place = urlsplit(stranger.get(way[1]).headers["location"])
+        with httpx.Client(timeout=60) as elsewhere:
+            back = elsewhere.get(f"{place.scheme}://{place.netloc}{place.path}?{place.query}")
+        led = stranger.get(back.headers["location"])
+        assert urlsplit(led.headers["location"]).path == "/bridge/sign-in/second-factor/begin"
+        assert not is_signed_in(stranger)
 
 
 def test_a_second_factor_that_the_provider_asked_for_counts_where_one_is_required_and_where_there_is_one(
