@@ -17,6 +17,7 @@ from uuid import UUID
 from continuitybridge.airflow.secrets import KEYS, TOKEN_PREFIX, connection_id
 from continuitybridge.errors import BridgeError, NotFound, Unavailable, Verdict, class_of
 from continuitybridge.nodes.base import ConnectionInfo
+from continuitybridge.nodes.hidden import of_connection
 from continuitybridge.tokens import Place
 from continuitybridge.vault.cipher import DataKey
 from continuitybridge.vault.keyring import REFRESH_S, DataKeys, Ring
@@ -207,8 +208,7 @@ def _get(conn_id: str) -> Any:
 def _hide(info: ConnectionInfo) -> None:
     from airflow.sdk.log import mask_secret
 
-    for name, value in info.auth.items():
-        if name not in ("type", "header", "username"):
-            mask_secret(value)
+    for value in of_connection(info):
+        mask_secret(value)
     for value in info.headers.values():
         mask_secret(value)

@@ -17,7 +17,7 @@ from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.nursery import Obituary
 from continuitybridge.engine.processes import BUSY_PAUSE_S, NodeProcess
 from continuitybridge.engine.runner import OnCircuit, Runner
-from continuitybridge.engine.session import Job, Session, not_told, refused, told
+from continuitybridge.engine.session import Job, Session, not_told, refused
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import ConnectionInfo
@@ -313,7 +313,7 @@ class Lane:
         if kind == frames.CALL:
             self._in_background(self._answer(process, *content))
         elif kind == frames.LOG:
-            self._guarded(self._services.log, *content)
+            self._guarded(self._services.log, *self._session.line(*content))
         else:
             self._session.heard(process, kind, content)
             if kind == frames.READY and process is self._coming:
@@ -322,7 +322,7 @@ class Lane:
     async def _answer(self, process: NodeProcess, name: str, refused: int | None) -> None:
         try:
             async with asyncio.timeout(CONNECTION_TIME_LIMIT_S):
-                answer = told(await self._services.connection(name, refused=refused))
+                answer = self._session.told(await self._services.connection(name, refused=refused))
         except Exception as error:
             answer = not_told(name, error)
         if process in self._held:

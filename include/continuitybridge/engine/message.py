@@ -130,6 +130,8 @@ class Failure:
     traceback: str | None = None
     message: Message | None = None
     """The message as the node got it, for trying again from there; None when that is not known."""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """What of credentials its run was given, and may have been sent back: not to be told of the message."""
 
     @classmethod
     def of(cls, message: Message, node_id: str, node_type: str, error: BridgeError) -> Failure:

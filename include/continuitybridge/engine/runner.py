@@ -22,7 +22,7 @@ from continuitybridge.engine.inline import run_inline as run_inline
 from continuitybridge.engine.limits import Limits
 from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.processes import IDLE_CHILDREN, NodeProcess, Pool, Start
-from continuitybridge.engine.session import Job, Session, not_told, told
+from continuitybridge.engine.session import Job, Session, not_told
 from continuitybridge.flows.plan import Plan
 from continuitybridge.nodes.base import Services
 
@@ -206,13 +206,13 @@ class _Drive:
             if kind == frames.CALL:
                 process.send(frames.frame(frames.REPLY, self._connection(*content)))
             elif kind == frames.LOG:
-                self._services.log(*content)
+                self._services.log(*self._session.line(*content))
             else:
                 self._session.heard(process, kind, content)
 
     def _connection(self, name: str, refused: int | None) -> tuple[Any, Any]:
         try:
-            return told(self._services.connection(name, refused=refused))
+            return self._session.told(self._services.connection(name, refused=refused))
         except Exception as error:
             return not_told(name, error)
 

@@ -28,6 +28,7 @@ from continuitybridge.errors import (
     Verdict,
 )
 from continuitybridge.flows.plan import Plan
+from continuitybridge.nodes import hidden
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.settings import egress_policy
 
@@ -35,6 +36,9 @@ WINDOW_MESSAGES = 256
 WINDOW_BYTES = 2 * 1024 * 1024
 """How far ahead of its outcomes a node process is fed."""
 FRAME_MESSAGES = 32
+MAX_HIDDEN = 500
+"""Of so many forms of credentials those that are no more may be forgotten: tokens come and go."""
+HIDDEN = "[scrubbed]"
 MAX_DEATHS = 3
 """So many processes may die of one message before it fails as a whole."""
 
@@ -93,6 +97,9 @@ class Session:
         self._sequence = 0
         self._lost_while_building = 0
         self._was_built = False
+        self._hidden: frozenset[str] = frozenset()
+        self._hidden_first: tuple[str, ...] = ()
+        """The same, the longest first."""
 
     @property
     def waiting(self) -> int:
@@ -188,6 +195,8 @@ class Session:
         if kind == frames.OUTCOME:
             sequence, process.condition, answer_follows, *told = content
             outcome = frames.unpack_outcome(process.jobs[sequence].message.id, self._nodes, *told)
+            for failure in outcome.failures if self._hidden else ():
+                self._hide(failure)
             if answer_follows:
                 process.jobs[sequence].outcome = outcome
             else:
@@ -204,6 +213,34 @@ class Session:
             self._circuit(name, CircuitState(*circuit))
         elif kind == frames.REFUSED:
             raise frames.unpack_error(content)
+
+    def told(self, found: ConnectionInfo) -> tuple[Any, Any]:
+        """A connection as a node process gets it. What is told of a failure from then on, or to the log, holds
+        nothing of its credential."""
+        fresh = hidden.of_connection(found)
+        if not self._hidden.issuperset(fresh):
+            self._hidden = frozenset({*self._hidden, *fresh} if len(self._hidden) < MAX_HIDDEN else fresh)
+            self._hidden_first = tuple(sorted(self._hidden, key=len, reverse=True))
+        ends = (found.expires_at, found.token, found.renew_on)
+        return (found.name, found.base_url, dict(found.headers), dict(found.auth), *ends), None
+
+    def line(self, level: str, text: str, fields: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+        """A line of the log as it may be written."""
+        if not self._hidden:
+            return level, text, fields
+        hide = self._hidden_first
+        return level, hidden.without(text, hide, HIDDEN), hidden.without_any(fields, hide, HIDDEN)
+
+    def _hide(self, failure: Failure) -> None:
+        hide = failure.hidden = self._hidden_first
+        failure.detail = hidden.without(failure.detail, hide, HIDDEN)
+        # By these it is found what the message waits for.
+        names: dict[str, Any] = {
+            name: failure.facts[name] for name in ("destination", "connection") if name in failure.facts
+        }
+        failure.facts = {**hidden.without_any(failure.facts, hide, HIDDEN), **names}
+        if failure.traceback is not None:
+            failure.traceback = hidden.without(failure.traceback, hide, HIDDEN)
 
     def _circuit(self, name: str, circuit: CircuitState) -> None:
         """A process found that a destination fails, or works again. The process that follows it must know too."""
@@ -295,6 +332,8 @@ class Session:
         node_type = self.plan.nodes[node_id].type if node_id in self.plan.nodes else ""
         failure = Failure.of(job.message, node_id, node_type, error)
         failure.message_id = message_id
+        if self._hidden:
+            self._hide(failure)
         outcome = frames.outcome_of(job.message.id, (), [], [failure], ())
         outcome.trace = [NodeTrace(node_id, 1, 0, 1, round(busy_s * 1e6))]
         self.finished.append((job, outcome))
@@ -328,12 +367,6 @@ def refused(
 
 def _door(plan: Plan, message: Message) -> str:
     return str(message.vars.get("trigger") or next(iter(plan.triggers), ""))
-
-
-def told(found: ConnectionInfo) -> tuple[Any, Any]:
-    """A connection as a node process gets it."""
-    ends = (found.expires_at, found.token, found.renew_on)
-    return (found.name, found.base_url, dict(found.headers), dict(found.auth), *ends), None
 
 
 def not_told(name: str, error: Exception) -> tuple[Any, Any]:

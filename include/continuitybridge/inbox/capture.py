@@ -15,6 +15,7 @@ from uuid import UUID
 from continuitybridge.engine.message import Body, Failure, Message
 from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import payloads
+from continuitybridge.nodes.hidden import without, without_any
 from continuitybridge.vault.keyring import Cipher
 
 SNAPSHOT_LIMIT_BYTES = 16 * 1024
@@ -109,6 +110,7 @@ def encrypt_context(
 ) -> bytes:
     """A failure's context, encrypted: detail, facts and stack; with `snapshot` (when it is final) also the failed
     node's configuration and input, headers and vars, scrubbed and cut."""
+    hide = failure.hidden
     context: dict[str, Any] = {
         "detail": scrub_text(failure.detail[:TEXT_LIMIT]),
         "facts": scrub(failure.facts),
@@ -125,9 +127,9 @@ def encrypt_context(
                 "type": failure.node_type,
                 "config": scrub(node.config) if node else None,
             },
-            "input": _snapshot(message.body),
-            "headers": scrub(message.headers),
-            "vars": scrub(message.vars),
+            "input": _snapshot(message.body, hide),
+            "headers": scrub(without_any(message.headers, hide, SCRUBBED)),
+            "vars": scrub(without_any(message.vars, hide, SCRUBBED)),
             "versions": {"flow": flow_version, "plan": plan.digest if plan else None, **_software()},
         }
     text = json.dumps(context).encode()
@@ -146,22 +148,24 @@ def decrypt_context(
     return context
 
 
-def _snapshot(body: Body) -> dict[str, Any]:
+def _snapshot(body: Body, hide: tuple[str, ...]) -> dict[str, Any]:
     if body is None:
         return {"kind": "none"}
     if isinstance(body, bytes | str):
         whole = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
-        kind, text = "text", whole[:SNAPSHOT_LIMIT_BYTES].decode(errors="replace")
+        # What begins before the cut and ends behind it is hidden as a whole.
+        most = SNAPSHOT_LIMIT_BYTES + max(map(len, hide), default=0) * 4
+        kind, text = "text", whole[:most].decode(errors="replace")
         if len(whole) <= SNAPSHOT_LIMIT_BYTES:
             try:
-                text = json.dumps(scrub(json.loads(whole)), ensure_ascii=False)
+                text = json.dumps(scrub(without_any(json.loads(whole), hide, SCRUBBED)), ensure_ascii=False)
                 kind = "json"
             except (ValueError, RecursionError):
-                text = scrub_text(text)
+                text = scrub_text(without(text, hide, SCRUBBED))
         else:
-            text = scrub_text(text)
+            text = scrub_text(without(text, hide, SCRUBBED)[:SNAPSHOT_LIMIT_BYTES])
         return {"kind": kind, "size_bytes": len(whole), "text": text, "cut": len(whole) > SNAPSHOT_LIMIT_BYTES}
-    text = json.dumps(scrub(body), ensure_ascii=False)
+    text = json.dumps(scrub(without_any(body, hide, SCRUBBED)), ensure_ascii=False)
     size = len(text.encode(errors="replace"))
     return {
         "kind": "json",

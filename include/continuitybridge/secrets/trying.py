@@ -24,6 +24,7 @@ from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.egress.connecting import judged, open_socket
 from continuitybridge.errors import BridgeError, EgressRefused
+from continuitybridge.nodes import hidden
 from continuitybridge.nodes.http.address import parse
 from continuitybridge.nodes.http.client import Client
 from continuitybridge.nodes.http.wire import ExchangeFailed, RawAnswer
@@ -40,6 +41,8 @@ _IN_CONNECTION_STRING = frozenset(
 """What of a connection string is followed: nothing that names a file or a socket of this machine."""
 
 
+_SHORT = 3
+"""Values of so many characters and more are not repeated."""
 _SAID_ANYWAY = frozenset({"none", "tls", "starttls", "X-API-Key"})
 """Words of the types themselves."""
 
@@ -111,10 +114,15 @@ def _without(secret: types.SecretValue, known: Mapping[str, Any], text: str) -> 
     """One line of what was answered, in which nothing is repeated but what is `known` to who asks: of a secret
     what may be shown, of a reference what stands in itself."""
     told = {str(value) for value in known.values()} - {"(set)"}
-    hidden = {str(value) for value in secret.revealed().values()} - told - _SAID_ANYWAY
-    for value in sorted(hidden, key=len, reverse=True):
-        if len(value) > 2:
-            text = re.sub(re.escape(value), "[scrubbed]", text, flags=re.IGNORECASE)
+    values = {str(value) for value in secret.revealed().values()} - told - _SAID_ANYWAY
+    for value in hidden.forms(values, least=_SHORT):
+        if value in told:
+            continue
+        pattern = re.escape(value)
+        if value not in values:
+            # A part may be a word that stands in others.
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        text = re.sub(pattern, "[scrubbed]", text, flags=re.IGNORECASE)
     return " ".join(text.split())[:300]
 
 

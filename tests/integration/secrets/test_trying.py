@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import asyncssh
 import pytest
@@ -207,6 +207,13 @@ def test_a_database_is_signed_in_to_unless_it_is_the_platforms_own(
     assert (right.ok, "PostgreSQL 1" in right.detail) == (True, True)
     wrong = tried(organization, "database", {"connectionString": url.replace(":", ":x", 2).replace(":x", ":", 1)})
     assert wrong.ok is False
+    # What the server says of it names parts of the string.
+    user, password = f"reader_{token_urlsafe(6)}", token_urlsafe()
+    string = f"postgresql://{user}:{password}@{urlsplit(url).netloc.rpartition('@')[2]}/stock_of_acme"
+    stranger = tried(organization, "database", {"connectionString": string})
+    assert (stranger.ok, "[scrubbed]" in stranger.detail) == (False, True)
+    for part in (user, password, "stock_of_acme", "127.0.0.1"):
+        assert part not in stranger.detail
     for more in ("?sslkey=/etc/passwd", "?host=/tmp", "?service=x"):
         assert tried(organization, "database", {"connectionString": url.split("?")[0] + more}).ok is False
     assert tried(organization, "database", {"connectionString": "mysql://x:y@db.example/z"}).ok is None

@@ -333,7 +333,7 @@ class HttpRequest(AsyncNode[HttpRequestConfig]):
             reason, verdict = f"failed: {error or type(error).__name__}", Verdict.TRANSIENT
         else:
             if self._delivered(answer.status):
-                return answer
+                return answer.without(request.credential)
             raise refusal(request, answer)
         raise DeliveryFailed(
             scrubbed(f"{request.method} {request.shown} {reason}", request.secrets),

@@ -6,13 +6,14 @@ import base64
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.message import Message as HeaderParser
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from continuitybridge.errors import DeliveryFailed, LimitExceeded, Verdict
+from continuitybridge.nodes.hidden import without
 from continuitybridge.nodes.http.request import Request
 from continuitybridge.nodes.http.wire import RawAnswer, Reading
 from continuitybridge.nodes.language import json_text
@@ -49,6 +50,13 @@ class Answer:
             return None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER_S)
+
+    def without(self, credential: tuple[str, ...]) -> Answer:
+        """The same where nothing of the credential was sent back in its headers, which later nodes may see."""
+        sent = "\n".join(self.headers.values())
+        if not any(each in sent for each in credential):
+            return self
+        return replace(self, headers={name: scrubbed(value, credential) for name, value in self.headers.items()})
 
     def told(self) -> dict[str, str]:
         """The headers that later nodes may see: no cookies."""
@@ -159,9 +167,7 @@ def refusal(request: Request, answer: Answer) -> DeliveryFailed:
 
 def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
     """A text in which a destination may have sent our own credentials back."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+    return without(text, secrets, "***")
 
 
 def _content_type(header: str) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from continuitybridge.engine.message import Message
 from continuitybridge.errors import ConfigurationError, TransformFailed
+from continuitybridge.nodes import hidden
 from continuitybridge.nodes.base import ConnectionInfo
 from continuitybridge.nodes.http.address import parse
 from continuitybridge.nodes.language import json_text
@@ -36,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 @dataclass(frozen=True)
 class Request:
     """One request, ready to send. `shown` is its address without query and credentials, for texts; `secrets` must
-    not appear anywhere."""
+    not appear in any text about it, and `credential`, which is part of them, not even in what the answer says."""
 
     method: str
     url: str
@@ -45,6 +46,7 @@ class Request:
     content: bytes | None = field(repr=False)
     shown: str
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    credential: tuple[str, ...] = field(default=(), repr=False)
 
 
 class _Prepared(NamedTuple):
@@ -52,12 +54,13 @@ class _Prepared(NamedTuple):
     headers: dict[str, str]
     credentials: dict[str, str]
     secrets: tuple[str, ...]
+    credential: tuple[str, ...]
 
 
 def _prepared(connection: ConnectionInfo | None, origin: str) -> _Prepared:
     headers = dict(_ALWAYS)
     if connection is None:
-        return _Prepared(origin, headers, {}, ())
+        return _Prepared(origin, headers, {}, (), ())
     try:
         parse(connection.base_url)
     except ValueError as error:
@@ -68,8 +71,10 @@ def _prepared(connection: ConnectionInfo | None, origin: str) -> _Prepared:
         headers[name.lower()] = header_value(name, value)
     credentials = credentials_of(connection)
     values = (*credentials.values(), *connection.headers.values(), *connection.auth.values())
-    secrets = tuple(sorted({value for value in values if len(value) >= 4}, key=len, reverse=True))
-    return _Prepared(connection.base_url, headers, credentials, secrets)
+    plain = {value for value in values if len(value) >= hidden.LEAST_CHARACTERS}
+    credential = hidden.of_connection(connection)
+    secrets = tuple(sorted({*plain, *credential}, key=len, reverse=True))
+    return _Prepared(connection.base_url, headers, credentials, secrets, credential)
 
 
 class RequestBuilder:
@@ -131,7 +136,7 @@ class RequestBuilder:
         headers.update(prepared.credentials)
         headers[IDEMPOTENCY_KEY] = header_value(IDEMPOTENCY_KEY, idempotency_key)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return Request(self._method, address, lines, content, shown, prepared.secrets)
+        return Request(self._method, address, lines, content, shown, prepared.secrets, prepared.credential)
 
     def _prepare(self, connection: ConnectionInfo | None) -> _Prepared:
         """What does not change from message to message, made once as long as the connection stays the same."""
