@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -134,14 +135,16 @@ class Trial:
         if not known:
             watch.start()
         failed = []
+        awake = Awake()
         for at, item in enumerate(to_run):
-            began = time.monotonic()
+            began = awake.now()
             if not known:
                 watch.switch_context(item.nodeid)
             following = to_run[at + 1] if at + 1 < len(to_run) else session
             if failure := _failure(item, following):
                 failed.append(failure)
-            self._seconds.setdefault(item.nodeid, time.monotonic() - began)
+            self._seconds.setdefault(item.nodeid, awake.now() - began)
+        awake.stop()
         if not known:
             watch.stop()
             self._lines = _contexts(watch, items)
@@ -233,6 +236,35 @@ class Trial:
         return [
             name for name, by_file in self._lines.items() if any(line in lines for line in by_file.get(file, ()))
         ]
+
+
+class Awake:
+    """A clock that stands still when all does, as when a machine sleeps: no test takes longer for that."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._halted_s = 0.0
+        self._ticked = time.monotonic()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(0.2):
+            now = time.monotonic()
+            if now - self._ticked > STILL_S:
+                self._halted_s += now - self._ticked
+            self._ticked = now
+
+    def now(self) -> float:
+        """Seconds, of which only differences tell something."""
+        time_s = time.monotonic() - self._halted_s
+        # Halted just now, and the thread has not seen it yet.
+        return time_s if time.monotonic() - self._ticked < STILL_S else self._ticked - self._halted_s
+
+    def stop(self) -> None:
+        """Before anything forks."""
+        self._over.set()
+        self._thread.join()
 
 
 class Place:
