@@ -12,8 +12,10 @@ import pytest
 from anyio import to_thread
 
 from continuitybridge import api_keys, database, organizations
+from continuitybridge.audit.reading import Filter, search
 from continuitybridge.deployments import suspension
 from continuitybridge.organizations import Organization
+from continuitybridge.vault import Keyring
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
 RUNS = {"RUN", "TASK_INSTANCE", "HITL_DETAIL"}
@@ -216,3 +218,25 @@ async def test_within_one_request_memberships_are_asked_for_once_and_of_each_per
     # Who has no name is nobody, and not asked for.
     assert access._levels(SimpleNamespace()) == {}
     assert len(asked) == 4
+
+
+def test_who_does_something_about_dags_enters_their_organizations_where_he_is_a_consultant(
+    access: Any, make_organization: Callable[[], Organization]
+) -> None:
+    his, another_of_his, administered = (make_organization() for _ in range(3))
+    name = user().username
+    for organization, role in (
+        (his, "consultant"),
+        (another_of_his, "consultant"),
+        (administered, "customer_admin"),
+    ):
+        organizations.add_member(organization.organization_id, name, role)
+    about = [dag(his).id, f"{his.slug}.prod.more", dag(administered).id, "maintenance"]
+    access.enter_organizations(name, about, "192.0.2.7")
+
+    def told(organization: Organization) -> list[tuple[Any, ...]]:
+        found = search(organization.organization_id, Filter(action="consultant"), keys=Keyring.open())
+        return [(each.action, each.actor_kind, each.actor, each.address) for each in found]
+
+    assert told(his) == [("consultant.entered", "user", name, "192.0.2.7")]
+    assert told(another_of_his) == told(administered) == []

@@ -4,6 +4,7 @@ Airflow's; signing in with both is tried in the system tests."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -13,14 +14,18 @@ from uuid import uuid4
 import httpx
 import pyotp
 import pytest
+from anyio import to_thread
 from fastapi import FastAPI, HTTPException
-from sqlalchemy import create_engine
+from jwt import InvalidTokenError
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from continuitybridge import database, organizations, sessions
 from continuitybridge.errors import Unavailable
 from continuitybridge.organizations import Organization
 from continuitybridge.sign_in import second_factor
+from continuitybridge.sign_in.attempt import attempting
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +130,19 @@ def test_a_token_is_given_for_password_and_second_factor(
         ({"code": "000"}, wrong),
     )
     for body, code in bodies:
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(HTTPException) as refused, attempting() as attempt:
             manager.create_token(headers={}, body=body)
+        # A code that is missing is no failure; a wrong one is.
+        assert (attempt.signed_in, attempt.undecided) == (None, code == needed)
         assert refused.value.status_code == 401
         said: Any = refused.value.detail
         assert set(said) == {"code", "detail"}
         assert said["code"] == code
         assert said["detail"]
     later = app.at(int(time.time()) + 30)
-    assert manager.create_token(headers={}, body={"code": later}) is person
+    with attempting() as attempt:
+        assert manager.create_token(headers={}, body={"code": later}) is person
+    assert (attempt.signed_in, attempt.undecided) == (person.username, False)
     # Whom FAB does not know needs no code.
     fab["user"] = None
     assert manager.create_token(headers={}, body={}) is None
@@ -177,12 +186,38 @@ def test_the_guard_stands_before_airflow_and_headers_before_the_guard(manager: A
 
 
 @pytest.fixture
-def dags(access: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Airflow's table of DAGs, and what puts some into it."""
-    engine = create_engine("sqlite://")
-    table = access.DagModel.__table__
-    table.create(engine)
+def airflows_tables(access: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Those of Airflow that are asked here, for every thread."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    for model in (access.DagModel, access.RevokedToken):
+        model.__table__.create(engine)
     monkeypatch.setattr(access.settings, "Session", scoped_session(sessionmaker(engine)))
+    return engine
+
+
+async def test_a_token_is_its_users_until_it_is_revoked_or_his_sessions_end(
+    manager: Any, fab: Any, person: Any, airflows_tables: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_urlsafe(64))
+    token, other = manager.generate_jwt(person), manager.generate_jwt(person)
+    assert await manager.get_user_from_token(token) is person
+    assert fab["deserialized"]["sub"] == "7"
+    with pytest.raises(InvalidTokenError):
+        await manager.get_user_from_token(f"{token[:-8]}AAAAAAAA")
+    await to_thread.run_sync(manager.revoke_token, token)
+    with pytest.raises(InvalidTokenError, match="the token was revoked"):
+        await manager.get_user_from_token(token)
+    assert await manager.get_user_from_token(other) is person
+    with database.platform() as connection:
+        sessions.end_all(connection, person.username)
+    with pytest.raises(InvalidTokenError, match="sessions ended"):
+        await manager.get_user_from_token(other)
+
+
+@pytest.fixture
+def dags(access: Any, airflows_tables: Engine) -> Callable[..., None]:
+    """What puts DAGs into Airflow's table."""
+    engine, table = airflows_tables, access.DagModel.__table__
 
     def add(*dag_ids: str) -> None:
         with engine.begin() as connection:
