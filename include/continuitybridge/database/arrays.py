@@ -7,6 +7,7 @@ most of the work. These know their elements' type beforehand.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from struct import Struct
 from uuid import UUID
 
@@ -16,7 +17,12 @@ from psycopg.pq import Format
 
 _HEAD = Struct("!iiiii").pack  # dimensions, whether there are nulls, element type, size, lower bound
 _LENGTH = Struct("!i").pack
+_SHORT = Struct("!h").pack
 _LONG = Struct("!q").pack
+_DOUBLE = Struct("!d").pack
+_BOOLEAN = (b"\x00", b"\x01")
+_ORIGIN = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's timestamps
+_MICROSECOND = timedelta(microseconds=1)
 _NULL = _LENGTH(-1)
 
 
@@ -59,6 +65,31 @@ class TextArray(Array):
     __slots__ = ()
 
 
+def texts(items: Sequence[str | None]) -> TextArray:
+    """`text[]` of strings."""
+    return TextArray([None if item is None else item.encode() for item in items])
+
+
+class BoolArray(Array):
+    """`bool[]`; no nulls."""
+
+    element, oid = 16, 1000
+    __slots__ = ()
+
+    def __init__(self, items: Sequence[bool]) -> None:
+        super().__init__([_BOOLEAN[item] for item in items])
+
+
+class Int2Array(Array):
+    """`int2[]` of numbers."""
+
+    element, oid = 21, 1005
+    __slots__ = ()
+
+    def __init__(self, numbers: Sequence[int | None]) -> None:
+        super().__init__([None if number is None else _SHORT(number) for number in numbers])
+
+
 class Int4Array(Array):
     """`int4[]` of numbers; no nulls."""
 
@@ -77,6 +108,26 @@ class Int8Array(Array):
 
     def __init__(self, numbers: Sequence[int]) -> None:
         super().__init__([_LONG(number) for number in numbers])
+
+
+class Float8Array(Array):
+    """`float8[]` of numbers."""
+
+    element, oid = 701, 1022
+    __slots__ = ()
+
+    def __init__(self, numbers: Sequence[float | None]) -> None:
+        super().__init__([None if number is None else _DOUBLE(number) for number in numbers])
+
+
+class TimestamptzArray(Array):
+    """`timestamptz[]` of times that know their time zone."""
+
+    element, oid = 1184, 1185
+    __slots__ = ()
+
+    def __init__(self, times: Sequence[datetime | None]) -> None:
+        super().__init__([None if each is None else _LONG((each - _ORIGIN) // _MICROSECOND) for each in times])
 
 
 class UuidArray(Array):
@@ -101,5 +152,5 @@ def _register(kind: type[Array]) -> None:
     psycopg.adapters.register_dumper(kind, dumper)
 
 
-for _kind in (ByteaArray, TextArray, Int4Array, Int8Array, UuidArray):
+for _kind in Array.__subclasses__():
     _register(_kind)

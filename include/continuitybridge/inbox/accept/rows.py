@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from continuitybridge.database.arrays import ByteaArray, Int4Array, TextArray
+from continuitybridge.database.arrays import (
+    BoolArray,
+    ByteaArray,
+    Float8Array,
+    Int4Array,
+    TimestamptzArray,
+    UuidArray,
+    texts,
+)
 from continuitybridge.errors import Conflict, LimitExceeded
 from continuitybridge.flows.ordering import HOLD, Ordering, key_reader
 from continuitybridge.inbox import payloads
@@ -183,9 +191,9 @@ WITH route AS (
 ), input AS (
     SELECT * FROM unnest(
         %b::int4[], %b::text[], %b::bytea[], %b::bytea[], %b::int4[], %b::bytea[], %b::bytea[],
-        %b::text[], %b::bool[], %b::timestamptz[], %b::text[]{asked_types}
+        %b::text[], %b::timestamptz[], %b::text[]{named_type}{asked_types}
     ) WITH ORDINALITY AS t (route, message_id, payload, headers, size_bytes, key_hash, body_hash,
-                            keys, named, reply_until, ordering_key{asked}, position)
+                            keys, reply_until, ordering_key{named}{asked}, position)
     JOIN route USING (route){open}
 ), keyed AS (
     INSERT INTO bridge.idempotency_keys AS known
@@ -206,37 +214,50 @@ WITH route AS (
            ordering_key, holds_order{lease_values}
     FROM input
     WHERE (key_hash IS NULL OR (organization_id, message_id) IN (SELECT organization_id, message_id FROM keyed))
-      AND NOT (named IS TRUE
-               AND EXISTS (SELECT FROM bridge.settled_messages s
-                           WHERE s.organization_id = input.organization_id AND s.message_id = input.message_id))
+      {unless_settled}
     ON CONFLICT (organization_id, message_id) DO NOTHING
     RETURNING organization_id, message_id
 )
 SELECT array_agg(position), {claimed} FROM input
 WHERE (organization_id, message_id) NOT IN (SELECT organization_id, message_id FROM written)
 """
-INSERT = _INSERT.format(
-    asked="", asked_types="", open="", lease_columns="", lease_values="", claimed="NULL::int8[]"
-)
-INSERT_CLAIMING = _INSERT.format(
-    asked=", asked, lease_s",
-    asked_types=", %b::text[], %b::float8[]",
-    open=f"""
+_LEASED = {
+    "asked": ", asked, lease_s",
+    "asked_types": ", %b::text[], %b::float8[]",
+    "open": f"""
     LEFT JOIN (
         SELECT r.route, true AS runs FROM route r
         JOIN bridge.deployments d USING (organization_id, environment, flow)
         JOIN bridge.organizations o USING (organization_id)
         WHERE o.status = 'active' AND d.status = 'active' AND {NOT_PAUSED.format(row="d")}
     ) AS open USING (route)""",  # noqa: S608  (constants)
-    lease_columns=", state, epoch, attempts, lease_owner, lease_until",
-    lease_values=""",
+    "lease_columns": ", state, epoch, attempts, lease_owner, lease_until",
+    "lease_values": """,
            CASE WHEN runs AND asked IS NOT NULL THEN 'claimed' ELSE 'accepted' END,
            CASE WHEN runs AND asked IS NOT NULL THEN 1 ELSE 0 END,
            CASE WHEN runs AND asked IS NOT NULL THEN 1 ELSE 0 END, CASE WHEN runs THEN asked END,
            CASE WHEN runs AND asked IS NOT NULL THEN now() + make_interval(secs => lease_s) END""",
-    claimed="(SELECT array_agg(position) FROM input WHERE runs AND asked IS NOT NULL)",
-)
-"""As `INSERT`, for rows of which some have a `Lease`."""
+    "claimed": "(SELECT array_agg(position) FROM input WHERE runs AND asked IS NOT NULL)",
+}
+"""For rows of which some have a `Lease`."""
+_NOT_LEASED = {**dict.fromkeys(_LEASED, ""), "claimed": "NULL::int8[]"}
+_NAMED = {
+    "named": ", named",
+    "named_type": ", %b::bool[]",
+    "unless_settled": """AND NOT (named IS TRUE
+               AND EXISTS (SELECT FROM bridge.settled_messages s WHERE s.organization_id = input.organization_id
+                           AND s.message_id = input.message_id))""",
+}
+"""For rows of which some were named by their callers. Not for others: only to have it in the plan locks all
+partitions, which takes longer than the rest."""
+_NOT_NAMED = dict.fromkeys(_NAMED, "")
+_STATEMENTS = {
+    (leased, named): _INSERT.format_map(
+        {**(_LEASED if leased else _NOT_LEASED), **(_NAMED if named else _NOT_NAMED)}
+    )
+    for leased in (False, True)
+    for named in (False, True)
+}
 
 LOOK_UP_KEYS = """
 SELECT k.organization_id, k.environment, k.endpoint, k.key_hash, k.message_id, k.body_hash
@@ -255,25 +276,31 @@ TRIES = 3
 
 def insertion(rows: Sequence[Row], batch_id: str | None = None) -> tuple[str, tuple[Any, ...]]:
     """The statement that writes these rows, and its parameters."""
-    leases = [row.lease for row in rows]
-    if not any(leases):
-        return INSERT, _insert_parameters(rows, batch_id)
-    asked = [lease and lease.owner for lease in leases], [lease and lease.lease_s for lease in leases]
-    *parameters, batch_id = _insert_parameters(rows, batch_id)
-    return INSERT_CLAIMING, (*parameters, *asked, batch_id)
+    leased = any(row.lease for row in rows)
+    named = any(row.acceptance.message_id for row in rows)
+    parameters = _insert_parameters(rows)
+    if named:
+        parameters.append(BoolArray([row.acceptance.message_id is not None for row in rows]))
+    if leased:
+        leases = [row.lease for row in rows]
+        parameters.append(texts([None if lease is None else lease.owner for lease in leases]))
+        parameters.append(Float8Array([None if lease is None else lease.lease_s for lease in leases]))
+    return _STATEMENTS[leased, named], (*parameters, batch_id)
 
 
-def _insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tuple[Any, ...]:
+def _insert_parameters(rows: Sequence[Row]) -> list[Any]:
     routes: dict[tuple[Any, ...], int] = {}
     places = [routes.setdefault(row.route, len(routes) + 1) for row in rows]
     now, window_days = datetime.now(UTC), get_settings().idempotency_window_days
-    *common, windows = map(list, zip(*routes, strict=True))
+    organizations, *common, holds_order, windows = zip(*routes, strict=True)
     of = [row.acceptance for row in rows]
-    return (
-        *common,
-        [now + timedelta(days=days or window_days) for days in windows],
+    return [
+        UuidArray(organizations),
+        *map(texts, common),
+        BoolArray(holds_order),
+        TimestamptzArray([now + timedelta(days=days or window_days) for days in windows]),
         Int4Array(places),
-        TextArray([row.message_id.encode() for row in rows]),
+        texts([row.message_id for row in rows]),
         ByteaArray([row.payload for row in rows]),
         ByteaArray([row.headers for row in rows]),
         Int4Array([len(each.body) for each in of]),
@@ -281,11 +308,9 @@ def _insert_parameters(rows: Sequence[Row], batch_id: str | None = None) -> tupl
         ByteaArray([row.body_hash for row in rows]),
         # What few messages have is left out where none has it.
         [search_keys(each.keys) for each in of] if any(each.keys for each in of) else None,
-        [each.message_id is not None for each in of] if any(each.message_id for each in of) else None,
-        [each.reply_until for each in of] if any(each.reply_until for each in of) else None,
+        TimestamptzArray([each.reply_until for each in of]) if any(each.reply_until for each in of) else None,
         [row.ordering_key for row in rows] if any(row.ordering_key for row in rows) else None,
-        batch_id,
-    )
+    ]
 
 
 def key_parameters(rows: Iterable[Row]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from uuid6 import uuid7
 
+from continuitybridge.database.arrays import Array, ByteaArray, Int2Array, UuidArray, texts
 from continuitybridge.inbox.replies import Notices, Prepared
 from continuitybridge.inbox.replies.rows import ACCEPTED, SKIPPED
 from continuitybridge.inbox.settle.endings import Ending
@@ -82,16 +83,16 @@ WHERE NOT EXISTS (SELECT FROM bridge.replies r WHERE r.organization_id = t.organ
 """
 
 
-def columns(endings: Sequence[Ending]) -> tuple[list[Any] | None, ...]:
+def columns(endings: Sequence[Ending]) -> tuple[Array | None, ...]:
     """Answers of messages that are done, for `ANSWER_GONE`: reply_id, status, code, content."""
-    answers = [ending.reply for ending in endings]
-    if not any(answers):
+    if all(ending.reply is None for ending in endings):
         return None, None, None, None
+    given = [ending.reply or Prepared() for ending in endings]
     return (
-        [answer and uuid7() for answer in answers],
-        [answer and answer.status for answer in answers],
-        [answer and answer.code for answer in answers],
-        [answer and answer.content for answer in answers],
+        UuidArray([None if ending.reply is None else uuid7() for ending in endings]),
+        Int2Array([answer.status for answer in given]),
+        texts([answer.code for answer in given]),
+        ByteaArray([answer.content for answer in given]),
     )
 
 

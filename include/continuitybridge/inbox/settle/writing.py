@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-from continuitybridge.database.arrays import Int8Array, TextArray, UuidArray
+from continuitybridge.database.arrays import Int8Array, TextArray, UuidArray, texts
 from continuitybridge.inbox import units
 from continuitybridge.inbox.accept.rows import search_keys
 from continuitybridge.inbox.replies import Notices
@@ -354,9 +354,9 @@ def _plain_parameters(endings: Sequence[Ending]) -> tuple[Any, ...]:
     of = [ending.claimed for ending in endings]
     return (
         UuidArray([claimed.organization_id for claimed in of]),
-        TextArray([claimed.message_id.encode() for claimed in of]),
+        texts([claimed.message_id for claimed in of]),
         Int8Array([claimed.epoch for claimed in of]),
-        TextArray([claimed.owner.encode() for claimed in of]),
+        texts([claimed.owner for claimed in of]),
         TextArray([ending.trace for ending in endings]),
         [search_keys(each.keys) for each in endings] if any(each.keys for each in endings) else None,
         *answering.columns(endings),
