@@ -158,7 +158,8 @@ def worker(organization: Organization) -> Iterator[None]:
 def start_worker_process(organization: Organization) -> subprocess.Popen[bytes]:
     """A worker that can be killed."""
     code = f"from {__name__} import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{tests / 'integration'}{os.pathsep}{tests}"}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(organization.organization_id), organization.slug], env=environment
     )
