@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 import logging
-from collections import deque
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -19,7 +19,9 @@ from continuitybridge.errors import Conflict, Unavailable
 from continuitybridge.inbox import offload
 from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Lease, Row
+from continuitybridge.inbox.accept.waiting import Waiting
 from continuitybridge.inbox.allowance import Allowances
+from continuitybridge.inbox.neighbours import rest_s
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 THREAD_BYTES = 256 * 1024
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 class GroupCommit:
     """Writes whatever queued up while the last commit ran; no timer, so that a single message waits for nothing.
+    Organizations take turns in it (`waiting.Waiting`); only where one floods beside others is there a rest between
+    two commits, which any of the others ends.
 
     Guarantees as `accept.accept`, for each message by itself: `submit` returns after the commit that holds its
     message. Runs as the relay role, because one commit may hold messages of several organizations. A message that
@@ -58,8 +62,7 @@ class GroupCommit:
         self._max_group = max_group
         self._max_group_bytes = max_group_bytes
         self._commit_timeout_s = commit_timeout_s
-        self._queue: deque[tuple[Row, asyncio.Future[Accepted]]] = deque()
-        self._queued_bytes = 0
+        self._queue = Waiting()
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -124,15 +127,14 @@ class GroupCommit:
         else:
             row = _rows.prepare(acceptance, self._keys, lease)
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        self._queue.append((row, future))
-        self._queued_bytes += len(row.payload)
-        self._wake.set()
+        if self._queue.put(row, future):
+            self._wake.set()
         return await future
 
     def _check_room(self) -> None:
         if self._stopping or self._task is None:
             raise Unavailable("this process is stopping and takes no more messages", retry_after_s=1)
-        if len(self._queue) >= self._max_queued or self._queued_bytes >= self._max_queued_bytes:
+        if len(self._queue) >= self._max_queued or self._queue.size >= self._max_queued_bytes:
             raise Unavailable("more messages wait to be written than may queue up", retry_after_s=1)
 
     async def _run(self) -> None:
@@ -140,17 +142,18 @@ class GroupCommit:
             await self._write_groups()
         finally:
             # Only a cancelled task gets here with something queued.
-            _fail(self._queue, Unavailable("this process is stopping", retry_after_s=1), None)
+            _fail(self._queue.take_all(), Unavailable("this process is stopping", retry_after_s=1), None)
 
     async def _write_groups(self) -> None:
         while self._queue or not self._stopping:
+            self._wake.clear()
             if not self._queue:
-                self._wake.clear()
                 await self._wake.wait()
                 continue
-            group = self._take()
+            group = self._queue.take(self._max_group, self._max_group_bytes)
             if not group:
                 continue
+            began = time.monotonic()
             try:
                 await self._write(group)
             except Exception:
@@ -158,6 +161,8 @@ class GroupCommit:
                 log.exception("inbox: a group of %d messages could not be written", len(group))
             finally:
                 _fail(group, Unavailable("the message could not be written", retry_after_s=1), None)
+            if self._queue.holds_back and not self._stopping:
+                await self._rest(rest_s(time.monotonic() - began))
 
     async def _write(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
         try:
@@ -171,16 +176,11 @@ class GroupCommit:
             await self._one_by_one(group, error)
         await self._notify(group)
 
-    def _take(self) -> list[tuple[Row, asyncio.Future[Accepted]]]:
-        group: list[tuple[Row, asyncio.Future[Accepted]]] = []
-        size = 0
-        while self._queue and len(group) < self._max_group and size < self._max_group_bytes:
-            row, future = self._queue.popleft()
-            self._queued_bytes -= len(row.payload)
-            if not future.cancelled():
-                group.append((row, future))
-                size += len(row.payload)
-        return group
+    async def _rest(self, rest_s: float) -> None:
+        """Leave the machine to others, unless one of them came meanwhile, or until one does."""
+        timer = asyncio.get_running_loop().call_later(rest_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
 
     async def _commit(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
         if self._connection is not None and hung_up(self._connection):
