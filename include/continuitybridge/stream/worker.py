@@ -26,6 +26,7 @@ from continuitybridge.inbox import waits
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.holds import CHANNEL as HELD
+from continuitybridge.inbox.neighbours import SHARE, Neighbours, rest_s
 from continuitybridge.inbox.settle.writing import Became
 from continuitybridge.inbox.stream import Hear, Sealed, StreamClaims, Wanted, giving_back
 from continuitybridge.settings import Settings, get_settings
@@ -102,6 +103,7 @@ class StreamWorker:
         )
         self._room = Room(settings.stream_max_messages, settings.stream_max_bytes)
         self._turns = Turns()
+        self._neighbours = Neighbours()
         self._bounds = Bounds()
         self._held: set[Held] = set()
         self._resting: dict[UUID, float] = {}
@@ -280,6 +282,9 @@ class StreamWorker:
             if not wanted:
                 self._wake.clear()
                 await _until(self._wake, self._look_at)
+            elif self._holds_back():
+                now = time.monotonic()
+                await _until(self._pressing, now + rest_s(now - started))
             elif sum(each.most for each in wanted) < MOST_AT_ONCE and len(self._held) > BUSY:
                 pause_s = BUSY_PAUSE_S if len(self._held) < VERY_BUSY else VERY_BUSY_PAUSE_S
                 await asyncio.sleep(min(pause_s, LEAST_PAUSE_S))
@@ -287,16 +292,38 @@ class StreamWorker:
 
     def _wanted(self) -> list[Wanted]:
         free = min(self._room.free, MOST_AT_ONCE)
-        chosen = self._turns.choose(free, self._room.allowance) if self._turns else {}
+        chosen = self._turns.choose(free, self._allowance) if self._turns else {}
         return [Wanted(*flow, most, self._bounds.of(flow)) for flow, most in chosen.items()]
+
+    def _allowance(self, organization_id: UUID) -> int:
+        """How many of its units one claim may take: beside others who have little, no more than its share. Theirs
+        wait for a small claim then, and for what it takes to begin that."""
+        most = self._room.allowance(organization_id)
+        if most > SHARE and self._neighbours.has(organization_id, time.monotonic()):
+            return SHARE
+        return most
+
+    def _holds_back(self) -> bool:
+        """Whether somebody has more than the share that the last claim gave it, beside others."""
+        now = time.monotonic()
+        return any(self._neighbours.has(each, now) for each in self._turns.organizations)
 
     def _look_again(self, wanted: Iterable[Wanted], sealed: Iterable[Sealed]) -> None:
         """Keep those flows in turn that may have more than was taken."""
         taken = Counter(each.flow_key for each in sealed)
+        little: set[UUID] = set()
+        more: set[UUID] = set()
         for each in wanted:
             flow = (each.organization_id, each.environment, each.flow)
-            if taken[flow] < each.most and flow not in self._added:
+            if taken[flow] == each.most:
+                more.add(flow[0])
+                continue
+            if taken[flow]:
+                little.add(flow[0])
+            if flow not in self._added:
                 self._turns.discard(flow)
+        for organization_id in little - more:
+            self._neighbours.note(organization_id, time.monotonic())
 
     async def _begin(self, sealed: Iterable[Sealed]) -> None:
         """Open what was claimed and run it; what cannot be opened is given back or buried."""
