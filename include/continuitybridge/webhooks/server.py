@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 from continuitybridge import browser_headers
 from continuitybridge.inbox.accept.aio import GroupCommit
@@ -35,8 +36,7 @@ _PR_SET_PDEATHSIG = 1
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with bounds on a request's head: `intake_body_timeout_s` from the connection's or the
-    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes. And with a stop
-    that cuts no request which was sent before (`late_requests`)."""
+    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,10 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_arrived()
-        late_requests.on_headers_complete(self)
-
-    def shutdown(self) -> None:
-        late_requests.shutdown(self)
+        super().on_headers_complete()
 
     def _await_head(self) -> None:
         self._head_bytes = 0
@@ -123,7 +120,8 @@ class Alone:
 
 
 def prepare_process() -> None:
-    """Make this worker process of a server fit for intake alone."""
+    """Make this worker process of a server fit for intake alone. Its stop cuts no request that was sent before."""
+    late_requests.install()
     if multiprocessing.parent_process() is not None:
         # A supervisor that is killed must not leave workers behind that hold its port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -147,22 +145,36 @@ def serve(application: str, host: str, port: int, workers: int) -> None:
     settings = get_settings()
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
         pass  # A busy port is found here, with its cause, before any worker starts.
-    uvicorn.run(
-        application,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_level="warning",
-        proxy_headers=False,
-        server_header=False,
+    options: dict[str, Any] = {
+        "factory": True,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "http": BoundedProtocol,
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "log_level": "warning",
+        "proxy_headers": False,
+        "server_header": False,
         # Written by the server itself: nothing is paid for them at a request.
-        headers=[(name.decode(), value.decode()) for name, value in _careful(settings)],
-        backlog=4096,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(settings.intake_drain_s)),
-    )
+        "headers": [(name.decode(), value.decode()) for name, value in _careful(settings)],
+        "backlog": 4096,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": max(1, int(settings.intake_drain_s)),
+    }
+    if workers > 1:
+        config = uvicorn.Config(application, **options)
+        _Workers(config, sockets=[config.bind_socket()]).run()
+    else:
+        uvicorn.run(application, **options)
+
+
+class _Workers(Multiprocess):
+    """uvicorn's worker processes, and the one above them."""
+
+    def terminate_all(self) -> None:
+        # While this process held it too, who connects now would wait for nobody until the last worker has ended.
+        for each in self.sockets:
+            each.close()
+        super().terminate_all()
