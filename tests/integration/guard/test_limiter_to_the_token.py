@@ -114,6 +114,17 @@ async def test_what_is_known_to_be_used_up_is_refused_without_counting(limits: L
     assert [each.name for each in refused.value.facts["standings"]] == ["hourly"]
 
 
+async def test_nobody_is_refused_while_the_store_is_being_asked(shared_valkey: Valkey) -> None:
+    limits, one = Limiter(shared_valkey.url), claim("1/minute")
+    asking = asyncio.create_task(limits.admit([one]))
+    await asyncio.sleep(0)
+    limits.refuse_used_up([one])
+    await asking
+    assert await admitted(limits, one, tries=2) == 0
+    with pytest.raises(TooManyRequests):
+        limits.refuse_used_up([one])
+
+
 @pytest.mark.parametrize("amount", [1, 99, 100, 101, 253, 1_000])
 async def test_one_process_and_several_admit_exactly_the_limit(shared_valkey: Valkey, amount: int) -> None:
     one = claim(f"{amount}/minute")
