@@ -116,6 +116,7 @@ async def test_who_goes_on_far_beyond_the_limit_is_blocked(guarded: Guarded) -> 
     assert statuses.count(429) == 20
     assert set(statuses[22:]) == {403}
     await eventually(lambda: listed(address))
+    assert [each["reason"] for each in listed(address)] == ["rate"]
     verbs.lift(None, address, by="test")
 
 
