@@ -1,10 +1,15 @@
 """Running messages in the process that accepts them, for callers who wait for the result.
 
-Such a message is claimed by the very transaction that accepts it, and its answer goes to the waiting request as
-soon as it is settled: no other process is told, woken, or asked. It is held, run and settled like any other: under
-a lease, in a node process, with the same tables to show for it. What cannot be run here at once (its flow has an
-order or a bound, this worker is full, or hears nothing of the database now) is accepted for the stream workers,
-and what has to be tried again is theirs too.
+Such a message is claimed by the very transaction that accepts it, and its answer goes to the waiting request from
+here: no other process is told, woken, or asked. It is held, run and settled like any other: under a lease, in a
+node process, with the same tables to show for it. What cannot be run here at once (its flow has an order or a
+bound, this worker is full, or hears nothing of the database now) is accepted for the stream workers, and what has
+to be tried again is theirs too.
+
+Where nothing failed, the answer is sent when the flow has ended, while its outcome is being written, unless its
+trigger wants it settled first. A process that is killed between the two leaves a message that was answered and is
+run again when its lease is over, its outside calls with the same idempotency keys; as one that is killed between a
+delivery and its outcome does. All other answers are sent when what they tell is on disk.
 """
 
 from __future__ import annotations
@@ -16,17 +21,21 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from uuid6 import uuid7
 
 from continuitybridge import connections, destinations
 from continuitybridge.deployments.verbs import CHANNEL as DEPLOYED
-from continuitybridge.engine.message import Message
+from continuitybridge.engine.message import Message, Outcome
 from continuitybridge.engine.runner import Runner
 from continuitybridge.inbox.accept import Acceptance
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.offload import is_large
 from continuitybridge.inbox.presence import BESIDE
+from continuitybridge.inbox.replies import Notice
+from continuitybridge.inbox.replies.rows import waits_until_settled
+from continuitybridge.inbox.settle.writing import Became
 from continuitybridge.inbox.stream import Hear
 from continuitybridge.settings import Settings
 from continuitybridge.stream.access import DirectAccess
@@ -39,14 +48,17 @@ class DirectWorker(StreamWorker):
     """One intake's. `start` begins in the background; until it knows the deployments it reserves nothing."""
 
     _CHANNELS = (DEPLOYED, connections.CHANNEL, destinations.CHANNEL)
-    _SETTLE_PAUSE_S = 0.0
-    """A caller waits for each."""
+    _SETTLE_PAUSE_S = 0.002
+    """Short: some of their callers wait for them."""
 
     def __init__(self, keyring: Keyring, settings: Settings, hear: Hear) -> None:
         self._runner = Runner(idle_children=1)
+        self._hear = hear
+        self._answered: set[tuple[UUID, str]] = set()
+        """Messages whose callers have their answers, and whose outcomes are being written."""
         owner = f"{BESIDE}{socket.gethostname()[:20]}/{os.getpid()}/{uuid7().hex[-12:]}"
         super().__init__(
-            owner, DirectAccess(keyring), self._runner, settings, lanes=settings.intake_lanes, hear=hear
+            owner, DirectAccess(keyring), self._runner, settings, lanes=settings.intake_lanes, hear=self._heard
         )
         self.lease_s = settings.lease_s
         self._running: asyncio.Task[None] | None = None
@@ -124,11 +136,30 @@ class DirectWorker(StreamWorker):
         self._empty.clear()
         self._lanes.submit(held)
 
+    def _heard(self, notice: Notice) -> bool:
+        """Of a message that is settled now."""
+        # Whoever sent it again meanwhile waits too.
+        heard = self._hear(notice)
+        return heard or (notice.organization_id, notice.message_id) in self._answered
+
     # -- as a stream worker ---------------------------------------------------------------------------------
 
     def _loops(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
         # Workers that claim watch over all leases, these among them.
         return self._listener.run, self._settler.run, self._refresh, self._upkeep.renew
+
+    def _outcome(self, held: Held, outcome: Outcome) -> None:
+        reply, claimed = outcome.reply, held.claimed
+        is_result = reply is not None and reply.code is None and outcome.status == "done" and not outcome.outputs
+        if reply is not None and is_result and not waits_until_settled(held.plan, claimed.message):
+            message = claimed.organization_id, claimed.message_id
+            if self._hear(Notice(*message, known=True, status=reply.status, reply=reply)):
+                self._answered.add(message)
+        super()._outcome(held, outcome)
+
+    def _settled(self, held: Held, became: Became) -> None:
+        super()._settled(held, became)
+        self._answered.discard((held.claimed.organization_id, held.claimed.message_id))
 
     async def _claim(self) -> None:
         await self._stopping.wait()

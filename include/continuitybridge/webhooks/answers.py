@@ -58,12 +58,15 @@ def result(
     duplicate: bool,
 ) -> Answered:
     """What the flow made of the message, or why it could not; only then it says where to look."""
-    if notice.status == 202 and notice.content is None:
+    if notice.status == 202 and notice.content is None and notice.reply is None:
         return accepted(message_id, status_url(), duplicate=duplicate)
-    try:
-        content = replies.open_content(keys, target.organization_id, message_id, notice.content)
-    except DecryptionFailed:
-        notice, content = _unreadable(target.organization_id, message_id), replies.Content()
+    if notice.reply is not None:
+        content = replies.Content(notice.reply.headers, notice.reply.body)
+    else:
+        try:
+            content = replies.open_content(keys, target.organization_id, message_id, notice.content)
+        except DecryptionFailed:
+            notice, content = _unreadable(target.organization_id, message_id), replies.Content()
     more: dict[str, Any] = {"Bridge-Message-Id": message_id}
     if duplicate:
         more["Idempotent-Replayed"] = "true"

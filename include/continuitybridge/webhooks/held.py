@@ -63,6 +63,14 @@ class _Held:
     answered: asyncio.Future[Notice | None]
     until: float
     """In the event loop's time."""
+    is_late: bool = False
+    """The request's patience is over: `answered` is another since."""
+
+    def lose_patience(self) -> None:
+        if not self.answered.done():
+            former, self.answered = self.answered, self.answered.get_loop().create_future()
+            self.is_late = True
+            former.set_result(None)
 
 
 class HeldRequests:
@@ -258,8 +266,14 @@ class HeldRequests:
 
 async def _answered(held: _Held, gone: Callable[[], Awaitable[Any]]) -> Notice | None:
     loop = asyncio.get_running_loop()
-    patience_s = min(PATIENCE_S, held.until - loop.time())
-    await asyncio.wait((held.answered,), timeout=patience_s)
+    # A future that is awaited by itself: what waits for several takes its time, and most are answered now.
+    timer = loop.call_later(min(PATIENCE_S, held.until - loop.time()), held.lose_patience)
+    try:
+        answer = await held.answered
+    finally:
+        timer.cancel()
+    if not held.is_late:
+        return answer
     if held.answered.done() or loop.time() >= held.until:
         return held.answered.result() if held.answered.done() else None
     leaving = asyncio.ensure_future(gone())

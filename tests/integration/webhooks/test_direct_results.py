@@ -7,14 +7,18 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from continuitybridge import database
+from continuitybridge.database import connections as pools
+from continuitybridge.database.embedded import EmbeddedPostgres
 from continuitybridge.inbox import holds
 from continuitybridge.organizations import Organization
 
@@ -73,7 +77,7 @@ def test_the_answer_is_the_flows_and_the_message_is_settled_like_any_other(
     assert {answer.status_code for answer in answers} == {200}
     assert all(answer.json()["total"] == 6 for answer in answers)
     assert len(set(destination.keys)) == len(destination.keys) == 40
-    assert list(states(hook).values()) == ["done"] * 40
+    eventually(lambda: list(states(hook).values()) == ["done"] * 40)
 
 
 def test_copies_at_once_are_one_message_with_one_answer(
@@ -84,6 +88,67 @@ def test_copies_at_once_are_one_message_with_one_answer(
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len(destination.keys) == len(states(hook)) == 1
+
+
+@contextmanager
+def nothing_settles() -> Iterator[None]:
+    """Whatever writes a settled message waits until the block ends."""
+    with psycopg.connect(pools.owner_url()) as connection:
+        connection.execute("LOCK TABLE bridge.settled_messages IN SHARE MODE")
+        yield
+
+
+def test_a_result_is_answered_when_the_flow_has_ended_and_who_is_killed_then_repeats_no_more_than_its_calls(
+    organization: Organization,
+    destination: Destination,
+    senders: ThreadPoolExecutor,
+    tmp_path: Path,
+    postgres: EmbeddedPostgres,
+) -> None:
+    running = run_intake(tmp_path)
+    first = deploy(organization, PRICE, mode="stream")
+    eventually(lambda: ask(running, first, wait_s=1).status_code == 200, within_s=60)
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    eventually(lambda: ask(running, hook, wait_s=1, message_id="first").status_code == 200, within_s=60)
+    with nothing_settles():
+        answer = ask(running, hook, message_id="early")
+        assert (answer.status_code, answer.json()["total"]) == (200, 6)
+        assert states(hook)[answer.headers["bridge-message-id"]] == "claimed"
+        copy = senders.submit(ask, running, hook, message_id="early")
+        with pytest.raises(TimeoutError):
+            copy.result(0.5)
+    assert copy.result().headers["idempotent-replayed"] == "true"
+    assert copy.result().content == answer.content
+    assert states(hook)[answer.headers["bridge-message-id"]] == "done"
+    with nothing_settles():
+        answer = ask(running, hook)
+        assert answer.status_code == 200
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait()
+        # What it had asked the server for is done without it otherwise.
+        with psycopg.connect(postgres.admin_url, autocommit=True) as server:
+            server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND application_name = 'bridge-settlements'"
+            )
+    assert states(hook)[answer.headers["bridge-message-id"]] == "claimed"
+    with stream_worker():
+        eventually(lambda: set(states(hook).values()) == {"done"}, within_s=60)
+    assert sorted(Counter(destination.keys).values()) == [1, 1, 2]
+    running.client.close()
+
+
+def test_a_result_is_answered_when_it_is_settled_where_the_trigger_says_so(
+    intake: Intake, organization: Organization, senders: ThreadPoolExecutor
+) -> None:
+    hook = deploy(organization, PRICE, mode="stream", when="settled")
+    eventually(lambda: ask(intake, hook, wait_s=1).status_code == 200, within_s=60)
+    with nothing_settles():
+        asked = senders.submit(ask, intake, hook)
+        with pytest.raises(TimeoutError):
+            asked.result(0.5)
+    assert asked.result().status_code == 200
+    assert states(hook)[asked.result().headers["bridge-message-id"]] == "done"
 
 
 def test_a_failing_flow_is_answered_at_once(intake: Intake, organization: Organization) -> None:

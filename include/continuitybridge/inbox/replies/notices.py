@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
+from continuitybridge.engine.message import Reply
 from continuitybridge.inbox.replies.rows import ACCEPTED, Prepared
 
 CHANNEL = "bridge_replies"
@@ -24,8 +25,8 @@ _NONE = "-"
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """That a message has an answer. `known` says that it is here: status or code, and content; else it is to be
-    looked up."""
+    """That a message has an answer. `known` says that it is here: status or code, and content (encrypted), or
+    within the process that made it `reply` itself; else it is to be looked up."""
 
     organization_id: UUID
     message_id: str
@@ -33,6 +34,7 @@ class Notice:
     status: int | None = None
     code: str | None = None
     content: bytes | None = None
+    reply: Reply | None = field(default=None, repr=False)
 
 
 class Notices:

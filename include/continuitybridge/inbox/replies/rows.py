@@ -70,11 +70,21 @@ def failed(keys: Cipher, organization_id: UUID, message_id: str, failures: Seque
 
 def releases_on_retry(plan: Plan | None, message: Message) -> bool:
     """Whether a caller who waits is let go when the message will be tried again, as its trigger says."""
+    return _config(plan, message).get("on_retry") == "accept"
+
+
+def waits_until_settled(plan: Plan | None, message: Message) -> bool:
+    """Whether a caller is answered only once it is on disk what became of the message, as its trigger says."""
+    return _config(plan, message).get("when") == "settled"
+
+
+def _config(plan: Plan | None, message: Message) -> dict[str, Any]:
+    """The trigger's `result`."""
     if plan is None:
-        return False
+        return {}
     trigger = plan.nodes.get(message.vars.get("trigger") or next(iter(plan.triggers), ""))
     result = trigger.config.get("result") if trigger is not None else None
-    return isinstance(result, dict) and result.get("on_retry") == "accept"
+    return result if isinstance(result, dict) else {}
 
 
 def open_content(keys: Cipher, organization_id: UUID, message_id: str, content: bytes | None) -> Content:

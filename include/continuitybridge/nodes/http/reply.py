@@ -68,6 +68,12 @@ class ResultConfig(NodeConfig):
         "templates (a text that is one placeholder gives the value itself). An empty text answers without a body.",
         json_schema_extra=hints(language="jinja", multiline=True),
     )
+    when: Literal["ended", "settled"] = Field(
+        default="ended",
+        description="When a result is answered: `ended`, as soon as the flow has ended, while it is being written "
+        "down what became of the message; `settled`, once that is on disk, a few milliseconds later. Failures are "
+        "always answered once they are on disk.",
+    )
     on_retry: Literal["wait", "accept"] = Field(
         default="wait",
         description="What a caller gets when the message failed and will be tried again: `wait` holds it, as the "
