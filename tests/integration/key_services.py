@@ -1,19 +1,33 @@
-"""Key management services beside the tests: AWS's as moto gives it, and an OpenBao in development mode."""
+"""Key management services beside the tests: AWS's as moto gives it, Google's by its reference, and an OpenBao in
+development mode."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
 import httpx
+import jwt
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from continuitybridge.vault.kms import gcp
 
 
 class Server:
@@ -147,6 +161,129 @@ class TransitService(Server):
         self.token_file.write_text(token + "\n")
 
 
+class GcpService:
+    """Google Cloud KMS as its reference says (https://cloud.google.com/kms/docs/reference/rest), for Google's own
+    client, with a service account."""
+
+    def __init__(self, directory: Path) -> None:
+        from google_crc32c import value as crc32c
+
+        self._crc32c: Callable[[bytes], int] = crc32c
+        self._account = rsa.generate_private_key(65537, 2048)
+        self._keys: dict[str, list[bytes]] = {}
+        self._allowed = True
+        self.garbles = False
+        """What it gives is not what it took a checksum of."""
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                path = urlsplit(self.path).path
+                status, answer = service._called(path, self.headers["authorization"] or "", json.loads(raw))
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json; charset=UTF-8")
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        file = directory / "account.json"
+        file.touch(mode=0o600)
+        private = self._account.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        account = {"type": "service_account", "project_id": "tests", "private_key_id": "1", "private_key": private}
+        mail = {"client_email": _MAIL, "token_uri": f"{self.url}/token"}
+        file.write_text(json.dumps({**account, **mail}))
+        self.environment = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
+        self.reference = self.new_key()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def new_key(self) -> str:
+        name = f"projects/tests/locations/europe-west3/keyRings/bridge/cryptoKeys/key-{secrets.token_hex(4)}"
+        self._keys[name] = [secrets.token_bytes(32)]
+        return f"gcp:{name}"
+
+    def forbid(self) -> None:
+        self._allowed = False
+
+    def allow(self) -> None:
+        self._allowed = True
+
+    def _is_account(self, authorization: str) -> bool:
+        """Whether it is a token that the account signed itself (https://google.aip.dev/auth/4111)."""
+        token = authorization.removeprefix("Bearer ")
+        try:
+            jwt.decode(
+                token,
+                self._account.public_key(),
+                ["RS256"],
+                audience="https://cloudkms.googleapis.com/",
+                issuer=_MAIL,
+                options={"require": ["exp", "iat", "sub"]},
+            )
+        except jwt.InvalidTokenError:
+            return False
+        return True
+
+    def _checksum(self, data: bytes) -> str:
+        return str(self._crc32c(data[:-1] if self.garbles else data))
+
+    def _called(self, path: str, authorization: str, given: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        name, _, verb = path.removeprefix("/v1/").rpartition(":")
+        if not self._is_account(authorization):
+            return _refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        if not self._allowed:
+            verb = "useToEncrypt" if verb == "encrypt" else "useToDecrypt"
+            return _refused(403, "PERMISSION_DENIED", f"Permission 'cloudkms.cryptoKeyVersions.{verb}' denied")
+        if name not in self._keys:
+            return _refused(404, "NOT_FOUND", f"CryptoKey {name} not found.")
+        said = {each: b64decode(given[each]) for each in ("plaintext", "ciphertext") if each in given}
+        bound = b64decode(given.get("additionalAuthenticatedData", ""))
+        for field, data in (*said.items(), ("additionalAuthenticatedData", bound)):
+            if f"{field}Crc32c" in given and int(given[f"{field}Crc32c"]) != self._crc32c(data):
+                return _refused(
+                    400, "INVALID_ARGUMENT", f"The checksum in field {field}_crc32c did not match the data"
+                )
+        versions = self._keys[name]
+        if verb == "encrypt":
+            nonce = secrets.token_bytes(12)
+            boxed = bytes([len(versions)]) + nonce + AESGCM(versions[-1]).encrypt(nonce, said["plaintext"], bound)
+            return 200, {
+                "name": f"{name}/cryptoKeyVersions/{len(versions)}",
+                "ciphertext": b64encode(boxed).decode(),
+                "ciphertextCrc32c": self._checksum(boxed),
+                "verifiedPlaintextCrc32c": "plaintextCrc32c" in given,
+                "verifiedAdditionalAuthenticatedDataCrc32c": "additionalAuthenticatedDataCrc32c" in given,
+                "protectionLevel": 1,
+            }
+        boxed = said["ciphertext"]
+        try:
+            plain = AESGCM(versions[boxed[0] - 1]).decrypt(boxed[1:13], boxed[13:], bound)
+        except (InvalidTag, IndexError, ValueError):
+            told = "Decryption failed: verify that 'name' refers to the correct CryptoKey."
+            return _refused(400, "INVALID_ARGUMENT", told)
+        answer = {"plaintext": b64encode(plain).decode(), "plaintextCrc32c": self._checksum(plain)}
+        return 200, {**answer, "usedPrimary": boxed[0] == len(versions), "protectionLevel": 1}
+
+
+def _refused(status: int, name: str, message: str) -> tuple[int, dict[str, Any]]:
+    """`google.rpc.Status` (https://cloud.google.com/apis/design/errors)."""
+    return status, {"error": {"code": status, "message": message, "status": name}}
+
+
+_MAIL = "bridge@tests.iam.gserviceaccount.com"
 _POLICY = """
 path "transit/encrypt/bridge-*" { capabilities = ["update"] }
 path "transit/decrypt/bridge-*" { capabilities = ["update"] }
@@ -174,6 +311,16 @@ def free_port() -> int:
 def aws_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsService]:
     service = AwsService(tmp_path_factory.mktemp("aws"))
     yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcpService]:
+    pytest.importorskip("google.cloud.kms", reason="no client of Google's here: pip install google-cloud-kms")
+    service = GcpService(tmp_path_factory.mktemp("gcp"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gcp.GcpKms, "endpoint", service.url)
+        yield service
     service.stop()
 
 

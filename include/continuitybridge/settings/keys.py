@@ -18,9 +18,9 @@ class Keys(Places):
     )
     master_key_kms: str | None = Field(
         default=None,
-        description="Key of a key management service that a new installation's master key is: `aws:<ARN>` or "
-        "`transit:https://<host>/<mount>/<key>`. One that has a master key moves to it by "
-        "`bridge vault rotate-master-key --to`. Unset: a key is made and kept in the file.",
+        description="Key of a key management service that a new installation's master key is: `aws:<ARN>`, "
+        "`gcp:projects/…/cryptoKeys/<key>` or `transit:https://<host>/<mount>/<key>`. One that has a master key "
+        "moves to it by `bridge vault rotate-master-key --to`. Unset: a key is made and kept in the file.",
     )
     transit_token_file: Path | None = Field(
         default=None,

