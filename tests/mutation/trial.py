@@ -159,12 +159,12 @@ class Trial:
         """A mutant that was killed stays so while its file is the same; others are tried again for other tests."""
         digests = {file: _digest([PACKAGE / file]) for file in self._files}
         same = kept.get("state") == state
-        by_id = {each.id: each for each in self._wanted}
+        wanted = {each.id for each in self._wanted}
         for name, fate in kept.get("fates", {}).items():
-            if name not in by_id:
-                self._others[name] = fate
-            elif fate["source"] == digests[by_id[name].file] and (same or fate["fate"] in (KILLED, TIMEOUT)):
-                self.fates[name] = fate
+            if fate["source"] == digests.get(name.partition(":")[0]) and (
+                same or fate["fate"] in (KILLED, TIMEOUT)
+            ):
+                (self.fates if name in wanted else self._others)[name] = fate
         self._digests = digests
 
     def _keep(self) -> None:
@@ -177,7 +177,7 @@ class Trial:
                     "controlled": self._controlled,
                     "lines": self._lines,
                     "seconds": self._seconds,
-                    "fates": self.fates,
+                    "fates": self._others | self.fates,
                 }
             )
         )
