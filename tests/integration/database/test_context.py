@@ -208,6 +208,18 @@ def test_who_listens_for_a_time_hears_nothing_and_goes_on() -> None:
     assert (heard.channel, heard.payload) == ("trial_five", "y")
 
 
+def test_who_listens_for_a_time_listens_so_long_after_each_that_he_heard() -> None:
+    heard: list[str] = []
+    with psycopg.connect(connections.role_url("relay"), autocommit=True) as other:
+        threading.Timer(0.3, lambda: other.execute("NOTIFY trial_six, 'first'")).start()
+        for notify in connections.listen(["trial_six"], timeout_s=0.5):
+            heard.append(notify.payload)
+            late = threading.Timer(0.65, lambda: other.execute("NOTIFY trial_six, 'late'"))
+            late.start()
+        late.join()
+    assert heard == ["first"]
+
+
 def test_a_connection_that_the_server_ended_is_told_from_one_that_waits() -> None:
     with psycopg.connect(connections.role_url("platform"), autocommit=True) as connection:
         assert not connections.hung_up(connection)
@@ -224,7 +236,7 @@ def test_a_connection_that_the_server_ended_is_told_from_one_that_waits() -> Non
 @pytest.mark.parametrize("role", ["app", "relay", "platform"])
 def test_a_role_without_an_address_is_refused_by_its_settings_name(settings: Settings, role: Any) -> None:
     name = f"database_{role}_url"
-    with pytest.raises(ConfigurationError, match=f"BRIDGE_{name.upper()} is not set.*bridge.env") as refused:
+    with pytest.raises(ConfigurationError, match=f"BRIDGE_{name.upper()} is not set.*/bridge\\.env$") as refused:
         connections.role_url(role, settings.model_copy(update={name: None}))
     assert refused.value.facts["field"] == f"BRIDGE_{name.upper()}"
     assert connections.role_url(role, settings.model_copy(update={name: SecretStr("x://y")})) == "x://y"

@@ -18,6 +18,7 @@ import pytest
 from continuitybridge import database
 from continuitybridge.database import aio, connections
 from continuitybridge.errors import Unavailable
+from continuitybridge.settings import Settings
 
 MY_PID = "SELECT pg_backend_pid()"
 
@@ -25,8 +26,8 @@ MY_PID = "SELECT pg_backend_pid()"
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
     """Nobody waits long for a connection."""
-    monkeypatch.setattr(connections, "CONNECT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(aio, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT_S", 0.25)
+    monkeypatch.setattr(aio, "CONNECT_TIMEOUT_S", 0.25)
 
 
 @pytest.fixture
@@ -111,6 +112,63 @@ async def test_closed_pools_have_no_connections_and_are_made_anew(
     until(lambda: not living(relay_beside, pids))
     await aio.close_pools()
     assert not {*some_pids(database.relay, 1), *await some_pids_aio(1)} & set(pids)
+
+
+def named(beside: psycopg.Connection[Any], application: str) -> int:
+    row = beside.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (application,))
+    return int((row.fetchone() or (0,))[0])
+
+
+async def test_no_more_connections_are_made_than_somebody_uses(
+    fresh: None, relay_beside: psycopg.Connection[Any]
+) -> None:
+    before = named(relay_beside, "bridge-keys"), named(relay_beside, "bridge-relay")
+    some_pids(database.keys, 1)
+    await some_pids_aio(1)
+    await asyncio.sleep(0.1)
+    after = named(relay_beside, "bridge-keys"), named(relay_beside, "bridge-relay")
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]
+
+
+async def door(port: int, to: int) -> asyncio.Server:
+    """What comes to one port goes on to another."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", to)
+        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+    return await asyncio.start_server(handle, "127.0.0.1", port)
+
+
+async def test_who_waits_for_a_server_is_served_within_a_second_of_its_coming(
+    fresh: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    url = connections.role_url("relay").replace(f":{settings.database_port}/", f":{port}/")
+    for module in (connections, aio):
+        monkeypatch.setattr(module, "role_url", lambda role, settings=None: url)
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.5)
+    began = time.monotonic()
+    waiting = [
+        asyncio.create_task(some_pids_aio(1)),
+        asyncio.create_task(asyncio.to_thread(some_pids, database.relay, 1)),
+    ]
+    await asyncio.sleep(1.3)
+    server = await door(port, settings.database_port)
+    try:
+        await asyncio.gather(*waiting)
+        assert time.monotonic() - began < 2.7
+    finally:
+        await aio.close_pools()
+        connections.close_pools()
+        server.close()
 
 
 def test_data_keys_are_read_on_connections_that_nothing_else_uses(impatient: None) -> None:
