@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, KeysView
+from collections.abc import Callable
 from uuid import UUID
 
 from continuitybridge.inbox.batches import FlowKey
@@ -20,11 +20,6 @@ class Turns:
 
     def __bool__(self) -> bool:
         return bool(self._organizations)
-
-    @property
-    def organizations(self) -> KeysView[UUID]:
-        """Whose flows they are."""
-        return self._organizations.keys()
 
     def __contains__(self, flow: FlowKey) -> bool:
         return flow in self._organizations.get(flow[0], ())

@@ -104,6 +104,10 @@ class StreamWorker:
         self._room = Room(settings.stream_max_messages, settings.stream_max_bytes)
         self._turns = Turns()
         self._neighbours = Neighbours()
+        self._bounded: set[UUID] = set()
+        """Organizations whose share bounds what the next claim takes of them."""
+        self._held_back: set[UUID] = set()
+        """Those of them that had all of it in the last claim, and may have more."""
         self._bounds = Bounds()
         self._held: set[Held] = set()
         self._resting: dict[UUID, float] = {}
@@ -229,7 +233,7 @@ class StreamWorker:
         self._turns.add(flow)
         self._added.add(flow)
         self._wake.set()
-        if not self._room.holds_of(flow[0]):
+        if not self._room.holds_of(flow[0]) or (self._held_back and flow[0] not in self._held_back):
             self._pressing.set()
 
     async def _refresh(self) -> None:
@@ -282,7 +286,7 @@ class StreamWorker:
             if not wanted:
                 self._wake.clear()
                 await _until(self._wake, self._look_at)
-            elif self._holds_back():
+            elif self._held_back:
                 now = time.monotonic()
                 await _until(self._pressing, now + rest_s(now - started))
             elif sum(each.most for each in wanted) < MOST_AT_ONCE and len(self._held) > BUSY:
@@ -292,6 +296,7 @@ class StreamWorker:
 
     def _wanted(self) -> list[Wanted]:
         free = min(self._room.free, MOST_AT_ONCE)
+        self._bounded.clear()
         chosen = self._turns.choose(free, self._allowance) if self._turns else {}
         return [Wanted(*flow, most, self._bounds.of(flow)) for flow, most in chosen.items()]
 
@@ -300,30 +305,24 @@ class StreamWorker:
         wait for a small claim then, and for what it takes to begin that."""
         most = self._room.allowance(organization_id)
         if most > SHARE and self._neighbours.has(organization_id, time.monotonic()):
+            self._bounded.add(organization_id)
             return SHARE
         return most
-
-    def _holds_back(self) -> bool:
-        """Whether somebody has more than the share that the last claim gave it, beside others."""
-        now = time.monotonic()
-        return any(self._neighbours.has(each, now) for each in self._turns.organizations)
 
     def _look_again(self, wanted: Iterable[Wanted], sealed: Iterable[Sealed]) -> None:
         """Keep those flows in turn that may have more than was taken."""
         taken = Counter(each.flow_key for each in sealed)
-        little: set[UUID] = set()
-        more: set[UUID] = set()
+        asked: Counter[UUID] = Counter()
+        got = Counter(each.organization_id for each in sealed)
         for each in wanted:
             flow = (each.organization_id, each.environment, each.flow)
-            if taken[flow] == each.most:
-                more.add(flow[0])
-                continue
-            if taken[flow]:
-                little.add(flow[0])
-            if flow not in self._added:
+            asked[each.organization_id] += each.most
+            if taken[flow] < each.most and flow not in self._added:
                 self._turns.discard(flow)
-        for organization_id in little - more:
-            self._neighbours.note(organization_id, time.monotonic())
+        for organization_id, count in got.items():
+            if count < asked[organization_id]:
+                self._neighbours.note(organization_id, time.monotonic())
+        self._held_back = {each for each in self._bounded if got[each] and got[each] == asked[each]}
 
     async def _begin(self, sealed: Iterable[Sealed]) -> None:
         """Open what was claimed and run it; what cannot be opened is given back or buried."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
 from stream_world import Destination, Flow, Working, wait_until
 
 from continuitybridge import database
+from continuitybridge.inbox import neighbours
 from continuitybridge.inbox.neighbours import SHARE
-from continuitybridge.stream.worker import MOST_AT_ONCE
 
 FLOOD = 60
 
@@ -24,10 +25,10 @@ def claims(flow: Flow) -> list[int]:
     return [row[0] for row in rows]
 
 
-def test_a_flood_beside_others_is_claimed_by_its_share_and_alone_by_what_there_is(
+def test_a_flood_beside_others_is_claimed_by_its_share(
     make_flow: Callable[[], Flow], working: Callable[..., Working], destination: Destination
 ) -> None:
-    loud, quiet, alone = make_flow(), make_flow(), make_flow()
+    loud, quiet = make_flow(), make_flow()
     held = threading.Event()
     destination.answer = lambda delivery: held.wait(30) and 200
     quiet.send(1)
@@ -35,16 +36,27 @@ def test_a_flood_beside_others_is_claimed_by_its_share_and_alone_by_what_there_i
     with working():
         wait_until(lambda: loud.states()["claimed"] == FLOOD)
         # Nobody knew of the quiet one before it was claimed too.
-        first, *following = claims(loud)
-        assert first < MOST_AT_ONCE
+        _, *following = claims(loud)
         assert max(following) <= SHARE
         held.set()
         loud.await_done(FLOOD)
         quiet.await_done(1)
-    held.clear()
-    alone.send(*range(FLOOD))
+
+
+def test_a_flood_that_no_other_has_to_be_spared_is_claimed_by_what_there_is(
+    make_flow: Callable[[], Flow],
+    working: Callable[..., Working],
+    destination: Destination,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loud = make_flow()
+    held = threading.Event()
+    destination.answer = lambda delivery: held.wait(30) and 200
+    # Whatever other tests left to be claimed.
+    monkeypatch.setattr(neighbours, "NEIGHBOUR_S", 0.0)
+    loud.send(*range(FLOOD))
     with working():
-        wait_until(lambda: alone.states()["claimed"] == FLOOD)
-        assert claims(alone)[:2] == [MOST_AT_ONCE] * 2
+        wait_until(lambda: loud.states()["claimed"] == FLOOD)
+        assert max(claims(loud)) > 2 * SHARE
         held.set()
-        alone.await_done(FLOOD)
+        loud.await_done(FLOOD)
