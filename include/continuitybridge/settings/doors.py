@@ -31,12 +31,16 @@ class Doors(Places):
         default=20.0, gt=0, description="Longest time a sender may take for its request's head, and for its body."
     )
     intake_max_requests: int = Field(
-        default=2_000, ge=1, description="Most requests under way in one intake process; beyond it: 503."
+        default=2_000,
+        ge=1,
+        description="Most requests under way in one intake process; beyond it: 503. An organization may have nine "
+        "tenths of what the others leave.",
     )
     intake_max_buffer_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=1024,
-        description="Most bytes of bodies that one intake process holds; beyond it: 503.",
+        description="Most bytes of bodies that one intake process holds; beyond it: 503. An organization may have "
+        "nine tenths of what the others leave.",
     )
     intake_drain_s: float = Field(
         default=20.0, gt=0, description="How long a stopping intake waits for requests under way."

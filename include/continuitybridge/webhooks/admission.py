@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Protocol
+from uuid import UUID
 
 from continuitybridge.errors import TooManyRequests
 from continuitybridge.guard import admission
@@ -39,6 +41,30 @@ class TokenBucket:
                 f"the endpoint takes at most {self._rate:g} messages per second", retry_after_s=wait_s
             )
         self._full_at[target.place] = full_at
+
+
+class SharedRoom:
+    """Room in this process, of which no organization gets more than nine tenths of what the others leave: however
+    much one asks for, there is some for the next."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._of: Counter[UUID] = Counter()
+
+    def take(self, organization_id: UUID, amount: int) -> bool:
+        """Count it; whether that is within bounds. Given back in either case."""
+        self._taken += amount
+        self._of[organization_id] += amount
+        own = self._of[organization_id]
+        left_by_others = self._most - (self._taken - own)
+        return 10 * own <= 9 * left_by_others + 9
+
+    def give_back(self, organization_id: UUID, amount: int) -> None:
+        self._taken -= amount
+        self._of[organization_id] -= amount
+        if not self._of[organization_id]:
+            del self._of[organization_id]
 
 
 class OrganizationLimits:

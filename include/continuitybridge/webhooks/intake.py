@@ -9,8 +9,9 @@ message (`held`), and answered with 202 when that takes too long, when too many 
 to end.
 
 Memory is bounded: so many requests under way, so many bytes of bodies, a bounded queue of messages to commit, a
-bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time). Held requests
-have a bound of their own, and hold no body.
+bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time). Of requests and
+bytes no organization gets all, so that its flood is refused before the others' messages are. Held requests have a
+bound of their own, and hold no body.
 
 It speaks ASGI directly and not through a framework, whose share of a request is larger than the commit's.
 """
@@ -45,7 +46,7 @@ from continuitybridge.inbox.replies import Notice
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import answers, challenges, content, held, network
-from continuitybridge.webhooks.admission import Admission, OrganizationLimits, TokenBucket
+from continuitybridge.webhooks.admission import Admission, OrganizationLimits, SharedRoom, TokenBucket
 from continuitybridge.webhooks.answers import Answered
 from continuitybridge.webhooks.deadlines import Deadlines
 from continuitybridge.webhooks.directory import Directory
@@ -122,7 +123,8 @@ class IntakeApp:
         self._stopping = False
         self._under_way = 0
         self._idle = asyncio.Event()
-        self._buffered_bytes = 0
+        self._requests = SharedRoom(self._settings.intake_max_requests)
+        self._bodies = SharedRoom(self._settings.intake_max_buffer_bytes)
         self._reading = Deadlines(self._settings.intake_body_timeout_s)
         self._accepting = Deadlines(self._settings.intake_body_timeout_s + ACCEPT_WITHIN_S)
         self._warned_at = 0.0
@@ -229,10 +231,18 @@ class IntakeApp:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:
-            self._buffered_bytes -= request.buffered
+            self._leave(request)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
+
+    def _leave(self, request: Request) -> None:
+        """Give back the room that a request takes of its organization's."""
+        if request.target is not None and request.is_counted:
+            organization_id = request.target.organization_id
+            self._requests.give_back(organization_id, 1)
+            self._bodies.give_back(organization_id, request.buffered)
+            request.is_counted, request.buffered = False, 0
 
     async def _answer(self, request: Request) -> Answered:
         if not self._started:
@@ -245,7 +255,9 @@ class IntakeApp:
         target = self._directory.find(place)
         if target is None or not target.active or target.later:
             target = await self._confirm(place, request)
-        request.target = target
+        request.target, request.is_counted = target, True
+        if not self._requests.take(target.organization_id, 1):
+            raise Unavailable("too many requests of the organization are under way")
         if target.suspended:
             raise OrganizationSuspended("the organization is suspended and takes no messages")
         if not target.active:
@@ -362,9 +374,9 @@ class IntakeApp:
         """The answer to a request whose message is on disk: at once, or when the flow has dealt with it."""
         answer: Notice | None = None
         if target.hold_s is not None:
-            # What is held, is held without its body.
-            self._buffered_bytes -= request.buffered
-            request.buffered, request.body = 0, b""
+            # What is held, is held without its body, and has a bound of its own.
+            self._leave(request)
+            request.body = b""
             preferred_s = answers.preference(request.headers)
             hold_s = target.hold_s if preferred_s is None else min(target.hold_s, preferred_s)
             answer = await self._held.answer(
@@ -442,12 +454,12 @@ class IntakeApp:
             with self._reading:
                 while request.more_body:
                     chunk = await request.read()
-                    self._buffered_bytes += len(chunk)
+                    is_room = self._bodies.take(target.organization_id, len(chunk))
                     request.buffered += len(chunk)
                     chunks.append(chunk)
                     if request.buffered > limit:
                         raise PayloadTooLarge(f"the body has more than the {limit} bytes allowed", allowed=limit)
-                    if self._buffered_bytes > self._settings.intake_max_buffer_bytes:
+                    if not is_room:
                         raise Unavailable("too many bytes of bodies are held")
         except TimeoutError:
             raise RequestTimeout(

@@ -44,6 +44,7 @@ class Request:
         "body",
         "buffered",
         "headers",
+        "is_counted",
         "method",
         "more_body",
         "scope",
@@ -61,6 +62,7 @@ class Request:
         self.target: Target | None = None
         self.stranger: Any = None
         self.buffered = 0
+        self.is_counted = False
         self.more_body = True
 
     @property

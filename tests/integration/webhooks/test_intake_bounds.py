@@ -8,9 +8,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ import pytest
 from continuitybridge import database
 from continuitybridge.inbox.accept import Acceptance, Accepted, Lease
 from continuitybridge.inbox.accept.aio import GroupCommit
+from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 from continuitybridge.webhooks import intake as intake_module
 from continuitybridge.webhooks.intake import IntakeApp
@@ -33,8 +34,8 @@ def strict(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
     running = run_intake(
         tmp_path_factory.mktemp("strict"),
         BRIDGE_INTAKE_BODY_TIMEOUT_S="1",
-        BRIDGE_INTAKE_MAX_REQUESTS="5",
-        BRIDGE_INTAKE_MAX_BUFFER_BYTES="300000",
+        BRIDGE_INTAKE_MAX_REQUESTS="10",
+        BRIDGE_INTAKE_MAX_BUFFER_BYTES="320000",
     )
     yield running
     end(running)
@@ -229,36 +230,43 @@ def test_pipelined_requests_are_answered_in_their_order(strict: Intake, deploy: 
     assert [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]] == [202, 404, 202]
 
 
-def test_more_requests_than_may_be_under_way_are_503_with_retry_after(strict: Intake, deploy: Deploy) -> None:
-    hook = deploy()
-    stuck = [connect(strict) for _ in range(5)]
-    try:
-        for connection in stuck:
-            connection.sendall(head(hook, f"content-length: {len(BODY)}") + BODY[:5])
+def test_more_requests_than_an_organization_may_have_under_way_are_503_with_retry_after_for_it_alone(
+    strict: Intake, deploy: Deploy, make_organization: Callable[[], Organization]
+) -> None:
+    hook, other, third = deploy(), deploy(of=make_organization()), deploy(of=make_organization())
+    with ExitStack() as stuck:
+
+        def leave_stuck(of: Hook) -> None:
+            connection = stuck.enter_context(closing(connect(strict)))
+            connection.sendall(head(of, f"content-length: {len(BODY)}") + BODY[:5])
+
+        for _ in range(9):
+            leave_stuck(hook)
         time.sleep(0.2)
         response = strict.post(hook)
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) >= 1
         assert response.headers["content-type"] == "application/problem+json"
-    finally:
-        for connection in stuck:
-            connection.close()
+        still_takes_messages(strict, other)
+        leave_stuck(other)
+        time.sleep(0.2)
+        assert strict.post(third).status_code == 503, "all places are taken"
     eventually(lambda: strict.post(hook).status_code == 202)
 
 
-def test_more_bytes_of_bodies_than_may_be_held_are_503(strict: Intake, deploy: Deploy) -> None:
-    hook = deploy()
-    stuck = [connect(strict) for _ in range(2)]
-    try:
-        for connection in stuck:
+def test_more_bytes_of_bodies_than_an_organization_may_have_are_503_for_it_alone(
+    strict: Intake, deploy: Deploy, make_organization: Callable[[], Organization]
+) -> None:
+    hook, other = deploy(), deploy(of=make_organization())
+    body = b'"' + b"x" * 20_000 + b'"'
+    with ExitStack() as stuck:
+        for _ in range(2):
+            connection = stuck.enter_context(closing(connect(strict)))
             connection.sendall(head(hook, "content-length: 200000") + b"x" * 140_000)
         time.sleep(0.2)
-        body = b'"' + b"x" * 50_000 + b'"'
         assert strict.post(hook, body).status_code == 503
         assert strict.post(hook).status_code == 202
-    finally:
-        for connection in stuck:
-            connection.close()
+        assert strict.post(other, body).status_code == 202
     eventually(lambda: strict.post(hook, body).status_code == 202)
 
 
