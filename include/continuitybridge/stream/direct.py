@@ -48,8 +48,8 @@ class DirectWorker(StreamWorker):
     """One intake's. `start` begins in the background; until it knows the deployments it reserves nothing."""
 
     _CHANNELS = (DEPLOYED, connections.CHANNEL, destinations.CHANNEL)
-    _SETTLE_PAUSE_S = 0.002
-    """Short: some of their callers wait for them."""
+    _SETTLE_PAUSE_S = 0.01
+    """Between outcomes for which nobody waits any more."""
 
     def __init__(self, keyring: Keyring, settings: Settings, hear: Hear) -> None:
         self._runner = Runner(idle_children=1)
@@ -150,12 +150,18 @@ class DirectWorker(StreamWorker):
 
     def _outcome(self, held: Held, outcome: Outcome) -> None:
         reply, claimed = outcome.reply, held.claimed
-        is_result = reply is not None and reply.code is None and outcome.status == "done" and not outcome.outputs
-        if reply is not None and is_result and not waits_until_settled(held.plan, claimed.message):
-            message = claimed.organization_id, claimed.message_id
-            if self._hear(Notice(*message, known=True, status=reply.status, reply=reply)):
-                self._answered.add(message)
-        super()._outcome(held, outcome)
+        message = claimed.organization_id, claimed.message_id
+        is_answered = (
+            reply is not None
+            and reply.code is None
+            and outcome.status == "done"
+            and not outcome.outputs
+            and not waits_until_settled(held.plan, claimed.message)
+            and self._hear(Notice(*message, known=True, status=reply.status, reply=reply))
+        )
+        if is_answered:
+            self._answered.add(message)
+        self._settler.put(held, outcome, urgent=not is_answered)
 
     def _settled(self, held: Held, became: Became) -> None:
         super()._settled(held, became)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from continuitybridge.engine.message import Failure, Outcome
 from continuitybridge.errors import BridgeError, NotFound, Unavailable, Verdict
@@ -58,6 +59,7 @@ class Settler:
         self._queue: deque[_Item] = deque()
         self._later: set[asyncio.TimerHandle] = set()
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._done = asyncio.Event()
         self._writing: list[_Item] = []
         self._last = 0.0
@@ -67,11 +69,13 @@ class Settler:
         """Outcomes that are not on disk."""
         return len(self._queue) + len(self._writing) + len(self._later)
 
-    def put(self, held: Held, outcome: Outcome) -> None:
-        """Have an outcome written."""
+    def put(self, held: Held, outcome: Outcome, *, urgent: bool = False) -> None:
+        """Have an outcome written; `urgent` where somebody waits for it, with no pause before its group."""
         self._queue.append((held, outcome))
         self._done.clear()
         self._wake.set()
+        if urgent:
+            self._urgent.set()
 
     async def run(self) -> None:
         """Write until cancelled; between transactions only."""
@@ -81,7 +85,10 @@ class Settler:
                 await self._wake.wait()
             pause_s = self._last + self._pause_s - time.monotonic()
             if pause_s > 0 and len(self._queue) < BUSY_GROUP:
-                await asyncio.sleep(pause_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._urgent.wait()
+            self._urgent.clear()
             self._writing = [self._queue.popleft() for _ in range(min(MAX_GROUP, len(self._queue)))]
             await asyncio.shield(asyncio.ensure_future(self._write(self._writing)))
             self._last = time.monotonic()

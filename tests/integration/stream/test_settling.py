@@ -17,6 +17,7 @@ from continuitybridge.inbox.settle.endings import Ending
 from continuitybridge.inbox.settle.writing import Writing
 from continuitybridge.inbox.stream import settling as settlements
 from continuitybridge.stream import settling
+from continuitybridge.stream.units import Held
 
 
 def test_an_outcome_of_which_nothing_can_be_made_costs_its_own_message_only(
@@ -63,3 +64,25 @@ def test_an_ending_that_cannot_be_written_makes_no_other_stale(
     assert any(odd in group and len(group) > 1 for group in groups)
     # Its lease runs out.
     assert flow.states() == {"done": 1 + len(others), "claimed": 1}
+
+
+def test_an_outcome_that_somebody_waits_for_is_written_at_once_and_those_that_rest_with_it(
+    make_flow: Callable[[], Flow], working: Callable[..., Working], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = make_flow()
+    real, is_urgent = settling.Settler.put, False
+
+    def put(settler: settling.Settler, held: Held, outcome: Outcome) -> None:
+        real(settler, held, outcome, urgent=is_urgent)
+
+    monkeypatch.setattr(settling.Settler, "put", put)
+    with working() as worker:
+        flow.send(0)
+        flow.await_done(1)
+        worker._settler._pause_s = 60.0
+        flow.send(1)
+        wait_until(lambda: worker._settler.waiting == 1)
+        assert flow.states() == {"done": 1, "claimed": 1}
+        is_urgent = True
+        flow.send(2)
+        flow.await_done(3)
