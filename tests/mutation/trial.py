@@ -31,7 +31,7 @@ from mutants import PACKAGE, Mutant
 
 KILLED, SURVIVED, TIMEOUT, UNSEEN = "killed", "survived", "timeout", "unseen"
 BROKEN = 3
-TEST_BUDGET_S = 8.0
+TEST_BUDGET_S = 12.0
 """So much of the covering tests' time, quickest first, a mutant is given (by their time without a mutant)."""
 SLOWER = 3.0
 SPARE_S = 8.0
