@@ -211,13 +211,18 @@ def test_who_listens_for_a_time_hears_nothing_and_goes_on() -> None:
 def test_who_listens_for_a_time_listens_so_long_after_each_that_he_heard() -> None:
     heard: list[str] = []
     with psycopg.connect(connections.role_url("relay"), autocommit=True) as other:
-        threading.Timer(0.3, lambda: other.execute("NOTIFY trial_six, 'first'")).start()
+
+        def say(payload: str, after_s: float) -> threading.Timer:
+            saying = threading.Timer(after_s, lambda: other.execute(f"NOTIFY trial_six, '{payload}'"))
+            saying.start()
+            return saying
+
+        last = say("first", 0.3)
         for notify in connections.listen(["trial_six"], timeout_s=0.5):
             heard.append(notify.payload)
-            late = threading.Timer(0.65, lambda: other.execute("NOTIFY trial_six, 'late'"))
-            late.start()
-        late.join()
-    assert heard == ["first"]
+            last = say("second", 0.1) if len(heard) == 1 else say("late", 0.65)
+        last.join()
+    assert heard == ["first", "second"]
 
 
 def test_a_connection_that_the_server_ended_is_told_from_one_that_waits() -> None:
