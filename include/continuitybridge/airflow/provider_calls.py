@@ -70,7 +70,7 @@ async def _exchange(request: requests.PreparedRequest, left_s: float) -> request
     content = request.body if isinstance(request.body, str | bytes) else None
     async with (
         asyncio.timeout(left_s),
-        httpx.AsyncClient(verify=tls_context(True), timeout=None, follow_redirects=False) as client,  # noqa: S113
+        httpx.AsyncClient(verify=tls_context(True), timeout=left_s, follow_redirects=False) as client,
         client.stream(str(request.method), str(request.url), headers=headers, content=content) as answer,
     ):
         body = b""
