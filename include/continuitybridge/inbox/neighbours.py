@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from continuitybridge.settings import get_settings
+
 SHARE = 4
 """So many messages an organization may have in one transaction without being held back for its neighbours."""
 NEIGHBOUR_S = 5.0
 """How long an organization that had no more than its share is a neighbour of the others."""
-REST = 3.0
 MOST_REST_S = 0.02
-"""Whoever works off what is beyond shares rests after each transaction for so many times as long as that took, so
-long at most: processors and disk are the neighbours' meanwhile. A busy machine takes longer and is left alone
-longer."""
+"""How long at most whoever works off what is beyond shares rests after a transaction."""
 
 
 def rest_s(took_s: float) -> float:
-    """How long to rest after a transaction that took so long."""
-    return min(REST * took_s, MOST_REST_S)
+    """How long to rest after a transaction that took so long: processors and disk are the neighbours' meanwhile. A
+    busy machine takes longer and is left alone longer."""
+    return min(get_settings().flood_rest * took_s, MOST_REST_S)
 
 
 class Neighbours:
