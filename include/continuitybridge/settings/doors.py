@@ -11,6 +11,9 @@ from continuitybridge.egress import Policy, parse_rules
 from continuitybridge.settings.networks import networks
 from continuitybridge.settings.places import Places
 
+OWN_PATHS = frozenset({"bridge", "api", "ui", "auth", "execution"})
+"""How the platform's addresses begin, Airflow's among them."""
+
 
 class Doors(Places):
     """Ways in and out."""
@@ -18,8 +21,9 @@ class Doors(Places):
     public_url: str | None = Field(
         default=None,
         description="Address under which callers reach the platform (`https://bridge.example`), for the links in "
-        "answers, in mails and of logs. Where it has a path (`https://example.com/bridge`), the proxy hands it on "
-        "with each request. Unset: host and port of the api-server.",
+        "answers, in mails and of logs. Where it has a path (`https://example.com/hub`), the proxy hands it on "
+        "with each request; it does not begin with one of the platform's own (`/bridge`, `/api`, `/ui`, `/auth`, "
+        "`/execution`). Unset: host and port of the api-server.",
     )
     intake_port: int = Field(
         default=8081, ge=1, le=65535, description="Port of `bridge intake`, the intake that runs alone."
@@ -89,7 +93,14 @@ class Doors(Places):
     def _is_address(cls, given: str | None) -> str | None:
         parts = urlsplit(given or "http://unset")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("an address such as https://bridge.example or https://example.com/bridge is needed")
+            raise ValueError("an address such as https://bridge.example or https://example.com/hub is needed")
+        first = parts.path.strip("/").partition("/")[0].lower()
+        if first in OWN_PATHS:
+            # It could not be told from what stands below it.
+            raise ValueError(
+                f"BRIDGE_PUBLIC_URL: its path /{first} is one of the platform's own addresses; valid is another,"
+                " such as https://example.com/hub, or none"
+            )
         return given
 
     @field_validator("trusted_proxies")

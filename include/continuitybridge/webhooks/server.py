@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -25,12 +25,16 @@ from continuitybridge.webhooks import late_requests
 from continuitybridge.webhooks.intake import IntakeApp, MakeDirect
 from continuitybridge.webhooks.request import Receive, Scope, Send
 
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request line and headers; more ends the connection with 431."""
 KEEP_ALIVE_S = 15
 COLLECTOR_THRESHOLDS = (50_000, 20, 20)
 """How many new objects make Python look for garbage, and how often it looks among the older ones."""
 LIVE_PATH = "/bridge/health/live"
+_OURS = ("/bridge/", "/api/")
+"""How our addresses begin."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,22 +105,32 @@ class Alone:
         commits: Callable[[Keyring], GroupCommit] = GroupCommit,
         direct: MakeDirect | None = None,
     ) -> None:
-        settings = settings or get_settings()
-        self._intake = IntakeApp(settings, commits=commits, direct=direct)
-        self._path = settings.public_path
+        self._intake = IntakeApp(settings or get_settings(), commits=commits, direct=direct)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._path and scope["type"] == "http" and scope["path"].startswith(f"{self._path}/"):
-            # A proxy may hand it on, as it must to the api-server, or take it away.
-            path = scope["path"].removeprefix(self._path)
-            raw_path = scope.get("raw_path", b"").removeprefix(self._path.encode())
-            scope = {**scope, "path": path, "raw_path": raw_path}
         if scope["type"] == "http" and scope["path"] == LIVE_PATH and scope["method"] in ("GET", "HEAD"):
             headers = [(b"content-type", b"application/json"), (b"content-length", b"15")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
             return
         await self._intake(scope, receive, send)
+
+
+class Below:
+    """An application whose addresses may stand below the public address's path too: a proxy may hand that on, as
+    it must to the api-server, or take it away. Nobody further in sees it."""
+
+    def __init__(self, path: str, app: App) -> None:
+        self._beginnings = tuple(f"{path}{each}" for each in _OURS)
+        self._path = path
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(self._beginnings):
+            path = scope["path"].removeprefix(self._path)
+            raw_path = scope.get("raw_path", b"").removeprefix(self._path.encode())
+            scope = {**scope, "path": path, "raw_path": raw_path}
+        await self._app(scope, receive, send)
 
 
 def prepare_process() -> None:

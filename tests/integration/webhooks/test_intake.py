@@ -109,7 +109,9 @@ def test_every_answer_of_the_server_alone_tells_browsers_to_run_nothing(intake: 
 
 def test_the_path_of_a_public_address_may_stand_before_an_endpoint_s(deploy: Deploy, tmp_path: Path) -> None:
     hook = deploy()
-    intake = run_intake(tmp_path, BRIDGE_PUBLIC_URL="https://example.com/hub/")
+    limits = {"BRIDGE_LIMIT_WEBHOOKS_PER_ADDRESS": "2/hour", "WAF_RATE_LIMIT_MAX_REQUESTS": "1"}
+    proxy = {"BRIDGE_PUBLIC_URL": "https://example.com/hub/", "BRIDGE_TRUSTED_PROXIES": "127.0.0.1"}
+    intake = run_intake(tmp_path, **proxy, **limits)
     try:
         for path in ("/hub", ""):
             assert intake.client.get(f"{path}/bridge/health/live").status_code == 200
@@ -118,6 +120,14 @@ def test_the_path_of_a_public_address_may_stand_before_an_endpoint_s(deploy: Dep
             assert answer.json()["status_url"].startswith("https://example.com/hub/bridge/messages/")
         assert intake.client.get(f"/hub/hub{hook.path}").status_code == 404
         assert intake.client.get(f"/hubbub{hook.path}").status_code == 404
+        # The guard knows it for a webhook all the same: its limits are those, and not a stranger's.
+        for sender, path in (("203.0.113.8", ""), ("203.0.113.9", "/hub")):
+            assert [
+                intake.client.post(
+                    f"{path}{hook.path}", content=BODY, headers=hook.signed(BODY) | {"x-forwarded-for": sender}
+                ).status_code
+                for _ in range(3)
+            ] == [202, 202, 429]
     finally:
         end(intake)
 

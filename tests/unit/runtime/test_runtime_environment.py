@@ -48,7 +48,7 @@ def test_servers_listen_on_the_loopback_address_unless_told(tmp_path: Path) -> N
     [
         (None, "http://127.0.0.1:18299", "http://127.0.0.1:18299"),
         ("https://bridge.example/", "https://bridge.example", "http://127.0.0.1:18299"),
-        ("https://example.com/bridge", "https://example.com/bridge", "http://127.0.0.1:18299/bridge"),
+        ("https://example.com/hub", "https://example.com/hub", "http://127.0.0.1:18299/hub"),
     ],
 )
 def test_airflow_s_links_bear_the_public_address_and_its_tasks_ask_here(
@@ -65,6 +65,13 @@ def test_airflow_s_links_bear_the_public_address_and_its_tasks_ask_here(
 def test_a_public_address_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(ValidationError, match=r"https://bridge\.example"):
         Settings(public_url=given)
+
+
+@pytest.mark.parametrize("path", ["/bridge", "/API/", "/ui/hub", "//auth", "/execution"])
+def test_a_public_address_below_the_platform_s_own_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match=r"BRIDGE_PUBLIC_URL.*/hub"):
+        Settings(public_url=f"https://example.com{path}")
+    assert Settings(public_url="https://example.com/bridges").public_path == "/bridges"
 
 
 def test_an_operator_s_word_in_bridge_env_wins_and_one_in_the_environment_wins_over_it(tmp_path: Path) -> None:
