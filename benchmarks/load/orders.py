@@ -66,11 +66,11 @@ steps:
 """
 """verify → parse → validate → jq → map → HTTP; answered when it is on disk."""
 
-REPLY_FLOW = f"""
+_REPLY_FLOW = f"""
 flow: ask
 version: 1.0.0
 triggers:
-  - {{id: in, type: webhook_trigger, config: {{slug: ask, reply: result}}}}
+  - {{id: in, type: webhook_trigger, config: {{slug: ask, reply: result%s}}}}
 steps:
   - {{id: parse, type: json_parser}}
   - id: map
@@ -82,4 +82,8 @@ steps:
          items: [.lines[] | {{code: .sku, quantity, price: .unitPrice}}]}}
 {_DELIVER % ", response: body"}
 """
-"""What the peers' flows do: webhook → map → HTTP → reply; beside it everything that the platform does."""
+REPLY_FLOW = _REPLY_FLOW % ""
+"""What the peers' flows do: webhook → map → HTTP → reply; beside it everything that the platform does. Answered
+when what became of the message is on disk."""
+REPLY_WHEN_ENDED_FLOW = _REPLY_FLOW % ", result: {when: ended}"
+"""The same, answered when the flow has ended."""

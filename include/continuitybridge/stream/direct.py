@@ -6,10 +6,12 @@ node process, with the same tables to show for it. What cannot be run here at on
 bound, this worker is full, or hears nothing of the database now) is accepted for the stream workers, and what has
 to be tried again is theirs too.
 
-Where nothing failed, the answer is sent when the flow has ended, while its outcome is being written, unless its
-trigger wants it settled first. A process that is killed between the two leaves a message that was answered and is
-run again when its lease is over, its outside calls with the same idempotency keys; as one that is killed between a
-delivery and its outcome does. All other answers are sent when what they tell is on disk.
+Answers are sent when what they tell is on disk. Only where its trigger says `when: ended` a result is sent when
+the flow has ended, while its outcome is being written. What cannot be written then (the process is killed, the
+database is away longer than the lease or refuses it, a stop ends first) leaves a message that was answered and is
+run again when its lease is over, its outside calls with the same idempotency keys: it may end otherwise, as a dead
+letter too; and as skipped where somebody cancels it in between. A copy of the request is then answered with how it
+ended.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.offload import is_large
 from continuitybridge.inbox.presence import BESIDE
 from continuitybridge.inbox.replies import Notice
-from continuitybridge.inbox.replies.rows import waits_until_settled
+from continuitybridge.inbox.replies.rows import answers_when_ended
 from continuitybridge.inbox.settle.writing import Became
 from continuitybridge.inbox.stream import Hear
 from continuitybridge.settings import Settings
@@ -156,7 +158,7 @@ class DirectWorker(StreamWorker):
             and reply.code is None
             and outcome.status == "done"
             and not outcome.outputs
-            and not waits_until_settled(held.plan, claimed.message)
+            and answers_when_ended(held.plan, claimed.message)
             and self._hear(Notice(*message, known=True, status=reply.status, reply=reply))
         )
         if is_answered:

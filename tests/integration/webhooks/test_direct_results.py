@@ -98,7 +98,7 @@ def nothing_settles() -> Iterator[None]:
         yield
 
 
-def test_a_result_is_answered_when_the_flow_has_ended_and_who_is_killed_then_repeats_no_more_than_its_calls(
+def test_a_result_may_be_answered_when_the_flow_has_ended_and_who_is_killed_then_repeats_no_more_than_its_calls(
     organization: Organization,
     destination: Destination,
     senders: ThreadPoolExecutor,
@@ -108,7 +108,7 @@ def test_a_result_is_answered_when_the_flow_has_ended_and_who_is_killed_then_rep
     running = run_intake(tmp_path)
     first = deploy(organization, PRICE, mode="stream")
     eventually(lambda: ask(running, first, wait_s=1).status_code == 200, within_s=60)
-    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream", when="ended")
     eventually(lambda: ask(running, hook, wait_s=1, message_id="first").status_code == 200, within_s=60)
     with nothing_settles():
         answer = ask(running, hook, message_id="early")
@@ -138,10 +138,10 @@ def test_a_result_is_answered_when_the_flow_has_ended_and_who_is_killed_then_rep
     running.client.close()
 
 
-def test_a_result_is_answered_when_it_is_settled_where_the_trigger_says_so(
+def test_a_result_is_answered_when_it_is_settled_unless_the_trigger_says_otherwise(
     intake: Intake, organization: Organization, senders: ThreadPoolExecutor
 ) -> None:
-    hook = deploy(organization, PRICE, mode="stream", when="settled")
+    hook = deploy(organization, PRICE, mode="stream")
     eventually(lambda: ask(intake, hook, wait_s=1).status_code == 200, within_s=60)
     with nothing_settles():
         asked = senders.submit(ask, intake, hook)

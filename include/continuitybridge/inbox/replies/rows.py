@@ -73,9 +73,10 @@ def releases_on_retry(plan: Plan | None, message: Message) -> bool:
     return _config(plan, message).get("on_retry") == "accept"
 
 
-def waits_until_settled(plan: Plan | None, message: Message) -> bool:
-    """Whether a caller is answered only once it is on disk what became of the message, as its trigger says."""
-    return _config(plan, message).get("when") == "settled"
+def answers_when_ended(plan: Plan | None, message: Message) -> bool:
+    """Whether a result may be answered before it is on disk what became of the message: only where its trigger
+    says so."""
+    return _config(plan, message).get("when") == "ended"
 
 
 def _config(plan: Plan | None, message: Message) -> dict[str, Any]:

@@ -68,11 +68,12 @@ class ResultConfig(NodeConfig):
         "templates (a text that is one placeholder gives the value itself). An empty text answers without a body.",
         json_schema_extra=hints(language="jinja", multiline=True),
     )
-    when: Literal["ended", "settled"] = Field(
-        default="ended",
-        description="When a result is answered: `ended`, as soon as the flow has ended, while it is being written "
-        "down what became of the message; `settled`, once that is on disk, a few milliseconds later. Failures are "
-        "always answered once they are on disk.",
+    when: Literal["settled", "ended"] = Field(
+        default="settled",
+        description="When a result is answered: `settled`, once what became of the message is on disk; `ended`, "
+        "some milliseconds sooner, as soon as the flow has ended: in the end the message may then stand otherwise "
+        "than it was answered, where the outcome could not be written. Failures are always answered once they are "
+        "on disk.",
     )
     on_retry: Literal["wait", "accept"] = Field(
         default="wait",
