@@ -2,7 +2,8 @@
 worker costs that has nothing to do.
 
 Requests wait for their flow's result over `CONNECTIONS` connections, so that the load is what is delivered and no
-queue stands between. Memory is that of a process and its descendants, shared pages by their share, taken when all
+queue stands between. They are sent twice: to an intake that leaves all messages to the stream worker, and to one
+that runs them itself. Memory is that of a process and its descendants, shared pages by their share, taken when all
 is quiet. `BENCH_MESSAGES` sends fewer than a million.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from benchmarks.figures import Figure
 from benchmarks.load import orders, platform
@@ -28,7 +30,15 @@ MIB = 1024.0 * 1024.0
 
 def figures(rounds: int = 5) -> list[Figure]:
     idle: list[float] = []
-    with Sink.start() as sink, platform.running() as ours:
+    found = _grown(("stream", "intake"), rounds, idle, BRIDGE_INTAKE_LANES="0")
+    found += _grown(("intake",), 0, idle)
+    return [Figure("one stream worker with nothing to do", "% of a core", idle, 1.0, at_most=True), *found]
+
+
+def _grown(names: Sequence[str], rounds: int, idle: list[float], **environment: str) -> list[Figure]:
+    """What these processes have grown by, and so many samples of an idle stream worker."""
+    alone = "" if environment else " that runs messages itself"
+    with Sink.start() as sink, platform.running(**environment) as ours:
         endpoint = ours.deploy(ours.organization(), orders.REPLY_FLOW, sink.url)
         _send(endpoint, FEW)
         few = _memory(ours)
@@ -39,12 +49,12 @@ def figures(rounds: int = 5) -> list[Figure]:
             idle.append((ours.cpu_s("stream") - before) / (time.perf_counter() - began) * 100)
         _send(endpoint, MANY - FEW)
         many = _memory(ours)
-    found = [Figure("one stream worker with nothing to do", "% of a core", idle, 1.0, at_most=True)]
-    for name in ("stream", "intake"):
+    found = []
+    for name in names:
         found += [
-            Figure(f"{name}: after {FEW:,} messages", "MiB", [few[name] / MIB]),
-            Figure(f"{name}: after {MANY:,} messages", "MiB", [many[name] / MIB]),
-            Figure(f"{name}: the one by the other", "times", [many[name] / few[name]], 1.1, at_most=True),
+            Figure(f"{name}{alone}: after {FEW:,} messages", "MiB", [few[name] / MIB]),
+            Figure(f"{name}{alone}: after {MANY:,} messages", "MiB", [many[name] / MIB]),
+            Figure(f"{name}{alone}: the one by the other", "times", [many[name] / few[name]], 1.1, at_most=True),
         ]
     return found
 
