@@ -1,43 +1,79 @@
-"""Who is to be spared an organization's flood."""
+"""Sparing organizations that have little another one's flood: as far as they feel it, and no further."""
 
 from __future__ import annotations
 
+import math
 from uuid import UUID
 
 from continuitybridge.settings import get_settings
 
-SHARE = 4
-"""So many messages an organization may have in one transaction without being held back for its neighbours."""
+SHARE = 8
+"""So many messages an organization may have in one transaction without flooding, whatever the others feel."""
+MOST_SHARE = 128
+"""The share of a flood that the others hardly feel."""
 NEIGHBOUR_S = 5.0
-"""How long an organization that had no more than its share is a neighbour of the others."""
+"""How long an organization that had little is a neighbour of the others."""
+WAIT_S = 0.008
+FLOORS = 3.0
+"""A neighbour feels a flood when its messages waited longer than `WAIT_S`, and than so many of the shortest
+transactions: where each of them takes long, it is not the flood's doing."""
+STEP = 0.5
+FADES_S = 15.0
+"""What one that felt it adds to the strain (of 0 to 1), and how long that takes to fade to a third."""
+SLIGHT = 0.05
+"""A strain below this is none."""
 MOST_REST_S = 0.02
-"""How long at most whoever works off what is beyond shares rests after a transaction."""
+"""How long at most a flood rests after a transaction."""
+_FLOOR_DRIFT = 1.01
+_MOST_KNOWN = 4_096
 
 
-def rest_s(took_s: float) -> float:
-    """How long to rest after a transaction that took so long: processors and disk are the neighbours' meanwhile. A
-    busy machine takes longer and is left alone longer."""
-    return min(get_settings().flood_rest * took_s, MOST_REST_S)
-
-
-class Neighbours:
-    """Organizations that lately had work and no more than their share of it.
-
-    Where one floods and has none, nobody is served by holding it back. So the two seen last are all that needs to
-    be known: whoever asks is one of them at most. Times are of `time.monotonic`.
+class Sparing:
+    """Of one queue that is worked off in transactions. It learns from what the neighbours' messages waited: while
+    that is little, a flood is held back by nothing, though it fills the queue; while it is not, a flood gets a
+    share of each transaction, the smaller the more they feel it, and rests after one that did not hold all it has.
+    An organization that floods is nobody's neighbour. Times are of `time.monotonic`.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[UUID | None, float] = (None, 0.0)
-        self._other: tuple[UUID | None, float] = (None, 0.0)
+        self._seen: dict[UUID, float] = {}
+        self._strain = 0.0
+        self._at = 0.0
+        self._floor_s = 1.0
 
-    def note(self, organization_id: UUID, now: float) -> None:
-        """It had no more than its share."""
-        if organization_id != self._last[0]:
-            self._other = self._last
-        self._last = (organization_id, now)
+    def floods(self, organization_id: UUID) -> None:
+        """It has more than its share."""
+        self._seen.pop(organization_id, None)
 
-    def has(self, organization_id: UUID, now: float) -> bool:
-        """Whether there is another one beside it."""
-        found, at = self._other if self._last[0] == organization_id else self._last
-        return found is not None and now - at < NEIGHBOUR_S
+    def took(self, took_s: float) -> None:
+        """So long a transaction took."""
+        self._floor_s = min(took_s, self._floor_s * _FLOOR_DRIFT)
+
+    def waited(self, organization_id: UUID, waited_s: float, now: float) -> None:
+        """It had little, and that waited so long for the end of its transaction."""
+        if len(self._seen) >= _MOST_KNOWN:
+            self._seen = {each: at for each, at in self._seen.items() if now - at < NEIGHBOUR_S}
+        self._seen.pop(organization_id, None)  # the last one stands last
+        self._seen[organization_id] = now
+        if waited_s > max(WAIT_S, FLOORS * self._floor_s):
+            self._strain = min(1.0, self._faded(now) + STEP)
+            self._at = now
+
+    def share(self, organization_id: UUID, now: float) -> int | None:
+        """Of how many messages of it one transaction may hold; None: of all that it has."""
+        strain = self._faded(now)
+        if strain < SLIGHT or not self._has_neighbours(organization_id, now):
+            return None
+        return round(MOST_SHARE * math.pow(SHARE / MOST_SHARE, strain))
+
+    def rest_s(self, took_s: float, now: float) -> float:
+        """How long a flood rests after a transaction that took so long and did not hold all it has: processors and
+        disk are the neighbours' meanwhile."""
+        return min(get_settings().flood_rest * self._faded(now) * took_s, MOST_REST_S)
+
+    def _faded(self, now: float) -> float:
+        return self._strain * math.exp((self._at - now) / FADES_S)
+
+    def _has_neighbours(self, organization_id: UUID, now: float) -> bool:
+        last = next((each for each in reversed(self._seen) if each != organization_id), None)
+        return last is not None and now - self._seen[last] < NEIGHBOUR_S

@@ -67,13 +67,12 @@ class Delivery(BaseModel):
         default=64 * 1024 * 1024, ge=1, description="Most bytes of messages that one stream worker holds."
     )
     flood_rest: float = Field(
-        default=3.0,
+        default=2.0,
         ge=0,
         le=20,
-        description="Whoever floods beside organizations that have little rests after each commit and each claim, "
-        "for so many times as long as that took (20 ms at most): processors and disk are the others' meanwhile. A "
-        "flood beside others gets some hundred messages a second then. Where there are processors enough, less "
-        "will do; 0: no rests, turns and shares only.",
+        description="Whoever floods, and is felt by organizations that have little, rests after each commit and "
+        "each claim for up to so many times as long as that took (20 ms at most): processors and disk are the "
+        "others' meanwhile. Where there are processors enough, less will do; 0: no rests, shares only.",
     )
     stream_lanes: int = Field(
         default=24,

@@ -26,7 +26,6 @@ from continuitybridge.inbox import waits
 from continuitybridge.inbox.accept import CHANNEL as ACCEPTED
 from continuitybridge.inbox.batches import FlowKey
 from continuitybridge.inbox.holds import CHANNEL as HELD
-from continuitybridge.inbox.neighbours import SHARE, Neighbours, rest_s
 from continuitybridge.inbox.settle.writing import Became
 from continuitybridge.inbox.stream import Hear, Sealed, StreamClaims, Wanted, giving_back
 from continuitybridge.settings import Settings, get_settings
@@ -36,6 +35,7 @@ from continuitybridge.stream.listening import RETRY_S, Listener
 from continuitybridge.stream.plans import Bounds, Plans
 from continuitybridge.stream.settling import BUSY_PAUSE_S as SETTLE_PAUSE_S
 from continuitybridge.stream.settling import Settler
+from continuitybridge.stream.sharing import Sharing
 from continuitybridge.stream.turns import Room, Turns
 from continuitybridge.stream.units import Held
 from continuitybridge.stream.upkeep import Upkeep
@@ -103,11 +103,7 @@ class StreamWorker:
         )
         self._room = Room(settings.stream_max_messages, settings.stream_max_bytes)
         self._turns = Turns()
-        self._neighbours = Neighbours()
-        self._bounded: set[UUID] = set()
-        """Organizations whose share bounds what the next claim takes of them."""
-        self._held_back: set[UUID] = set()
-        """Those of them that had all of it in the last claim, and may have more."""
+        self._sharing = Sharing()
         self._bounds = Bounds()
         self._held: set[Held] = set()
         self._resting: dict[UUID, float] = {}
@@ -233,7 +229,7 @@ class StreamWorker:
         self._turns.add(flow)
         self._added.add(flow)
         self._wake.set()
-        if not self._room.holds_of(flow[0]) or (self._held_back and flow[0] not in self._held_back):
+        if self._sharing.noticed(flow[0]) or not self._room.holds_of(flow[0]):
             self._pressing.set()
 
     async def _refresh(self) -> None:
@@ -273,8 +269,10 @@ class StreamWorker:
                 if wanted:
                     self._added.clear()
                     self._pressing.clear()
+                    self._sharing.asking(wanted)
                     sealed = await self._claims.claim(wanted, self._room.free_size)
                     self._look_again(wanted, sealed)
+                    self._sharing.claimed(wanted, sealed)
                     await self._begin(sealed)
                 failures = 0
             except Unavailable as error:
@@ -286,9 +284,9 @@ class StreamWorker:
             if not wanted:
                 self._wake.clear()
                 await _until(self._wake, self._look_at)
-            elif self._held_back:
+            elif self._sharing.holds_back:
                 now = time.monotonic()
-                await _until(self._pressing, now + rest_s(now - started))
+                await _until(self._pressing, now + self._sharing.rest_s(now - started))
             elif sum(each.most for each in wanted) < MOST_AT_ONCE and len(self._held) > BUSY:
                 pause_s = BUSY_PAUSE_S if len(self._held) < VERY_BUSY else VERY_BUSY_PAUSE_S
                 await asyncio.sleep(min(pause_s, LEAST_PAUSE_S))
@@ -296,33 +294,20 @@ class StreamWorker:
 
     def _wanted(self) -> list[Wanted]:
         free = min(self._room.free, MOST_AT_ONCE)
-        self._bounded.clear()
+        self._sharing.begin()
         chosen = self._turns.choose(free, self._allowance) if self._turns else {}
         return [Wanted(*flow, most, self._bounds.of(flow)) for flow, most in chosen.items()]
 
     def _allowance(self, organization_id: UUID) -> int:
-        """How many of its units one claim may take: beside others who have little, no more than its share. Theirs
-        wait for a small claim then, and for what it takes to begin that."""
-        most = self._room.allowance(organization_id)
-        if most > SHARE and self._neighbours.has(organization_id, time.monotonic()):
-            self._bounded.add(organization_id)
-            return SHARE
-        return most
+        return self._sharing.most(organization_id, self._room.allowance(organization_id))
 
     def _look_again(self, wanted: Iterable[Wanted], sealed: Iterable[Sealed]) -> None:
         """Keep those flows in turn that may have more than was taken."""
         taken = Counter(each.flow_key for each in sealed)
-        asked: Counter[UUID] = Counter()
-        got = Counter(each.organization_id for each in sealed)
         for each in wanted:
             flow = (each.organization_id, each.environment, each.flow)
-            asked[each.organization_id] += each.most
             if taken[flow] < each.most and flow not in self._added:
                 self._turns.discard(flow)
-        for organization_id, count in got.items():
-            if count < asked[organization_id]:
-                self._neighbours.note(organization_id, time.monotonic())
-        self._held_back = {each for each in self._bounded if got[each] and got[each] == asked[each]}
 
     async def _begin(self, sealed: Iterable[Sealed]) -> None:
         """Open what was claimed and run it; what cannot be opened is given back or buried."""

@@ -15,7 +15,14 @@ from continuitybridge.inbox import neighbours
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.inbox.neighbours import SHARE
 
-FLOOD = 60
+FLOOD = 120
+
+
+@pytest.fixture
+def felt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits at all feels the others' floods, fully and for long."""
+    for name, value in (("WAIT_S", 0.0), ("FLOORS", 0.0), ("STEP", 1.0), ("FADES_S", 1e9)):
+        monkeypatch.setattr(neighbours, name, value)
 
 
 def commits(deployed: Deployed) -> Counter[Any]:
@@ -35,7 +42,10 @@ def flood(door: GroupCommit, of: Deployed, count: int = FLOOD) -> list[Any]:
     return [door.submit(of.acceptance(str(n).encode())) for n in range(count)]
 
 
-async def test_a_flood_beside_others_gets_its_share_of_each_commit(make_deployed: Callable[[], Deployed]) -> None:
+@pytest.mark.usefixtures("felt")
+async def test_a_flood_that_others_feel_gets_its_share_of_each_commit(
+    make_deployed: Callable[[], Deployed],
+) -> None:
     loud, quiet, third = make_deployed(), make_deployed(), make_deployed()
     async with GroupCommit(loud.keyring) as door:
         await known(door, loud, quiet, third)
@@ -48,6 +58,18 @@ async def test_a_flood_beside_others_gets_its_share_of_each_commit(make_deployed
     assert commits(third) == {first: 1}
 
 
+async def test_a_flood_that_others_do_not_feel_is_not_held_back(
+    make_deployed: Callable[[], Deployed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "WAIT_S", 1e9)
+    loud, quiet = make_deployed(), make_deployed()
+    async with GroupCommit(loud.keyring) as door:
+        await known(door, loud, quiet)
+        await asyncio.gather(*flood(door, loud), *flood(door, quiet, 1))
+    assert list(commits(loud).values()) == [FLOOD]
+
+
+@pytest.mark.usefixtures("felt")
 async def test_a_flood_alone_is_not_held_back(make_deployed: Callable[[], Deployed]) -> None:
     loud = make_deployed()
     async with GroupCommit(loud.keyring) as door:
@@ -56,19 +78,19 @@ async def test_a_flood_alone_is_not_held_back(make_deployed: Callable[[], Deploy
     assert list(commits(loud).values()) == [FLOOD]
 
 
+@pytest.mark.usefixtures("felt")
 async def test_floods_beside_each_other_take_turns_and_are_not_held_back(
-    make_deployed: Callable[[], Deployed], monkeypatch: pytest.MonkeyPatch
+    make_deployed: Callable[[], Deployed],
 ) -> None:
     one, other = make_deployed(), make_deployed()
     async with GroupCommit(one.keyring, max_group=FLOOD) as door:
         await known(door, one, other)
-        # It is long ago that they had little.
-        monkeypatch.setattr(neighbours, "NEIGHBOUR_S", 0.0)
         await asyncio.gather(*flood(door, one), *flood(door, other))
     assert commits(one) == commits(other)
     assert set(commits(one).values()) == {FLOOD // 2}
 
 
+@pytest.mark.usefixtures("felt")
 async def test_messages_of_an_organization_keep_their_order_when_it_is_held_back(
     make_deployed: Callable[[], Deployed],
 ) -> None:
@@ -83,6 +105,7 @@ async def test_messages_of_an_organization_keep_their_order_when_it_is_held_back
     assert times == sorted(times)
 
 
+@pytest.mark.usefixtures("felt")
 async def test_who_comes_while_a_flood_is_held_back_is_in_the_next_commit(
     make_deployed: Callable[[], Deployed],
 ) -> None:
@@ -96,6 +119,7 @@ async def test_who_comes_while_a_flood_is_held_back_is_in_the_next_commit(
         await asyncio.gather(*flooding)
 
 
+@pytest.mark.usefixtures("felt")
 async def test_stopping_writes_at_once_what_is_held_back(make_deployed: Callable[[], Deployed]) -> None:
     loud, quiet = make_deployed(), make_deployed()
     door = GroupCommit(loud.keyring)

@@ -15,6 +15,13 @@ from continuitybridge.inbox.neighbours import SHARE
 FLOOD = 60
 
 
+@pytest.fixture
+def felt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits at all feels the others' floods, fully and for long."""
+    for name, value in (("WAIT_S", 0.0), ("FLOORS", 0.0), ("STEP", 1.0), ("FADES_S", 1e9)):
+        monkeypatch.setattr(neighbours, name, value)
+
+
 def claims(flow: Flow) -> list[int]:
     """How many messages each claim took, the first one first."""
     with database.tenant(flow.id) as connection:
@@ -25,7 +32,8 @@ def claims(flow: Flow) -> list[int]:
     return [row[0] for row in rows]
 
 
-def test_a_flood_beside_others_is_claimed_by_its_share(
+@pytest.mark.usefixtures("felt")
+def test_a_flood_that_others_feel_is_claimed_by_its_share(
     make_flow: Callable[[], Flow], working: Callable[..., Working], destination: Destination
 ) -> None:
     loud, quiet = make_flow(), make_flow()
@@ -43,20 +51,21 @@ def test_a_flood_beside_others_is_claimed_by_its_share(
         quiet.await_done(1)
 
 
-def test_a_flood_that_no_other_has_to_be_spared_is_claimed_by_what_there_is(
+def test_a_flood_that_nobody_feels_is_claimed_by_what_there_is(
     make_flow: Callable[[], Flow],
     working: Callable[..., Working],
     destination: Destination,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loud = make_flow()
+    monkeypatch.setattr(neighbours, "WAIT_S", 1e9)
+    loud, quiet = make_flow(), make_flow()
     held = threading.Event()
     destination.answer = lambda delivery: held.wait(30) and 200
-    # Whatever other tests left to be claimed.
-    monkeypatch.setattr(neighbours, "NEIGHBOUR_S", 0.0)
+    quiet.send(1)
     loud.send(*range(FLOOD))
     with working():
         wait_until(lambda: loud.states()["claimed"] == FLOOD)
         assert max(claims(loud)) > 2 * SHARE
         held.set()
         loud.await_done(FLOOD)
+        quiet.await_done(1)

@@ -21,7 +21,6 @@ from continuitybridge.inbox.accept import rows as _rows
 from continuitybridge.inbox.accept.rows import Acceptance, Accepted, Lease, Row
 from continuitybridge.inbox.accept.waiting import Waiting
 from continuitybridge.inbox.allowance import Allowances
-from continuitybridge.inbox.neighbours import rest_s
 from continuitybridge.vault.keyring import Cipher, Keyring
 
 THREAD_BYTES = 256 * 1024
@@ -161,8 +160,9 @@ class GroupCommit:
                 log.exception("inbox: a group of %d messages could not be written", len(group))
             finally:
                 _fail(group, Unavailable("the message could not be written", retry_after_s=1), None)
-            if self._queue.holds_back and not self._stopping:
-                await self._rest(rest_s(time.monotonic() - began))
+            rest_s = self._queue.written(time.monotonic() - began)
+            if rest_s and not self._stopping:
+                await self._rest(rest_s)
 
     async def _write(self, group: Sequence[tuple[Row, asyncio.Future[Accepted]]]) -> None:
         try:

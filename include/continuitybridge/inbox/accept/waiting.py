@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, deque
 from uuid import UUID
 
 from continuitybridge.inbox.accept.rows import Accepted, Row
-from continuitybridge.inbox.neighbours import SHARE, Neighbours
+from continuitybridge.inbox.neighbours import SHARE, Sparing
 
 Item = tuple[Row, asyncio.Future[Accepted]]
 
@@ -16,14 +16,19 @@ Item = tuple[Row, asyncio.Future[Accepted]]
 class Waiting:
     """A queue for each organization. They take turns message by message, each in the order that its own came in.
 
-    Who has more than its `SHARE` waiting, beside others who have not, gets that share of each group: theirs come
-    with the next one, and it is a small one that they wait for. Alone, or where all have as much, it gets all.
+    Who has more than its `SHARE` waiting floods. Alone, beside other floods only, or while the others do not feel
+    it (`neighbours.Sparing`), it gets all there is room for; else a share of each group, so that theirs come with
+    the next one, and it is a small one that they wait for.
     """
 
     def __init__(self) -> None:
         self._of: OrderedDict[UUID, deque[Item]] = OrderedDict()
-        self._neighbours = Neighbours()
+        self._since: dict[UUID, float] = {}
+        """Since when an organization has something waiting."""
+        self._sparing = Sparing()
         self._held_back: set[UUID] = set()
+        self._taken: list[tuple[UUID, float]] = []
+        """Those with little whose messages are in the group taken last, and since when these had waited."""
         self._count = 0
         self.size = 0
         """Bytes of content."""
@@ -31,17 +36,13 @@ class Waiting:
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def holds_back(self) -> bool:
-        """Whether somebody got its share of the group taken last, and no more."""
-        return bool(self._held_back)
-
     def put(self, row: Row, future: asyncio.Future[Accepted]) -> bool:
         """Let a message wait; whether its organization has no more than its share."""
         organization_id = row.acceptance.organization_id
         queue = self._of.get(organization_id)
         if queue is None:
             queue = self._of[organization_id] = deque()
+            self._since[organization_id] = time.monotonic()
         queue.append((row, future))
         self._count += 1
         self.size += len(row.payload)
@@ -68,6 +69,7 @@ class Waiting:
                 dealt[organization_id] += 1
             if not queue:
                 del self._of[organization_id]
+                del self._since[organization_id]
             elif dealt[organization_id] < shares.get(organization_id, most):
                 turns.append(organization_id)
             else:
@@ -78,20 +80,32 @@ class Waiting:
                 self._of.move_to_end(organization_id)
         return group
 
+    def written(self, took_s: float) -> float:
+        """The group taken last is on disk, which took so long; so long a flood in it rests before the next one."""
+        now = time.monotonic()
+        self._sparing.took(took_s)
+        for organization_id, since in self._taken:
+            self._sparing.waited(organization_id, now - since, now)
+        return self._sparing.rest_s(took_s, now) if self._held_back else 0.0
+
     def take_all(self) -> list[Item]:
         """Everything that waits."""
         everything = [item for queue in self._of.values() for item in queue]
         self._of.clear()
+        self._since.clear()
         self._count = self.size = 0
         return everything
 
     def _shares(self) -> dict[UUID, int]:
         """The bounds of those who are held back."""
         now = time.monotonic()
+        self._taken.clear()
         flooding = []
         for organization_id, queue in self._of.items():
             if len(queue) > SHARE or organization_id in self._held_back:
                 flooding.append(organization_id)
+                self._sparing.floods(organization_id)
             else:
-                self._neighbours.note(organization_id, now)
-        return {each: SHARE for each in flooding if self._neighbours.has(each, now)}
+                self._taken.append((organization_id, self._since[organization_id]))
+        shares = {each: self._sparing.share(each, now) for each in flooding}
+        return {each: share for each, share in shares.items() if share is not None}
