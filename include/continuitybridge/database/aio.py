@@ -50,7 +50,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 async def _pool(role: Role) -> AsyncConnectionPool[AsyncConnection]:
     settings = get_settings()
-    key = (role, role_url(role, settings))
+    key = (role, role_url(role))
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
     pool = pools.get(key)
     if pool is None:

@@ -101,7 +101,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 def _pool(role: Role, use: str | None = None) -> ConnectionPool[Connection]:
     settings = get_settings()
-    key = (use or role, role_url(role, settings))
+    key = (use or role, role_url(role))
     size = settings.database_pool_size if use is None else min(KEY_CONNECTIONS, settings.database_pool_size)
     with _lock:
         pool = _pools.get(key)

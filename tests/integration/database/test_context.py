@@ -225,6 +225,22 @@ def test_who_listens_for_a_time_listens_so_long_after_each_that_he_heard() -> No
     assert heard == ["first", "second"]
 
 
+def test_who_listens_for_a_time_is_gone_so_long_after_what_he_heard_last() -> None:
+    heard: list[str] = []
+    with psycopg.connect(connections.role_url("relay"), autocommit=True) as other:
+        saying = [
+            threading.Timer(after_s, lambda said=payload: other.execute(f"NOTIFY trial_seven, '{said}'"))  # type: ignore[misc]
+            for payload, after_s in (("first", 0.2), ("late", 1.6))
+        ]
+        for each in saying:
+            each.start()
+        for notify in connections.listen(["trial_seven"], timeout_s=1.0):
+            heard.append(notify.payload)
+        for each in saying:
+            each.join()
+    assert heard == ["first"]
+
+
 def test_a_connection_that_the_server_ended_is_told_from_one_that_waits() -> None:
     with psycopg.connect(connections.role_url("platform"), autocommit=True) as connection:
         assert not connections.hung_up(connection)
