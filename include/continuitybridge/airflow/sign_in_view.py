@@ -19,6 +19,7 @@ from continuitybridge.airflow.single_sign_on import ProviderFailed
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
 from continuitybridge.browser_headers import PAGES
 from continuitybridge.errors import BridgeError, Unavailable
+from continuitybridge.settings import get_settings
 from continuitybridge.sign_in import attempt, events, identities, second_factor
 from continuitybridge.sign_in.failures import LINKS_OF_ADDRESS, Failures
 from continuitybridge.sign_in.letters import PREFIX, address_of
@@ -203,7 +204,8 @@ class SignInView(AuthDBView):
     def _uncached(self, template: str, **content: Any) -> Any:
         # FAB's sentences come with a full stop, ours without.
         problem = ". ".join(str(each).rstrip(".") for each in get_flashed_messages())
-        answer = current_app.make_response(render_template(template, here=PREFIX, problem=problem, **content))
+        here = f"{get_settings().public_path}{PREFIX}"
+        answer = current_app.make_response(render_template(template, here=here, problem=problem, **content))
         for name, value in PAGES:
             answer.headers[name.decode()] = value.decode()
         answer.headers["Cache-Control"] = "no-store"

@@ -258,7 +258,8 @@ class Pages:
         def sign_in() -> list[str]:
             return list(self._accounts.sign_in(user_name, secure=secure))
 
-        answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
+        first_page = f"{get_settings().public_path}/"
+        answer = RedirectResponse(first_page, 303, {"cache-control": "no-store"})
         for cookie in await to_thread.run_sync(sign_in):
             answer.headers.append("set-cookie", cookie)
         return answer
@@ -287,6 +288,7 @@ class Pages:
             "required": False,
             "name": "",
             "here": here,
+            "sign_in": f"{get_settings().public_path}/auth/login/",
             "min_characters": MIN_CHARACTERS,
             **content,
         }
