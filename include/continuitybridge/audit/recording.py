@@ -103,10 +103,24 @@ def _person(
 def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
     """Make unreadable what the trail says of a person, for ever, and tell of it in the same transaction; the chain
     goes on holding. In traces of messages "erased" stands for his name then, and beside what he made, changed or
-    ended `erased-…`, the same for all of it and nobody else's. A membership and an API key that opens keep his
-    name as long as he has them. Returns in how many places he stood; acting again, he is somebody new."""
+    ended `erased-…`, the same for all of it and nobody else's. Addresses are his by which he accepted invitations.
+    A membership, an API key that opens and an open invitation keep his name as long as he has them. Returns in how
+    many places he stood; acting again, he is somebody new."""
     with database.tenant(organization_id) as connection:
-        ids = subjects.ids_of_name(connection, organization_id, name, keys)
+        # Who was invited stands in the trail by his address, unless somebody else goes by it.
+        addresses = connection.execute(
+            "SELECT DISTINCT email FROM bridge.invitations i WHERE organization_id = %s AND accepted_by = %s"
+            " AND NOT EXISTS (SELECT FROM bridge.memberships m"
+            " WHERE m.organization_id = i.organization_id AND lower(m.user_name) = i.email)"
+            " AND NOT EXISTS (SELECT FROM bridge.invitations o"
+            " WHERE o.organization_id = i.organization_id AND lower(o.accepted_by) = i.email)",
+            (organization_id, name),
+        ).fetchall()
+        ids = {
+            each
+            for known_as in {name, *(row[0] for row in addresses)}
+            for each in subjects.ids_of_name(connection, organization_id, known_as, keys)
+        }
     with database.platform() as connection:
         connection.execute("SET LOCAL statement_timeout = 0")
         [(messages,)] = connection.execute(
@@ -116,7 +130,7 @@ def erase_person(organization_id: UUID, name: str, keys: Cipher) -> int:
         [(rows,)] = connection.execute(
             "SELECT bridge.erase_from_rows(%s, %s, %s)", (organization_id, name, pseudonym)
         ).fetchall()
-        erased = subjects.erase(connection, organization_id, ids)
+        erased = subjects.erase(connection, organization_id, sorted(ids))
         told = {"subjects": erased, "messages": messages, "rows": rows}
         record(connection, organization_id, "audit.person_erased", "", details=told, keys=keys)
     return int(erased + messages + rows)

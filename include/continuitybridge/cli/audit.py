@@ -173,19 +173,29 @@ def new_signing_key(yes: bool) -> None:
 def erase(user: str, organization: str, yes: bool) -> None:
     """Make unreadable, for ever, who USER was in the trail, and take his name out of messages' traces and of what
     he made, changed or ended. What was done stays, and the hashes go on holding."""
-    from continuitybridge import organizations
+    from continuitybridge import invitations, organizations
     from continuitybridge.audit import erase_person
     from continuitybridge.vault.keyring import Keyring
 
     if not yes:
         click.confirm(f"erase {user} from the trail of {organization}? Nothing brings it back", abort=True)
     organization_id = options.organization_id(organization)
+    # Asked first: nothing says afterwards which addresses are his.
+    invited = invitations.list_invitations(organization_id)
+    addresses = {each.email for each in invited if each.accepted_by == user} | {user.lower()}
     erased = erase_person(organization_id, user, Keyring.open())
     click.echo("not in the trail" if not erased else f"{user} is erased from the trail of {organization}")
     if any(each.user_name == user for each in organizations.members(organization_id)):
         click.echo(
             f"{user} is a member: his membership and his API keys that open keep his name until he is removed"
         )
+    for each in invited:
+        if each.state == "open" and each.email in addresses:
+            revoke = f"bridge invitation revoke {each.invitation_id} -o {organization}"
+            click.echo(
+                f"the invitation {each.invitation_id} is open and keeps the address {each.email}: end it by "
+                f"`{revoke}`, and erase {each.email} as well"
+            )
 
 
 def _filter(given: dict[str, Any]) -> Filter:

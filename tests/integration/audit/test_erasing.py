@@ -12,11 +12,13 @@ from click.testing import CliRunner
 
 from continuitybridge import api_keys, connections, database, deployments, destinations, invitations, secrets
 from continuitybridge import organizations as orgs
+from continuitybridge.audit import subjects
 from continuitybridge.cli import bridge
 from continuitybridge.flows.load import load_flow
 from continuitybridge.guard import verbs as guard
 from continuitybridge.inbox import holds
 from continuitybridge.organizations import Organization, visits
+from continuitybridge.vault import Keyring
 
 ERASED = {
     *(("api_keys", name) for name in ("user_name", "created_by", "revoked_by")),
@@ -141,3 +143,48 @@ def test_an_erased_person_stands_beside_nothing_that_he_did(make_organization: C
     assert "is a member" not in again.output
     assert _named(ours.organization_id, name, email) == set()
     assert _named(theirs.organization_id, name, email) == before
+
+
+def _late(o: UUID, *emails: str) -> None:
+    with psycopg.connect(database.owner_url()) as connection:
+        connection.execute("ALTER TABLE bridge.invitations NO FORCE ROW LEVEL SECURITY")
+        connection.execute(
+            "UPDATE bridge.invitations SET expires_at = now() - interval '1 day'"
+            " WHERE organization_id = %s AND email = ANY (%s) AND accepted_at IS NULL",
+            (o, list(emails)),
+        )
+        connection.execute("ALTER TABLE bridge.invitations FORCE ROW LEVEL SECURITY")
+
+
+def test_an_address_goes_from_all_invitations_to_it_but_the_open_one(
+    make_organization: Callable[[], Organization], keyring: Keyring
+) -> None:
+    ours = make_organization()
+    o, name = ours.organization_id, f"anna-{uuid4().hex[:8]}"
+    one, two, open_, other = (f"{uuid4().hex[:8]}@firm.example" for _ in range(4))
+    for email in (one, two, open_):
+        invitations.revoke(o, invitations.invite(o, email, "customer_user", by="z").shown.invitation_id, by="z")
+        invitations.accept(invitations.invite(o, email, "customer_user", by="z").token, name)
+        invitations.invite(o, email, "customer_user", by="z")
+    invitations.accept(invitations.invite(o, other, "customer_user", by="z").token, other)
+    _late(o, one, two)
+    done = CliRunner().invoke(bridge, ["audit", "erase", name, "-o", ours.slug, "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "keeps the address " + open_ in done.output
+    assert one not in done.output
+    by_email: dict[str, list[str]] = {}
+    for each in invitations.list_invitations(o):
+        by_email.setdefault(each.email, []).append(each.state)
+    assert by_email.pop(open_) == ["open"]
+    assert by_email.pop(other) == ["accepted"]
+    assert sorted(by_email.values()) == [["accepted", "revoked"], *2 * [["expired", "accepted", "revoked"]]]
+    assert all(each.startswith("erased-") for each in by_email)
+    with database.tenant(o) as connection:
+        for email in (one, two, open_):
+            assert not subjects.ids_of_name(connection, o, email, keyring)
+        assert subjects.ids_of_name(connection, o, other, keyring)
+    revoked = re.search(r"invitation revoke (\S+)", done.output)
+    assert revoked is not None
+    invitations.revoke(o, UUID(revoked[1]), by="z")
+    CliRunner().invoke(bridge, ["audit", "erase", open_, "-o", ours.slug, "--yes"])
+    assert not _named(o, one, two, open_)
