@@ -230,7 +230,9 @@ def _look(file: Path) -> None:
         seen = _signature(file)
         if seen == _stores.seen and (_stores.bad is None or time.monotonic() < _stores.again_at):
             return
-        _stores.seen, _stores.good = seen, _read(file)
+        # Before it is read: a bad one is not read at each use.
+        _stores.seen = seen
+        _stores.good = _read(file)
     except ConfigurationError as error:
         if _stores.bad is None or _stores.bad.detail != error.detail:
             after = "nothing draws on a store" if _stores.good is None else "the stores stay as they were"
