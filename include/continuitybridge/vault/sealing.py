@@ -147,7 +147,7 @@ def seal(file: Path) -> None:
     another user's."""
     require_owner(file)
     gone = False
-    for place in _places(file):
+    for place in _places(file, whatever_mode=True):
         # Where it cannot be, nothing of this user is there.
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             place.unlink()
@@ -159,10 +159,15 @@ def seal(file: Path) -> None:
 def keep_only(file: Path, keys: Iterable[WrappingKey]) -> None:
     """Forget the unsealed keys that are none of these: they left the file."""
     ids = {key.key_id for key in keys if isinstance(key, SealedKey)}
-    for place in _places(file):
+    for place in _places(file, whatever_mode=True):
         try:
             held = _held(place)
-        except (ConfigurationError, OSError):
+        except ConfigurationError:
+            # Its directory's mode was changed: nobody reads it there any more.
+            with suppress(OSError):
+                place.unlink()
+            continue
+        except OSError:
             continue
         kept = [key for key in held if key.key_id in ids]
         if not kept:
@@ -236,15 +241,16 @@ def _text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def _places(file: Path) -> list[Path]:
-    """Where the file's unsealed keys may stand."""
+def _places(file: Path, *, whatever_mode: bool = False) -> list[Path]:
+    """Where the file's unsealed keys may stand; as `_directories`."""
     name = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:16]
-    return [directory / f"{name}.key" for directory in _directories()]
+    return [directory / f"{name}.key" for directory in _directories(whatever_mode=whatever_mode)]
 
 
-def _directories() -> list[Path]:
+def _directories(*, whatever_mode: bool = False) -> list[Path]:
     """The directory that is configured; else those of this user in the memory that all users share. There anybody
-    may take a name first, and nobody can make a directory that is this user's."""
+    may take a name first, and nobody can make a directory that is this user's. `whatever_mode` gives those too
+    whose mode was changed: a key may stand there that is not to be read, and is to be removed."""
     configured = get_settings().unsealed_dir
     if configured is not None:
         return [configured]
@@ -255,7 +261,7 @@ def _directories() -> list[Path]:
     except OSError:
         return []
     own = (SHARED / each for each in found if each == name or each.startswith(f"{name}-"))
-    return [each for each in own if _is_own(each)]
+    return [each for each in own if _is_own(each, whatever_mode=whatever_mode)]
 
 
 def _new_directory() -> Path:
@@ -305,13 +311,13 @@ def _require_own(directory: Path) -> None:
         )
 
 
-def _is_own(directory: Path) -> bool:
+def _is_own(directory: Path, *, whatever_mode: bool = False) -> bool:
     try:
         found = directory.lstat()
     except OSError:
         return False
-    own = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
-    return own and stat.S_ISDIR(found.st_mode)
+    own = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+    return own and (whatever_mode or not stat.S_IMODE(found.st_mode) & 0o077)
 
 
 def _require_memory(directory: Path) -> None:

@@ -116,6 +116,34 @@ def test_who_takes_the_places_name_first_keeps_nothing_sealed(
     get_settings.cache_clear()
 
 
+@pytest.mark.parametrize("ended", [("seal",), ("rotate-master-key", "--to", "file")], ids=["seal", "rotate"])
+def test_what_is_to_be_forgotten_goes_from_where_the_mode_was_changed_too(
+    settings: Settings, passphrase: str, monkeypatch: pytest.MonkeyPatch, ended: tuple[str, ...]
+) -> None:
+    given = ("--passphrase-file", "-")
+    shared = get_settings().unsealed_dir
+    assert shared is not None
+    with monkeypatch.context() as patched:
+        patched.delenv("BRIDGE_UNSEALED_DIR")
+        patched.setattr(sealing, "SHARED", shared)
+        get_settings.cache_clear()
+        held = []
+        for _ in range(2):
+            assert vault("unseal", *given, given=f"{passphrase}\n").exit_code == 0
+            held = [each for each in shared.rglob("*.key") if each.parent != shared]
+            min(held, key=lambda each: each.stat().st_mtime_ns).parent.chmod(0o750)
+        assert len(held) == 2
+        done = vault(*ended)
+        assert done.exit_code == 0, done.output
+        assert not [each for each in held if each.exists()]
+        if ended == ("seal",):
+            assert vault("unseal", *given, given=f"{passphrase}\n").exit_code == 0
+        else:
+            again = vault("rotate-master-key", "--to", "passphrase", *given, given=f"{passphrase}\n")
+            assert again.exit_code == 0, again.output
+    get_settings.cache_clear()
+
+
 def test_an_unsealed_key_is_never_put_on_a_disk(
     passphrase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
