@@ -15,7 +15,7 @@ from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import Conflict, NotFound
 from continuitybridge.organizations.roles import Role, role_of
-from continuitybridge.organizations.user_names import check_user_name
+from continuitybridge.organizations.user_names import check_user_name, may_be_a_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
     """Make the user a member, or change the role of one; the same again changes nothing. Raises
     `ConfigurationError`, `QuotaExceeded` (`members`; `assigned_organizations` when as many are assigned to a
     consultant as may be)."""
-    check_user_name(user_name)
     wanted = role_of(role)
+    if not may_be_a_members(user_name):
+        check_user_name(user_name)
     with database.platform() as connection:
         before = connection.execute(
             "SELECT role FROM bridge.memberships WHERE organization_id = %s AND user_name = %s FOR UPDATE",
@@ -45,6 +46,9 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
             if before[0] == wanted.value:
                 return
             sessions.end_all(connection, user_name)
+        else:
+            # By his name, whatever it is, a member that there is signs in already.
+            check_user_name(user_name)
         connection.execute(
             "INSERT INTO bridge.memberships (organization_id, user_name, role) VALUES (%s, %s, %s) "
             "ON CONFLICT (organization_id, user_name) DO UPDATE SET role = excluded.role",

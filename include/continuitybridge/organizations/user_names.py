@@ -1,26 +1,32 @@
-"""What a user name may be: what the sign-in forms can take, be it a name or an e-mail address."""
+"""What a user name may be: what somebody can type into the sign-in form and Airflow keeps, be it a name, an e-mail
+address or what looks like one."""
 
 from __future__ import annotations
 
-from email_validator import EmailNotValidError, validate_email
+import unicodedata
 
 from continuitybridge.errors import ConfigurationError
 
-MAX_CHARACTERS = 254
-"""As the forms take; the longest e-mail address (RFC 3696, erratum 1690) too."""
+MAX_CHARACTERS = 256
+_NOT_TYPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control and formatting characters, halves of characters and ends of lines."""
+_JOINERS = "\u200c\u200d"
+"""Formatting characters that some scripts need within a word."""
+
+
+def may_be_a_members(name: str) -> bool:
+    """Whether the database could hold the name."""
+    return "\0" not in name and not any(unicodedata.category(each) == "Cs" for each in name)
 
 
 def check_user_name(name: str) -> None:
     """Raises `ConfigurationError` for a name that nobody can sign in by."""
-    try:
-        if not 0 < len(name) <= MAX_CHARACTERS:
-            raise ValueError(f"it has 1 to {MAX_CHARACTERS} characters")
-        if name != name.strip() or not name.isprintable():
-            raise ValueError("it has no spaces around it and no control characters in it")
-        if "@" in name:
-            # As invitations take one, which makes it the user's name.
-            validate_email(name, check_deliverability=False, globally_deliverable=False)
-    except (ValueError, EmailNotValidError) as error:
-        raise ConfigurationError(
-            f"{name!r} is neither a user name nor an e-mail address: {error}", field="user_name", value=name
-        ) from None
+    if not 0 < len(name) <= MAX_CHARACTERS:
+        problem = f"it has {len(name)} characters; valid are 1 to {MAX_CHARACTERS}"
+    elif name != name.strip():
+        problem = "it has blanks around it"
+    elif any(unicodedata.category(each) in _NOT_TYPED and each not in _JOINERS for each in name):
+        problem = "it has control characters in it"
+    else:
+        return
+    raise ConfigurationError(f"{name!r} is no user name: {problem}", field="user_name", value=name)
