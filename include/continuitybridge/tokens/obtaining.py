@@ -129,7 +129,7 @@ def _call(place: Place, lease: store.Lease, definition: Definition, keys: Cipher
             if definition.outside and refused.code != "invalid_grant":
                 # The client's secret may be another by now: it is read again.
                 secrets.forget_outside(place.organization_id)
-                if not store.doubt(place):
+                if not store.doubt(place, lease):
                     raise _put_off(place, lease, refused.reason, None, keys) from None
             store.give_up(place, lease, refused.reason, keys)
         except Failed as failed:

@@ -221,12 +221,16 @@ def give_up(place: Place, lease: Lease, reason: str, keys: Cipher) -> None:
     )
 
 
-def doubt(place: Place) -> bool:
+def doubt(place: Place, lease: Lease) -> bool:
     """The credentials, which stand in a store outside, are refused: whether that has been so for longer than
-    `DOUBT_S` with what they are now."""
+    `DOUBT_S` with what they are now. A refusal that comes when another attempt is under way, or brought a token,
+    says nothing."""
     with database.tenant(place.organization_id) as connection:
         row = _locked(connection, place)
-        if row["doubted_since"] is None:
+        if row["attempt"] != lease.attempt or row["lease_owner"] != lease.owner:
+            return False
+        # Without failures a token was obtained last: what was doubted before that is over.
+        if row["doubted_since"] is None or row["failures"] == 0:
             _update(connection, place, "doubted_since = %(now)s", now=row["now"])
             return DOUBT_S <= 0
         since: datetime = row["doubted_since"]

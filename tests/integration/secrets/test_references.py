@@ -350,6 +350,28 @@ def test_stores_stay_as_they_were_while_their_file_is_bad(
     assert "can be read again" in caplog.text
 
 
+def test_a_bad_file_is_read_once_in_a_while_however_often_it_is_wanted(
+    organization: Organization, declare: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = {"picky": {"class": f"{Picky.__module__}.Picky", "arguments": {}}}
+    file = declare(stores)
+    real, read = backends._read, []
+    monkeypatch.setattr(backends, "_read", lambda file: [read.append(file), real(file)][1])
+    assert backends.names() == ["picky"]
+    for text in ("corp: [", "corp: {class: no.such.Backend}"):
+        file.write_text(text)
+        before = len(read)
+        for _ in range(50):
+            assert backends.names() == ["picky"]
+        assert len(read) == before + 1
+    monkeypatch.setattr(backends, "BAD_FILE_S", 0.0)
+    file.write_text("corp: {class: no.such.Backend} ")
+    before = len(read)
+    for _ in range(3):
+        backends.names()
+    assert len(read) == before + 3
+
+
 def test_what_draws_on_a_store_waits_where_the_file_was_never_read(
     organization: Organization, declare: Callable[[dict[str, Any]], Path], keyring: Keyring
 ) -> None:
@@ -496,6 +518,47 @@ def test_a_client_whose_secret_outside_stays_wrong_is_given_up_once_until_it_cha
         store.put(path, client_secret=server.client_secret, **client)
         references.forget()  # as when its time is over
         assert ask().auth["token"] in server.valid
+    finally:
+        server.close()
+
+
+def test_what_is_no_refusal_of_what_is_asked_for_now_doubts_nothing(
+    organization: Organization, store: TransitService, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_store, "DOUBT_S", 0.2)
+    monkeypatch.setattr(token_store, "RETRY_S", 0.01)
+    server, owner = TokenServer(), organization.organization_id
+    try:
+        path = f"bridge/{organization.slug}/prod/client"
+        client = {"client_id": server.client_id, "token_url": f"{server.url}/token"}
+        store.put(path, client_secret=server.client_secret, **client)
+        refer(organization, "client", type="oauth2")
+        definition = {"base_url": server.url, "auth": {"type": "secret", "secret": "shop"}}
+        connections.put(owner, "prod", "erp", definition, "anna")
+        first = tokens.resolve(owner, "prod", "erp", keyring)
+        # An attempt that lost its lease comes back refused, now and later.
+        late = token_store.Lease(1, 0, "somebody", None, abandoned=False)
+        place = token_store.Place(owner, "prod", "erp")
+        assert not token_store.doubt(place, late)
+        time.sleep(0.25)
+        assert not token_store.doubt(place, late)
+        with database.tenant(owner) as connection:
+            [row] = connection.execute("SELECT doubted_since FROM bridge.tokens").fetchall()
+        assert row == (None,)
+        server.client_secret, known = "new" * 5, server.client_secret
+        with pytest.raises(Unavailable):
+            tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
+        server.client_secret = known
+        time.sleep(0.25)
+        second = tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
+        # What was doubted before a token came is over.
+        with database.tenant(owner) as connection:
+            connection.execute(
+                "UPDATE bridge.tokens SET doubted_since = now() - interval '1 hour', refused_at = NULL"
+            )
+        server.client_secret = "new" * 5
+        with pytest.raises(Unavailable):
+            tokens.resolve(owner, "prod", "erp", keyring, refused=second.token)
     finally:
         server.close()
 
