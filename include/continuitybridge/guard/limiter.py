@@ -17,7 +17,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -99,8 +99,21 @@ class Limiter:
     async def admit(self, claims: Sequence[Claim]) -> list[Standing]:
         """Take one token for each claim, or none. Raises `TooManyRequests` (facts: `retry_after_s`, `standings`)
         when one of them is used up."""
+        for again in (True, False):
+            standings, empty, wait_s = await self._take(claims)
+            if not empty:
+                return standings
+            # Another request, which another limit refused, may have given tokens back since that was seen.
+            if not again or not all(lease.left for _, lease in empty):
+                break
+        raise _refusal(standings, {claim.name for claim, _ in empty}, wait_s)
+
+    async def _take(self, claims: Sequence[Claim]) -> tuple[list[Standing], list[tuple[Claim, _Lease]], float]:
+        """Take one token for each claim, or none: how they stand, those that had none, and the longest time in
+        seconds until one of these begins anew."""
         taken: list[_Lease] = []
         asked: list[tuple[Claim, _Lease, float]] = []
+        empty: list[tuple[Claim, _Lease]] = []
         wait_s = 0.0
         for claim in claims:
             lease, ends = await self._lease(claim)
@@ -110,21 +123,20 @@ class Limiter:
                 taken.append(lease)
                 self._look_ahead(claim, lease)
             else:
+                empty.append((claim, lease))
                 wait_s = max(wait_s, left_s)
             asked.append((claim, lease, left_s))
-        if wait_s:
+        if empty:
             for lease in taken:
                 lease.left += 1
         # By now: who lent the last token of a limit to a request that another limit refuses has it again.
-        standings = [_standing(claim, lease, left_s) for claim, lease, left_s in asked]
-        if wait_s:
-            raise _refusal(standings, wait_s)
-        return standings
+        return [_standing(claim, lease, left_s) for claim, lease, left_s in asked], empty, wait_s
 
     def refuse_used_up(self, claims: Sequence[Claim]) -> None:
         """Raise as `admit` where it is known by now that it would; takes nothing and asks nobody."""
         now, wait_s = time.time(), 0.0
         standings: list[Standing] = []
+        empty: set[str] = set()
         for claim in claims:
             window_s = claim.limit.get_expiry()
             window = int(now // window_s)
@@ -134,9 +146,10 @@ class Limiter:
             left_s = (window + 1.0) * window_s - now
             standings.append(_standing(claim, lease, left_s))
             if lease.spent and not lease.left:
+                empty.add(claim.name)
                 wait_s = max(wait_s, left_s)
-        if wait_s:
-            raise _refusal(standings, wait_s)
+        if empty:
+            raise _refusal(standings, empty, wait_s)
 
     async def _lease(self, claim: Claim) -> tuple[_Lease, float]:
         """A lease of the current window with a token, or one that is used up; and the window's end."""
@@ -219,10 +232,11 @@ def _standing(claim: Claim, lease: _Lease, left_s: float) -> Standing:
     return Standing(claim.name, limit.amount, limit.get_expiry(), remaining, max(1, math.ceil(left_s)))
 
 
-def _refusal(standings: Sequence[Standing], wait_s: float) -> TooManyRequests:
-    used_up = ", ".join(sorted({each.name for each in standings if not each.remaining}))
+def _refusal(standings: Sequence[Standing], empty: Collection[str], wait_s: float) -> TooManyRequests:
     return TooManyRequests(
-        f"the rate limit is used up: {used_up}", retry_after_s=max(1.0, wait_s), standings=standings
+        f"the rate limit is used up: {', '.join(sorted(empty))}",
+        retry_after_s=max(1.0, wait_s),
+        standings=standings,
     )
 
 

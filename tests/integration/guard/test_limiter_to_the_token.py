@@ -174,6 +174,34 @@ async def test_the_next_block_is_got_when_half_of_one_is_left_and_one_by_one_non
     assert 100 < counter(shared_valkey, busy.key)[1] <= 120
 
 
+async def test_what_another_request_gives_back_meanwhile_is_taken_and_no_refusal_names_nothing(
+    shared_valkey: Valkey,
+) -> None:
+    limits, (a, b, c) = Limiter(shared_valkey.url), (claim("1/minute", name=each) for each in "abc")
+    await Limiter(shared_valkey.url).admit([b])
+    real, gates = limits._shared.incr, {one.key: asyncio.Event() for one in (b, c)}
+
+    async def late(key: str, *more: Any) -> Any:
+        """The store's answer, when its gate is opened."""
+        for one, gate in gates.items():
+            if one in key:
+                await gate.wait()
+        return await real(key, *more)
+
+    limits._shared.incr = late
+    lends = asyncio.create_task(limits.admit([a, b]))
+    await asyncio.sleep(0.05)
+    assert (await refusal(limits, a)).detail == "the rate limit is used up: a"
+    waits = asyncio.create_task(limits.admit([a, c]))
+    await asyncio.sleep(0.05)
+    gates[b.key].set()
+    with pytest.raises(TooManyRequests, match=r"is used up: b$"):
+        await lends
+    gates[c.key].set()
+    assert [each.remaining for each in await waits] == [0, 0]
+    assert (await refusal(limits, a, c)).detail == "the rate limit is used up: a, c"
+
+
 async def test_an_account_is_its_name_its_key_and_its_limit(limits: Limiter) -> None:
     key = uuid4().hex
     for one in (claim("2/minute", key), claim("2/minute", key, "other"), claim("2/hour", key), claim("2/minute")):
