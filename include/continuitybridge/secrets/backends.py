@@ -21,12 +21,22 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import UUID
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from continuitybridge.errors import BackendRefused, ConfigurationError, StoresUnreadable, Unavailable
 from continuitybridge.settings import get_settings
@@ -49,6 +59,7 @@ _REFUSALS = (
     "ClientAuthentication",
 )
 _SILENCES = ("Timeout", "ConnectionError", "ConnectError", "VaultDown", "MaxRetryError", "ServiceUnavailable")
+_AT_A_GLANCE = object()
 _PLACEHOLDERS = {"organization", "organization_id", "environment"}
 
 log = logging.getLogger(__name__)
@@ -76,9 +87,24 @@ class Declared(BaseModel):
         return prefix
 
     @model_validator(mode="after")
-    def _is_a_class(self) -> Self:
-        self.load()
+    def _is_a_class(self, info: ValidationInfo) -> Self:
+        if info.context is not _AT_A_GLANCE or not self._is_seen():
+            self.load()
         return self
+
+    def _is_seen(self) -> bool:
+        """Whether the class stands in a file of its module's; no where that cannot be told without importing."""
+        module, _, name = self.class_.rpartition(".")
+        places, file, known_as = None, None, ""
+        for each in module.split("."):
+            known_as = f"{known_as}.{each}" if known_as else each
+            spec = PathFinder.find_spec(known_as, places)
+            if spec is None:
+                return False
+            places, file = spec.submodule_search_locations, spec.origin
+        if file is None or not file.endswith(".py"):
+            return False
+        return re.search(rf"^class {name}\b", Path(file).read_text(), re.MULTILINE) is not None
 
     def load(self) -> type[Any]:
         """The class; raises `ValueError` where it is not installed or none."""
@@ -190,12 +216,14 @@ def get(name: str) -> Backend:
     return found[name]
 
 
-def check() -> None:
-    """Raise `ConfigurationError` naming what is wrong with the file of stores, as it is now."""
+def check(*, at_a_glance: bool = False) -> None:
+    """Raise `ConfigurationError` naming what is wrong with the file of stores, as it is now. `at_a_glance` takes a
+    class for what it should be that stands in a file where it is looked for: importing it takes seconds, as
+    Airflow's bring Airflow along."""
     file = get_settings().secret_backends_file
     if file is not None:
         _signature(file)
-        _read(file)
+        _declared(file, context=_AT_A_GLANCE if at_a_glance else None)
 
 
 @dataclass(slots=True)
@@ -260,6 +288,10 @@ def _signature(file: Path) -> tuple[int, ...]:
 
 
 def _read(file: Path) -> Mapping[str, Backend]:
+    return {name: Backend(name, each) for name, each in _declared(file).items()}
+
+
+def _declared(file: Path, context: Any = None) -> dict[str, Declared]:
     try:
         given = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -270,14 +302,13 @@ def _read(file: Path) -> Mapping[str, Backend]:
         # An editor empties a file before it writes it.
         raise ConfigurationError(f"{file} is empty; {{}} declares no store", field=_FIELD)
     try:
-        declared = _FILE.validate_python(given)
+        return _FILE.validate_python(given, context=context)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False, include_context=False)
         )
         raise ConfigurationError(f"{file}: {problems}", field=_FIELD) from None
-    return {name: Backend(name, each) for name, each in declared.items()}
 
 
 def _unreadable() -> StoresUnreadable:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -372,6 +373,25 @@ def test_a_bad_file_is_read_once_in_a_while_however_often_it_is_wanted(
     assert len(read) == before + 3
 
 
+def test_the_status_imports_no_stores_class_and_sees_what_is_wrong(
+    declare: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"class": VAULT, "arguments": {}}
+    imported = []
+    with monkeypatch.context() as patched:
+        patched.setattr(backends, "import_module", lambda name: [imported.append(name), import_module(name)][1])
+        declare({"corp": good})
+        backends.check(at_a_glance=True)
+        assert imported == []
+        for bad in ("no.such.Backend", f"{VAULT}s", f"{VAULT}.more", "pathlib.Path.no", "json.decoder.JSON"):
+            declare({"corp": good, "new": {"class": bad}})
+            with pytest.raises(ConfigurationError, match="cannot be imported"):
+                backends.check(at_a_glance=True)
+        backends_own = f"{Picky.__module__}.Picky"
+        declare({"corp": {"class": backends_own}})
+        backends.check(at_a_glance=True)
+
+
 def test_what_draws_on_a_store_waits_where_the_file_was_never_read(
     organization: Organization, declare: Callable[[dict[str, Any]], Path], keyring: Keyring
 ) -> None:
@@ -549,8 +569,10 @@ def test_what_is_no_refusal_of_what_is_asked_for_now_doubts_nothing(
         with pytest.raises(Unavailable):
             tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
         server.client_secret = known
-        time.sleep(0.25)
+        with database.tenant(owner) as connection:
+            connection.execute("UPDATE bridge.tokens SET refused_at = NULL")
         second = tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
+        assert second.token != first.token
         # What was doubted before a token came is over.
         with database.tenant(owner) as connection:
             connection.execute(
