@@ -110,9 +110,7 @@ class Settler:
     async def _write(self, items: list[_Item]) -> None:
         left = {each for each, _ in items}
         try:
-            held, endings = await self._endings(items)
-            # What waits for its keys is told of later.
-            left.intersection_update(held)
+            held, endings = await self._endings(items, left)
             if endings:
                 became = await self._settle(endings)
                 for each, ending in zip(held, became, strict=True):
@@ -145,7 +143,9 @@ class Settler:
                     return ["stale"]
                 return [became for each in endings for became in await self._settle([each])]
 
-    async def _endings(self, items: Sequence[_Item]) -> tuple[list[Held], list[Ending]]:
+    async def _endings(self, items: Sequence[_Item], left: set[Held]) -> tuple[list[Held], list[Ending]]:
+        """What can be written now. What waits for its keys leaves `left`, to be told of later; so does that of
+        which nothing at all can be made, which is told of here."""
         held: list[Held] = []
         endings: list[Ending] = []
         for each, outcome in items:
@@ -154,13 +154,21 @@ class Settler:
             except Exception as error:
                 # A key that somebody has to put back, or what nobody expected: no outcome is lost by it.
                 log.warning("an outcome waits for keys: %s", getattr(error, "detail", None) or repr(error))
+                left.discard(each)
                 self._put_later(each, outcome)
                 continue
             try:
                 ending = await self._ending(each, outcome, keys)
             except (Unavailable, NotFound) as error:
                 log.warning("an outcome waits for keys or for the payload store: %s", error.detail)
+                left.discard(each)
                 self._put_later(each, outcome)
+                continue
+            except Exception:
+                # Not even a failure can be made of it. Its lease runs out, and it is run again.
+                log.exception("the outcome of message %s could not be settled", each.claimed.message_id)
+                left.discard(each)
+                self._on_settled(each, "stale")
                 continue
             held.append(each)
             endings.append(ending)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from stream_world import Flow, Working, wait_until
 
 from continuitybridge.engine.message import Outcome
+from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.inbox import triage
 from continuitybridge.inbox.claim import Claimed
 from continuitybridge.inbox.replies import Notices
@@ -18,6 +21,7 @@ from continuitybridge.inbox.settle.writing import Writing
 from continuitybridge.inbox.stream import settling as settlements
 from continuitybridge.stream import settling
 from continuitybridge.stream.units import Held
+from continuitybridge.vault.keyring import Cipher
 
 
 def test_an_outcome_of_which_nothing_can_be_made_costs_its_own_message_only(
@@ -39,6 +43,46 @@ def test_an_outcome_of_which_nothing_can_be_made_costs_its_own_message_only(
         assert worker.counts["stale"] == 0
     [dead] = triage.list_dead(flow.id)
     assert (dead.message_id, dead.code) == (odd, "internal-error")
+
+
+def test_where_not_even_a_failure_can_be_made_each_outcome_is_told_of_once_all_the_same(
+    make_flow: Callable[[], Flow], working: Callable[..., Working], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = make_flow()
+    waiting: list[list[Any]] = []
+    odd: list[str] = []
+    real = settling.ending_of
+
+    def of(claimed: Claimed, *more: Any) -> Ending:
+        if waiting and not odd:
+            odd.append(claimed.message_id)
+        if claimed.message_id in odd:
+            raise ConfigurationError("what nobody expected, of its failure as well")
+        return real(claimed, *more)
+
+    monkeypatch.setattr(settling, "ending_of", of)
+    monkeypatch.setattr(settling, "KEYS_RETRY_S", 0.1)
+    with working() as worker:
+        flow.send(0)
+        flow.await_done(1)
+        keys = worker._access.keys
+
+        async def away_at_first(organization_id: UUID) -> Cipher:
+            if not waiting:
+                # In one group with others that are written meanwhile.
+                waiting.append(worker._settler._writing)
+                raise NotFound("the key comes later")
+            return await keys(organization_id)
+
+        monkeypatch.setattr(worker._settler, "_access", SimpleNamespace(keys=away_at_first))
+        worker._settler._pause_s = 1.0
+        flow.send(*range(1, 12))
+        wait_until(lambda: worker.counts["done"] + worker.counts["stale"] >= 12, within_s=15)
+        wait_until(lambda: not worker._settler.waiting)
+        assert len(waiting[0]) > 2
+        assert (worker.counts["done"], worker.counts["stale"]) == (11, 1)
+        # Its lease runs out.
+        assert flow.states() == {"done": 11, "claimed": 1}
 
 
 def test_an_ending_that_cannot_be_written_makes_no_other_stale(
