@@ -65,6 +65,12 @@ def main(name: str) -> None:
     # lost that waits for ever for its workers.
     _die_with_supervisor(signal.SIGKILL)
     _let_children_die_with_their_parent()
+    if name == "api-server":
+        # No other process needs what this imports.
+        from continuitybridge.webhooks import late_requests
+
+        # It may have several workers (`AIRFLOW__API__WORKERS`).
+        late_requests.install_above()
     _run_module(program, environment)
 
 

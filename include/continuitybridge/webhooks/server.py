@@ -15,7 +15,6 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
 
 from continuitybridge import browser_headers
 from continuitybridge.inbox.accept.aio import GroupCommit
@@ -177,18 +176,5 @@ def serve(application: str, host: str, port: int, workers: int) -> None:
         "timeout_keep_alive": KEEP_ALIVE_S,
         "timeout_graceful_shutdown": max(1, int(settings.intake_drain_s)),
     }
-    if workers > 1:
-        config = uvicorn.Config(application, **options)
-        _Workers(config, sockets=[config.bind_socket()]).run()
-    else:
-        uvicorn.run(application, **options)
-
-
-class _Workers(Multiprocess):
-    """uvicorn's worker processes, and the one above them."""
-
-    def terminate_all(self) -> None:
-        # While this process held it too, who connects now would wait for nobody until the last worker has ended.
-        for each in self.sockets:
-            each.close()
-        super().terminate_all()
+    late_requests.install_above()
+    uvicorn.run(application, **options)
