@@ -91,8 +91,13 @@ class Doors(Places):
     @field_validator("public_url")
     @classmethod
     def _is_address(cls, given: str | None) -> str | None:
-        parts = urlsplit(given or "http://unset")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(given or "http://unset")
+            # A port that is none shows when it is asked for.
+            is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one or parts.query or parts.fragment:
             raise ValueError("an address such as https://bridge.example or https://example.com/hub is needed")
         first = parts.path.strip("/").partition("/")[0].lower()
         if first in OWN_PATHS:

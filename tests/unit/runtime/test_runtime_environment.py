@@ -60,7 +60,16 @@ def test_airflow_s_links_bear_the_public_address_and_its_tasks_ask_here(
 
 
 @pytest.mark.parametrize(
-    "given", ["bridge.example", "ftp://bridge.example", "https://", "https://bridge.example?a=b"]
+    "given",
+    [
+        "bridge.example",
+        "ftp://bridge.example",
+        "https://",
+        "https://bridge.example?a=b",
+        "https://bridge.example:notaport",
+        "https://bridge.example:70000",
+        "https://[bridge.example",
+    ],
 )
 def test_a_public_address_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(ValidationError, match=r"https://bridge\.example"):
