@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import orjson
 import pytest
+
+from http_server import HttpServer
 
 CHECKS = Path(__file__).parents[2] / "scripts" / "checks"
 VULNERABLE = {
@@ -45,7 +47,7 @@ def advisories() -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    service = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    service = HttpServer(("127.0.0.1", 0), Service)
     thread = threading.Thread(target=service.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{service.server_port}/v1/query"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from uuid import UUID
 
 import pytest
@@ -23,9 +23,10 @@ from continuitybridge.inbox.status import status
 from continuitybridge.organizations import Organization
 from continuitybridge.vault.cipher import version_of
 from continuitybridge.vault.keyring import Cipher, DataKeys, Keyring
+from http_server import HttpServer
 
 
-class Sink(ThreadingHTTPServer):
+class Sink(HttpServer):
     """Takes deliveries, or answers with another `status`."""
 
     def __init__(self) -> None:
