@@ -12,6 +12,7 @@ import psutil
 from chaos_processes import Kept
 from chaos_world import SETTINGS, family, free_port
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "system" / "airflow"))
 
 from trial import Trial
