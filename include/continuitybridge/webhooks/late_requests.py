@@ -40,7 +40,8 @@ def install() -> None:
 
 def install_above() -> None:
     """Have the process above several servers close its own copy of their socket when it stops them. Harmless when
-    done before."""
+    done before. An api-server of several workers that is not started by `bridge up` goes without: who connects
+    while it stops waits until the last worker has ended, and is reset."""
     Multiprocess.terminate_all = terminate_all  # type: ignore[method-assign, assignment]
 
 
