@@ -20,16 +20,22 @@ _DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
 
 
 EmailVerifiedBy = Literal["email_verified", "xms_edov", "directory"]
-_MICROSOFT = frozenset(
-    {
-        *("login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn"),
-        *("login.windows.net", "sts.windows.net"),
-    }
+_MICROSOFT = (
+    *("microsoftonline.com", "microsoftonline.us", "microsoftonline.de", "microsoftonline.cn"),
+    *("windows.net", "chinacloudapi.cn", "microsoft.com"),
 )
+"""Below which Microsoft Entra ID answers, in each of its clouds: the first part of its path is the tenant."""
 _CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"
 """The tenant of everybody's Microsoft account."""
-_EVERYBODYS = ("accounts.google.com", "appleid.apple.com", ".ciamlogin.com", ".b2clogin.com")
-"""Where anybody opens an account: no operator's own directory. With a dot before: and all below."""
+_EVERYBODYS = (
+    *("accounts.google.com", "appleid.apple.com", "live.com", "ciamlogin.com", "b2clogin.com"),
+    *("gitlab.com", "github.com", "facebook.com", "linkedin.com", "slack.com", "yahoo.com", "twitch.tv"),
+)
+"""Where anybody opens an account, there and below: no operator's own directory. Known ones, not all."""
+_FACTORS = frozenset({"hwk", "mca", "mfa", "otp", "pop", "sc", "sms", "swk", "tel"})
+"""Values of `amr` (RFC 8176) that tell of something a person has, or of several factors."""
+_NO_LEVEL = re.compile(r"0|urn:oasis:names:tc:SAML:2\.0:ac:classes:(Password\w*|unspecified)")
+"""Values of `acr` that tell of a password at most (Core 1.0, section 2; SAML 2.0 Authentication Context)."""
 
 
 class IdentityProvider(BaseModel):
@@ -39,8 +45,8 @@ class IdentityProvider(BaseModel):
     them). `email_verified_by`: what says that an address is its person's: the claim `email_verified` (Core 1.0,
     section 5.1); `xms_edov`, which Microsoft Entra ID sends instead; or that the provider is the directory of one
     company, which itself gives addresses to its people. `required_claims`: what its ID tokens must hold, such as
-    the tenant of a provider that serves many. `second_factor`: claims of its ID tokens that count as one, each
-    with the values of which one must be there (`amr`: RFC 8176)."""
+    the tenant of a provider that serves many. `second_factor`: claims of its ID tokens that count as one, `amr`
+    (values by RFC 8176) or `acr`, each with the values of which one must be there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -52,7 +58,9 @@ class IdentityProvider(BaseModel):
     email_domains: tuple[str, ...] = Field(min_length=1)
     email_verified_by: EmailVerifiedBy = "email_verified"
     required_claims: dict[str, str] = Field(default_factory=dict)
-    second_factor: dict[str, tuple[Annotated[str, Field(min_length=1)], ...]] = Field(default_factory=dict)
+    second_factor: dict[Literal["amr", "acr"], tuple[Annotated[str, Field(min_length=1)], ...]] = Field(
+        default_factory=dict
+    )
 
     @field_validator("email_domains", mode="before")
     @classmethod
@@ -71,8 +79,12 @@ class IdentityProvider(BaseModel):
         for claim, values in given.items():
             if not values:
                 raise ValueError(f"names no value of {claim!r} that counts")
-            if claim == "amr" and (first := sorted({"pwd", "pin"} & set(values))):
-                raise ValueError(f"{first[0]!r} is a first factor: {claim!r} counts with mfa, otp, hwk and such")
+            if claim == "amr" and (others := sorted(set(values) - _FACTORS)):
+                raise ValueError(f"{others[0]!r} in 'amr' tells of no second factor; valid: {sorted(_FACTORS)}")
+            if claim == "acr" and (others := [each for each in values if _NO_LEVEL.fullmatch(each)]):
+                raise ValueError(
+                    f"{others[0]!r} in 'acr' tells of no second factor; name the provider's level for one"
+                )
         return given
 
     @model_validator(mode="after")
@@ -81,15 +93,13 @@ class IdentityProvider(BaseModel):
         if self.email_verified_by == "email_verified":
             return self
         parts = urlsplit(self.issuer)
-        host, tenant = (parts.hostname or "").lower(), parts.path.strip("/").partition("/")[0].lower()
-        if host in _MICROSOFT and (not _GUID.fullmatch(tenant) or tenant == _CONSUMERS):
+        host, tenant = (parts.hostname or "").lower().rstrip("."), parts.path.strip("/").partition("/")[0].lower()
+        if _is_below(host, _MICROSOFT) and (not _GUID.fullmatch(tenant) or tenant == _CONSUMERS):
             raise ValueError(
                 f"email_verified_by {self.email_verified_by}: the issuer is not one tenant's; it is"
                 f" https://{host}/<the directory's (tenant) ID>/v2.0"
             )
-        if self.email_verified_by == "directory" and any(
-            host == each or host.endswith(each) for each in _EVERYBODYS
-        ):
+        if self.email_verified_by == "directory" and _is_below(host, _EVERYBODYS):
             raise ValueError(f"email_verified_by directory: anybody opens an account at {host}")
         return self
 
@@ -133,6 +143,10 @@ class IdentityProvider(BaseModel):
 
 _YES = (True, "true")
 """A boolean; some providers write it as a text."""
+
+
+def _is_below(host: str, hosts: tuple[str, ...]) -> bool:
+    return any(host == each or host.endswith(f".{each}") for each in hosts)
 
 
 def parse(given: Any) -> Any:

@@ -87,6 +87,14 @@ def test_identity_providers_are_read_as_json(monkeypatch: pytest.MonkeyPatch) ->
         json.dumps([{**GOOD, "second_factor": {"amr": [""]}}]),
         json.dumps([{**GOOD, "second_factor": {"amr": ["mfa", "pwd"]}}]),
         json.dumps([{**GOOD, "second_factor": True}]),
+        json.dumps([{**GOOD, "second_factor": {"sub": ["one"]}}]),
+        json.dumps([{**GOOD, "second_factor": {"email_verified": ["true"]}}]),
+        json.dumps([{**GOOD, "second_factor": {"acr": ["0"]}}]),
+        json.dumps([{**GOOD, "second_factor": {"acr": ["urn:oasis:names:tc:SAML:2.0:ac:classes:Password"]}}]),
+        *(
+            json.dumps([{**GOOD, "second_factor": {"amr": [each]}}])
+            for each in ("PWD", "pin", "kba", "wia", "geo", "rba", "user", "MFA")
+        ),
     ],
 )
 def test_a_bad_identity_provider_stops_the_start_with_the_settings_name(
@@ -112,6 +120,12 @@ TENANT = "6babcaad-604b-40ac-a9d7-9fd97c0b779f"
         (f"https://login.microsoftonline.com/common/{TENANT}/v2.0", False),
         ("https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", False),
         ("https://login.microsoftonline.com", False),
+        ("https://login.microsoftonline.com./common/v2.0", False),
+        (f"https://login.microsoftonline.us/{TENANT}/v2.0", True),
+        ("https://login.microsoftonline.de/common/v2.0", False),
+        ("https://login.chinacloudapi.cn/common", False),
+        ("https://login.partner.microsoftonline.cn/organizations/v2.0", False),
+        (f"https://notmicrosoftonline.com/{TENANT[1:]}", True),
     ],
 )
 def test_addresses_that_a_directory_gives_are_taken_of_one_companys_only(
@@ -128,7 +142,15 @@ def test_addresses_that_a_directory_gives_are_taken_of_one_companys_only(
 
 @pytest.mark.parametrize(
     "issuer",
-    ["https://accounts.google.com", f"https://acme.ciamlogin.com/{TENANT}/v2.0", "https://appleid.apple.com"],
+    [
+        "https://accounts.google.com",
+        "https://Accounts.google.com.",
+        f"https://acme.ciamlogin.com/{TENANT}/v2.0",
+        "https://appleid.apple.com",
+        "https://login.live.com",
+        "https://gitlab.com",
+        "https://www.facebook.com",
+    ],
 )
 def test_where_anybody_opens_an_account_is_nobodys_directory(monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
     with pytest.raises(ConfigurationError, match="anybody opens an account"):
