@@ -33,7 +33,8 @@ Lie = Callable[[dict[str, Any]], dict[str, Any]]
 class OpenIdProvider:
     """`person`: claims of whoever signs in; `lie` changes the claims of the ID token; `describe` the description;
     `algorithm` and `key` sign it; `answer_state` comes back instead of the client's; `drips`: addresses that never
-    end, in their "head" or "body"; `padding`: what others hold besides. `tokens`: how many were asked for."""
+    end, in their "head" or "body"; `padding`: what others hold besides; `packs`: the content encoding of answers.
+    `tokens`: how many were asked for."""
 
     client_id: str = "bridge"
     client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -88,9 +89,14 @@ class OpenIdProvider:
                 body = json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
+                if provider.packs is not None:
+                    encoding, pack = provider.packs
+                    body = pack(body)
+                    self.send_header("content-encoding", encoding)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -109,6 +115,7 @@ class OpenIdProvider:
         self.at_userinfo: dict[str, Any] = {}
         self.drips: dict[str, str] = {}
         self.padding: dict[str, str] = {}
+        self.packs: tuple[str, Callable[[bytes], bytes]] | None = None
         self.tokens = 0
 
     def description(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,8 @@ from continuitybridge.nodes.http.client import tls_context
 TIMEOUT_S = 5.0
 """How long a provider may take for each answer."""
 MAX_ANSWER_BYTES = 1_000_000
+CLOSING_S = 0.2
+"""How long connections may take to be closed besides."""
 
 _until: ContextVar[float] = ContextVar("bridge_provider_until", default=float("inf"))
 
@@ -58,6 +61,7 @@ class BoundedAdapter(BaseAdapter):
             raise requests.ConnectionError(f"{type(error).__name__}: {error}", request=request) from error
         finally:
             # Not as asyncio.run ends: that waits for names that are still looked up.
+            loop.run_until_complete(_end(loop))
             loop.close()
 
     def close(self) -> None:
@@ -65,7 +69,6 @@ class BoundedAdapter(BaseAdapter):
 
 
 async def _exchange(request: requests.PreparedRequest, left_s: float) -> requests.Response:
-    # As it is: what were packed could become more than anybody wants to read.
     headers = {str(name): str(value) for name, value in request.headers.items()} | {"Accept-Encoding": "identity"}
     content = request.body if isinstance(request.body, str | bytes) else None
     async with (
@@ -78,11 +81,40 @@ async def _exchange(request: requests.PreparedRequest, left_s: float) -> request
             body += part
             if len(body) > MAX_ANSWER_BYTES:
                 raise httpx.ReadError(f"an answer has at most {MAX_ANSWER_BYTES} bytes")
+    body = _unpacked(body, answer.headers.get("content-encoding", ""))
     made = requests.Response()
     made.status_code, made.url, made.request = answer.status_code, str(request.url), request
     made.headers = CaseInsensitiveDict(answer.headers.items())
+    made.headers.pop("content-encoding", None)
     made.raw = BytesIO(body)
     return made
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """Some servers pack what nobody asked to have packed. What were packed could become more than anybody wants to
+    read: it is bounded alike."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"the answer is packed as {encoding!r}, and was asked for as it is")
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        found = unpacking.decompress(body, MAX_ANSWER_BYTES + 1)
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the answer is no {encoding}: {error}") from error
+    if len(found) > MAX_ANSWER_BYTES:
+        raise httpx.DecodingError(f"an answer has at most {MAX_ANSWER_BYTES} bytes, unpacked too")
+    if not unpacking.eof:
+        raise httpx.DecodingError(f"the answer's {encoding} ends too early")
+    return found
+
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """End what an exchange that was given up has left: generators that close connections."""
+    await loop.shutdown_asyncgens()
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=CLOSING_S)
 
 
 class BoundedSession(requests.Session):

@@ -92,7 +92,7 @@ class Providers:
         try:
             return self._ready(provider).authorize_redirect(self.callback(provider))
         except requests.RequestException as error:
-            raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+            raise _failed(provider, error) from error
 
     def callback(self, provider: IdentityProvider) -> str:
         """The redirect URI, as it is registered there."""
@@ -137,7 +137,7 @@ class Providers:
                     raise NotLet(f"the ID token's {name} is not {wanted!r}")
             return _claims(provider, found, self._with_email(client, token, found))
         except requests.RequestException as error:
-            raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+            raise _failed(provider, error) from error
         except (AuthlibBaseError, JoseError, ValueError, KeyError, TypeError) as error:
             raise NotLet(f"what the provider sent does not hold: {type(error).__name__} {error}"[:300]) from error
 
@@ -187,6 +187,12 @@ class Providers:
         return {**more, **found}
 
 
+def _failed(provider: IdentityProvider, error: Exception) -> ProviderFailed:
+    """Says what went wrong, for the log; in one line, whatever the provider sent."""
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return ProviderFailed(f"{provider.name} at {provider.issuer} does not answer: {ascii(why[:300])[1:-1]}")
+
+
 def _is_described(client: Any) -> bool:
     return "_loaded_at" in client.server_metadata
 
@@ -203,7 +209,7 @@ def _described(provider: IdentityProvider) -> dict[str, Any]:
             answer.raise_for_status()
             found = json.loads(answer.content)
     except (requests.RequestException, ValueError, RecursionError) as error:
-        raise ProviderFailed(f"{provider.name}: {type(error).__name__}") from error
+        raise _failed(provider, error) from error
     if not isinstance(found, dict):
         raise ProviderFailed(f"{provider.name}'s description is no JSON object")
     return found

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 from flask import Flask, session
 
 from continuitybridge.airflow import provider_calls, single_sign_on
@@ -164,6 +168,61 @@ def test_more_than_an_answer_may_be_is_not_read(
         come_back(app, there, providers, provider)
     there.padding = {address: "x" * (provider_calls.MAX_ANSWER_BYTES - 10_000)}
     assert come_back(app, there, providers, provider).subject == "one"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack", "taken"),
+    [
+        ("gzip", gzip.compress, True),
+        ("deflate", zlib.compress, True),
+        ("gzip", lambda body: gzip.compress(body + b" " * provider_calls.MAX_ANSWER_BYTES), False),
+        ("gzip", lambda body: gzip.compress(body)[:-9], False),
+        ("gzip", lambda body: body, False),
+        ("br", lambda body: body, False),
+    ],
+)
+def test_an_answer_that_is_packed_unasked_is_unpacked_within_its_bound(
+    app: Flask, there: OpenIdProvider, tmp_path: Path, encoding: str, pack: Callable[[bytes], bytes], taken: bool
+) -> None:
+    providers, provider = known(there, tmp_path)
+    there.packs = encoding, pack
+    if taken:
+        assert come_back(app, there, providers, provider).subject == "one"
+    else:
+        with pytest.raises(ProviderFailed, match="DecodingError"):
+            begin(app, providers, provider)
+
+
+def test_a_request_that_is_given_up_leaves_nothing_behind(
+    there: OpenIdProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(provider_calls, "TIMEOUT_S", 0.1)
+    there.padding = {"/keys": "x" * provider_calls.MAX_ANSWER_BYTES}
+    there.drips = {"/token": "body"}
+    with provider_calls.BoundedSession() as asking:
+        for address, refused in (("/keys", requests.ConnectionError), ("/token", requests.Timeout)):
+            with pytest.raises(refused):
+                asking.get(f"{there.issuer}{address}")
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
+
+
+def test_what_went_wrong_at_a_provider_stands_in_the_log(
+    app: Flask, there: OpenIdProvider, tmp_path: Path
+) -> None:
+    providers, provider = known(there, tmp_path)
+    there.padding = {"/.well-known/openid-configuration": "x" * provider_calls.MAX_ANSWER_BYTES}
+    with pytest.raises(ProviderFailed, match=r"acme at http.*at most 1000000 bytes"):
+        begin(app, providers, provider)
+    speaks_plainly = there.issuer.replace("http:", "https:")
+    for issuer, why in (
+        ("http://127.0.0.1:1", "ConnectError"),
+        ("https://login.acme.invalid", "login.acme.invalid.*ConnectError"),
+        (speaks_plainly, "SSL"),
+    ):
+        with pytest.raises(ProviderFailed, match=why) as failed:
+            single_sign_on._described(provider.model_copy(update={"issuer": issuer}))
+        assert "\n" not in failed.value.detail
 
 
 def test_what_comes_back_holds_what_is_required(app: Flask, there: OpenIdProvider, tmp_path: Path) -> None:
