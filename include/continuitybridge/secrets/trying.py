@@ -115,7 +115,7 @@ def _without(secret: types.SecretValue, known: Mapping[str, Any], text: str) -> 
     what may be shown, of a reference what stands in itself."""
     told = {str(value) for value in known.values()} - {"(set)"}
     values = {str(value) for value in secret.revealed().values()} - told - _SAID_ANYWAY
-    for value in hidden.forms(values, least=_SHORT):
+    for value in hidden.forms(values, least=_SHORT, all_parts=True):
         if value in told:
             continue
         pattern = re.escape(value)
