@@ -235,7 +235,7 @@ def test_a_service_that_hangs_holds_few_threads_before_its_first_time_limit(
     environment: Callable[..., None], transit_service: TransitService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transit, "ANSWER_TIMEOUT_S", 1.5)
-    monkeypatch.setattr(turns, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(turns, "FIRST_PATIENCE_S", 0.3)
     environment(**transit_service.environment)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -260,6 +260,34 @@ def test_a_service_that_hangs_holds_few_threads_before_its_first_time_limit(
                 silent.accept()[0].close()
                 called += 1
         assert called == turns.AT_ONCE
+
+
+def test_a_service_that_is_merely_slow_is_waited_for_and_one_that_hangs_then_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(turns, "FIRST_PATIENCE_S", 0.3)
+    of_service, over = turns.Turns("transit:slow"), threading.Event()
+
+    def slow(_: int) -> None:
+        with of_service.one():
+            time.sleep(0.12)
+
+    def hangs(_: int) -> bool:
+        try:
+            with of_service.one():
+                over.wait(5)
+        except Unavailable:
+            return False
+        return True
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(slow, range(40)))
+        hanging = [pool.submit(hangs, each) for each in range(40)]
+        time.sleep(1)
+        refused = [each.result() for each in hanging if each.done()]
+        over.set()
+    assert refused == [False] * (40 - turns.AT_ONCE)
 
 
 def test_a_busy_service_is_waited_for_in_turn(
@@ -384,7 +412,9 @@ def test_without_credentials_google_is_not_refusing(
 ) -> None:
     key, place = KmsKey(gcp_service.reference), Place(uuid4(), 1)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    environment(NO_GCE_CHECK="true", CLOUDSDK_CONFIG=str(tmp_path))
+    environment(CLOUDSDK_CONFIG=str(tmp_path))
+    # The library reads that from its environment when it is imported.
+    monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
     with pytest.raises(Unavailable, match="no credentials") as none:
         key.wrap(place, b"k" * 32)
     assert none.value.verdict is Verdict.TRANSIENT
