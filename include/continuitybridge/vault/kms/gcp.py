@@ -1,5 +1,5 @@
 """Google Cloud KMS: `gcp:projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>`, a key for
-symmetric encryption. Needs Google's client: `pip install 'continuitybridge[gcp]'`.
+symmetric encryption. Needs Google's client: `.venv/bin/pip install -e '.[gcp]'` in the checkout.
 
 Credentials are found as by every program of Google's (`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud`, the account of
 the machine or pod). They need `roles/cloudkms.cryptoKeyEncrypterDecrypter` on the key. Data keys are bound to
@@ -22,6 +22,8 @@ _NAME = re.compile(
     r"projects/[a-z0-9.:-]{1,128}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}"
 )
 _BUSY = frozenset({408, 429})
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms")
+"""Those that Google's client asks for."""
 
 
 class GcpKms:
@@ -43,6 +45,8 @@ class GcpKms:
         try:
             import google.cloud.kms
             import google_crc32c
+
+            from continuitybridge.vault.kms.google_credentials import Clients
         except ImportError:
             raise ConfigurationError(
                 "Google's client is not installed: pip install 'continuitybridge[gcp]'",
@@ -52,7 +56,7 @@ class GcpKms:
         self._name = name
         self._kms = google.cloud.kms
         self._crc: Callable[[bytes], int] = google_crc32c.value
-        self._client: Any = None
+        self._clients = Clients(self._new_client, _SCOPES)
 
     def wrap(self, key: bytes, context: Mapping[str, str]) -> bytes:
         bound = _bound(context)
@@ -91,29 +95,29 @@ class GcpKms:
         from requests.exceptions import RequestException
 
         try:
-            client = self._client
-            if client is None:
-                client = self._client = self._new_client()
+            client = self._clients.get()
             return getattr(client, verb)(request=dict(given), timeout=ANSWER_TIMEOUT_S, retry=None)
         except GoogleAPICallError as error:
             raise self._judged(verb, error) from error
         except (TransportError, RequestException) as error:
             raise Unavailable(f"Google Cloud KMS does not answer: {error}", retry_after_s=5) from error
         except GoogleAuthError as error:
-            # They are looked for again: what was found is kept in the client.
-            self._client = None
+            # They are looked for again: what was found is kept.
+            self._clients.forget()
             raise Unavailable(
                 f"there are no credentials for Google Cloud KMS now: {error}", retry_after_s=5
             ) from error
         except (ValueError, OSError) as error:
             # A file of credentials that cannot be read, or is none.
-            self._client = None
+            self._clients.forget()
             raise KeyServiceRefused(f"Google Cloud KMS cannot be asked: {error}", key=self._name) from error
 
-    def _new_client(self) -> Any:
+    def _new_client(self, credentials: Any) -> Any:
         options = None if self.endpoint is None else {"api_endpoint": self.endpoint}
         # Over HTTP: a channel of gRPC does not survive a fork.
-        return self._kms.KeyManagementServiceClient(transport="rest", client_options=options)
+        return self._kms.KeyManagementServiceClient(
+            credentials=credentials, transport="rest", client_options=options
+        )
 
     def _judged(self, verb: str, error: Any) -> BridgeError:
         status, message = int(error.code or 0), str(error.message or "")
