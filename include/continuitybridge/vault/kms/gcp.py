@@ -1,5 +1,5 @@
 """Google Cloud KMS: `gcp:projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>`, a key for
-symmetric encryption. Needs Google's client: `.venv/bin/pip install -e '.[gcp]'` in the checkout.
+symmetric encryption. Needs Google's client (`INSTALL`), which is no part of the lock.
 
 Credentials are found as by every program of Google's (`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud`, the account of
 the machine or pod). They need `roles/cloudkms.cryptoKeyEncrypterDecrypter` on the key. Data keys are bound to
@@ -18,6 +18,7 @@ from continuitybridge.errors import BridgeError, ConfigurationError, Unavailable
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, KeyServiceRefused
 
+INSTALL = ".venv/bin/pip install -c requirements.txt -c requirements-dev.txt google-cloud-kms google-crc32c"
 _NAME = re.compile(
     r"projects/[a-z0-9.:-]{1,128}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}"
 )
@@ -49,7 +50,7 @@ class GcpKms:
             from continuitybridge.vault.kms.google_credentials import Clients
         except ImportError:
             raise ConfigurationError(
-                "Google's client is not installed: pip install 'continuitybridge[gcp]'",
+                f"Google's client is not installed; in the checkout: {INSTALL}",
                 field="BRIDGE_MASTER_KEY_KMS",
                 value=f"gcp:{name}",
             ) from None
