@@ -569,6 +569,7 @@ def test_what_is_no_refusal_of_what_is_asked_for_now_doubts_nothing(
         with pytest.raises(Unavailable):
             tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
         server.client_secret = known
+        time.sleep(0.1)  # longer than it is put off
         with database.tenant(owner) as connection:
             connection.execute("UPDATE bridge.tokens SET refused_at = NULL")
         second = tokens.resolve(owner, "prod", "erp", keyring, refused=first.token)
