@@ -1,8 +1,8 @@
 """A change of Airflow's user, whoever makes it (FAB's pages, its API, its command line), ends his sessions: of his
-activity, his roles. (Passwords are in the sessions' stamp already.) With a user who is deleted goes what he was
-here: memberships, API keys, the second factor, identities at providers; whoever gets his name after him has none
-of it. For the same reason nobody is renamed: what he is stands under his name in many places, and would be left to
-whoever takes it next."""
+activity (his links too), his roles. (Passwords are in the sessions' stamp already.) With a user who is deleted
+goes what he was here: memberships, API keys, the second factor, identities at providers; whoever gets his name
+after him has none of it. For the same reason nobody is renamed: what he is stands under his name in many places,
+and would be left to whoever takes it next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import event, inspect
 from continuitybridge import api_keys, database, organizations, sessions
 from continuitybridge.actor import current_actor
 from continuitybridge.errors import Conflict
-from continuitybridge.sign_in import identities, second_factor, verbs
+from continuitybridge.sign_in import identities, second_factor, tokens, verbs
 
 _ENDING = ("active", "roles", "groups")
 
@@ -50,6 +50,9 @@ def _changed(mapper: Any, connection: Any, user: User) -> None:
     # In a transaction of its own, before Airflow's: when that one fails, somebody signs in once more for nothing.
     with database.platform() as own:
         sessions.end_all(own, user.username)
+        if state.attrs["active"].history.has_changes():
+            # Nor does a link that was given before hold when the account is active again.
+            tokens.end_all(own, user.username)
 
 
 def _leaves(mapper: Any, connection: Any, user: User) -> None:

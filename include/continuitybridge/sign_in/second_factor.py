@@ -52,7 +52,7 @@ class WrongCode(NotAuthenticated):
 
 class EnrolmentNeeded(NotAuthenticated):
     """An organization of the person's requires a second factor, and he has none: he sets one up first, by his
-    password, and signs in then. Facts: `address`, where he does."""
+    password or by an identity provider of his, and signs in then. Facts: `address`, where he does."""
 
     code = "second-factor-enrolment-needed"
     title = "A second factor is to be set up first"
@@ -60,10 +60,12 @@ class EnrolmentNeeded(NotAuthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an authenticator app needs, shown this once; `uri` is for a QR code (otpauth, Key Uri Format)."""
+    """What an authenticator app needs, shown this once; `uri` is for a QR code (otpauth, Key Uri Format).
+    `user_name`: whose it will be."""
 
     secret: str
     uri: str
+    user_name: str
 
 
 def is_enrolled(user_name: str) -> bool:
@@ -100,7 +102,8 @@ def begin(user_name: str, *, keyring: Keyring | None = None) -> Enrolment:
         ).rowcount
     if not made:
         raise Conflict("there is a second factor already: remove it first")
-    return Enrolment(secret, pyotp.TOTP(secret).provisioning_uri(name=user_name, issuer_name=ISSUER))
+    uri = pyotp.TOTP(secret).provisioning_uri(name=user_name, issuer_name=ISSUER)
+    return Enrolment(secret, uri, user_name)
 
 
 def confirm(user_name: str, code: str, *, keyring: Keyring | None = None) -> list[str]:

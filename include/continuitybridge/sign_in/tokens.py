@@ -22,9 +22,11 @@ _HOLDS = "hash = %s AND purpose = %s AND used_at IS NULL AND expires_at > now()"
 
 
 def issue(connection: Connection, purpose: Purpose, user_name: str) -> str:
-    """A new token, in the caller's transaction (platform role); the person's others of that purpose end."""
+    """A new token, in the caller's transaction (platform role); the person's others of that purpose end. Those to
+    enrol by go on: one is given to whoever comes back from a provider, to where others' pages can send him."""
     connection.execute(
-        "DELETE FROM bridge.sign_in_tokens WHERE expires_at < now() - %s OR (user_name = %s AND purpose = %s)",
+        "DELETE FROM bridge.sign_in_tokens WHERE expires_at < now() - %s"
+        " OR (user_name = %s AND purpose = %s AND purpose <> 'enrol')",
         (KEPT, user_name, purpose),
     )
     token = secrets.token_urlsafe(32)

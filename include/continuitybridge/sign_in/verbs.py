@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from continuitybridge import database, invitations, mail, sessions
+from continuitybridge import database, invitations, mail, organizations, sessions
 from continuitybridge.errors import BridgeError, Conflict, NotAuthenticated, NotFound, TooManyRequests
 from continuitybridge.invitations import Invitation
 from continuitybridge.sign_in import events, letters, second_factor, tokens
@@ -64,7 +64,7 @@ class Ways:
         user_name = self._held(token, "reset", address)
         account = self.accounts.by_name(user_name)
         if account is None or not account.active:
-            raise NotFound("the link does not hold: it is wrong, used, or too old")
+            raise _no_link()
         # First, so that of two at once one changes it; a password that is not taken gives the link back.
         with database.platform() as connection:
             tokens.use(connection, token, "reset")
@@ -140,12 +140,15 @@ class Ways:
 
     def begin_second_factor_signed_in(self, token: str, address: str) -> Enrolment:
         """Begin with a second factor by a `second_factor_token`, which goes on for `confirm_second_factor`. Raises
-        `NotFound`, `TooManyRequests`, `Conflict`."""
-        return second_factor.begin(self._held(token, "enrol", address))
+        `NotFound`, also for who belongs to no organization any more, `TooManyRequests`, `Conflict`."""
+        account = self._may_enrol(token, address)
+        if not account.superadmin and not organizations.memberships(account.user_name):
+            raise _no_link()
+        return second_factor.begin(account.user_name)
 
     def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
         """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""
-        user_name = self._held(token, "enrol", address)
+        user_name = self._may_enrol(token, address).user_name
         who = user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
             raise _too_many(wait_s)
@@ -173,6 +176,14 @@ class Ways:
             raise
         self.failures.succeeded(*who)
 
+    def _may_enrol(self, token: str, address: str) -> Account:
+        """Whose `second_factor_token` it is. Raises `NotFound`, also for an account that is not active any more,
+        `TooManyRequests`."""
+        account = self.accounts.by_name(self._held(token, "enrol", address))
+        if account is None or not account.active:
+            raise _no_link()
+        return account
+
     def _held(self, token: str, purpose: Purpose, address: str) -> str:
         self._count(address)
         user_name = tokens.find(token, purpose)
@@ -189,7 +200,8 @@ class Ways:
 
 
 def second_factor_token(user_name: str) -> str:
-    """What a second factor is set up by, once: for whoever has proven a moment ago who he is."""
+    """What a second factor is set up by, within ten minutes: one that is, ends all of them. For whoever has
+    proven a moment ago who he is."""
     with database.platform() as connection:
         return tokens.issue(connection, "enrol", user_name)
 
@@ -209,6 +221,10 @@ def require_unused(user_name: str) -> None:
         if left:
             raise Conflict("there was an account of this name, and rights of it are left: ask the superadmin")
         tokens.end_all(connection, user_name)
+
+
+def _no_link() -> NotFound:
+    return NotFound("the link does not hold: it is wrong, used, or too old")
 
 
 def _too_many(wait_s: int) -> TooManyRequests:

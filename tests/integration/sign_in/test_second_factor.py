@@ -254,6 +254,27 @@ def test_who_has_just_signed_in_elsewhere_sets_a_second_factor_up_without_a_pass
     assert world.send("second-factor/begin", token=second_factor_token(person.user_name)).status_code == 409
 
 
+def test_a_token_to_enrol_by_goes_on_beside_a_later_one_and_ends_with_what_its_person_is(
+    world: World, organization: Organization
+) -> None:
+    person, begin = world.person(organization), "second-factor/begin"
+    first, later = second_factor_token(person.user_name), second_factor_token(person.user_name)
+    shown = world.send(begin, token=first)
+    assert f"account <strong>{person.user_name}</strong>" in shown.text
+    code = pyotp.TOTP(re.search(r"<code>(\w+)</code>", shown.text)[1]).now()  # type: ignore[index]
+    world.table.deactivate(person)
+    assert world.send(begin, token=first).status_code == 404
+    assert world.send("second-factor/confirm", token=first, code=code).status_code == 404
+    world.table.accounts[person.user_name] = person
+    assert world.send("second-factor/confirm", token=first, code=code).status_code == 200
+    # Then all have ended.
+    assert world.send(begin, token=later).status_code == 404
+    left = world.person(organization)
+    token = second_factor_token(left.user_name)
+    organizations.remove_member(organization.organization_id, left.user_name, by="boss")
+    assert world.send(begin, token=token).status_code == 404
+
+
 def test_the_page_offers_the_identity_providers_to_whoever_has_no_password(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
