@@ -15,13 +15,13 @@ import logging
 import os
 import re
 import stat
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import UUID
@@ -95,16 +95,11 @@ class Declared(BaseModel):
     def _is_seen(self) -> bool:
         """Whether the class stands in a file of its module's; no where that cannot be told without importing."""
         module, _, name = self.class_.rpartition(".")
-        places, file, known_as = None, None, ""
-        for each in module.split("."):
-            known_as = f"{known_as}.{each}" if known_as else each
-            spec = PathFinder.find_spec(known_as, places)
-            if spec is None:
-                return False
-            places, file = spec.submodule_search_locations, spec.origin
-        if file is None or not file.endswith(".py"):
-            return False
-        return re.search(rf"^class {name}\b", Path(file).read_text(), re.MULTILINE) is not None
+        # By the files alone: what looks for modules wants the packages around some of them imported.
+        inside = module.replace(".", "/")
+        files = (Path(place, f"{inside}{end}") for place in sys.path for end in (".py", "/__init__.py"))
+        file = next((each for each in files if each.is_file()), None)
+        return file is not None and re.search(rf"^class {name}\b", file.read_text(), re.MULTILINE) is not None
 
     def load(self) -> type[Any]:
         """The class; raises `ValueError` where it is not installed or none."""
