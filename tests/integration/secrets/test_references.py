@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets as random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -390,6 +392,15 @@ def test_the_status_imports_no_stores_class_and_sees_what_is_wrong(
         backends_own = f"{Picky.__module__}.Picky"
         declare({"corp": {"class": backends_own}})
         backends.check(at_a_glance=True)
+
+
+def test_a_glance_at_the_stores_brings_no_airflow_along(declare: Callable[[dict[str, Any]], Path]) -> None:
+    declare({"corp": {"class": VAULT, "arguments": {}}})
+    code = (
+        "import sys; from continuitybridge.secrets import backends; backends.check(at_a_glance=True);"
+        " sys.exit('airflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_draws_on_a_store_waits_where_the_file_was_never_read(
