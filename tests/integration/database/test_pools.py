@@ -280,3 +280,32 @@ async def test_who_wants_a_connection_of_his_own_is_told_that_there_is_none(
         await aio.connect("relay")
     with pytest.raises(Unavailable, match="does not answer"):
         next(connections.listen(["trial"]))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_no_more_than_two_connections_read_keys_and_who_comes_third_waits_for_one() -> None:
+    third: list[int] = []
+    waiting = threading.Thread(target=lambda: third.extend(some_pids(connections.keys, 1)))
+    with ExitStack() as stack:
+        two = {pid_of(stack.enter_context(connections.keys())) for _ in range(2)}
+        waiting.start()
+        waiting.join(0.3)
+        assert not third
+    waiting.join(10)
+    assert third
+    assert two >= set(third)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_pools_are_closed_in_time_while_a_server_takes_connections_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nothing"
+        monkeypatch.setattr(connections, "role_url", lambda role: url)
+        with pytest.raises(Unavailable, match="no database connection"):
+            some_pids(connections.relay, 1)
+        began = time.monotonic()
+        connections.close_pools()
+        # A try to connect alone takes ten seconds.
+        assert time.monotonic() - began < 6
