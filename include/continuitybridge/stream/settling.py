@@ -84,7 +84,7 @@ class Settler:
                 self._wake.clear()
                 await self._wake.wait()
             pause_s = self._last + self._pause_s - time.monotonic()
-            if pause_s > 0 and len(self._queue) < BUSY_GROUP:
+            if pause_s > 0 and len(self._queue) < BUSY_GROUP and not self._urgent.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._urgent.wait()
