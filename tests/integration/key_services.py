@@ -283,6 +283,7 @@ def _refused(status: int, name: str, message: str) -> tuple[int, dict[str, Any]]
     return status, {"error": {"code": status, "message": message, "status": name}}
 
 
+Service = AwsService | GcpService | TransitService
 _MAIL = "bridge@tests.iam.gserviceaccount.com"
 _POLICY = """
 path "transit/encrypt/bridge-*" { capabilities = ["update"] }
@@ -307,7 +308,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def aws_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsService]:
     service = AwsService(tmp_path_factory.mktemp("aws"))
     yield service
@@ -316,6 +317,7 @@ def aws_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsService
 
 @pytest.fixture(scope="module")
 def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcpService]:
+    """It serves from a thread, which no fork has."""
     pytest.importorskip("google.cloud.kms", reason="no client of Google's here: pip install google-cloud-kms")
     service = GcpService(tmp_path_factory.mktemp("gcp"))
     with pytest.MonkeyPatch.context() as patched:
@@ -324,7 +326,7 @@ def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcpService
     service.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def transit_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransitService]:
     service = TransitService(tmp_path_factory.mktemp("transit"))
     yield service

@@ -15,14 +15,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from key_services import GcpService, gcp_service
+from key_services import GcpService
 
 from continuitybridge.errors import Unavailable
 from continuitybridge.vault import kms
 from continuitybridge.vault.kms import KmsKey
 from continuitybridge.vault.wrapping import Place
-
-__all__ = ["gcp_service"]
 
 
 class Metadata:
