@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from mutants import PACKAGE, Mutant
 KILLED, SURVIVED, TIMEOUT, UNSEEN = "killed", "survived", "timeout", "unseen"
 BROKEN = 3
 TEST_BUDGET_S = 12.0
-"""So much of the covering tests' time, quickest first, a mutant is given (by their time without a mutant)."""
+"""So much of the covering tests' time a mutant is given (by their time without a mutant)."""
 SLOWER = 3.0
 SPARE_S = 8.0
 """A mutant that takes so many times as long as its tests did, and that much more, hangs: it is killed."""
@@ -116,17 +116,19 @@ class Trial:
 
     def _stand(self, session: pytest.Session, items: Mapping[str, pytest.Item]) -> bool:
         """Run the tests as they are; which lines each goes through is kept for as long as nothing changed."""
-        sources = [PACKAGE / file for file in self._files] + sorted({item.path for item in items.values()})
+        tests = sorted({item.path for item in items.values()})
+        sources = [Path(__file__), *(PACKAGE / file for file in self._files), *tests]
         state = _digest(sources)
         kept = json.loads(self._memory.read_text()) if self._memory.exists() else {}
         known = kept.get("state") == state and set(kept["seconds"]) == set(items)
         self._controlled = known and bool(kept.get("controlled"))
         if known:
             self._lines, self._seconds = kept["lines"], kept["seconds"]
-            quickest: dict[Path, pytest.Item] = {}
+            quickest: dict[object, pytest.Item] = {}
             for item in sorted(items.values(), key=lambda item: -self._seconds[item.nodeid]):
-                quickest[item.path] = item
-            to_run = list(quickest.values())
+                for each in (item.path, *_of_session(item)):
+                    quickest[each] = item
+            to_run = [item for item in items.values() if item in quickest.values()]
         else:
             to_run = list(items.values())
         self._recall(kept, state)
@@ -225,12 +227,22 @@ class Trial:
             body = range(mutant.body[0], mutant.body[1] + 1)
             found = self._through(mutant.file, body if mutant.in_head else lines)
         spent, chosen = 0.0, []
-        for name in sorted(found, key=lambda name: self._seconds[name]):
+        for name in self._in_turn(found):
             spent += self._seconds[name]
             if chosen and spent > TEST_BUDGET_S:
                 break
             chosen.append(name)
         return chosen
+
+    def _in_turn(self, names: list[str]) -> list[str]:
+        """Quickest first; of a test with many cases one, and each further one behind those of all the others."""
+        cases: Counter[str] = Counter()
+        turns: dict[str, int] = {}
+        for name in sorted(names, key=lambda name: self._seconds[name]):
+            test = name.partition("[")[0]
+            turns[name] = cases[test]
+            cases[test] += 1
+        return sorted(turns, key=lambda name: turns[name])
 
     def _through(self, file: str, lines: range) -> list[str]:
         return [
@@ -390,6 +402,12 @@ def _end(group: int) -> None:
     """What the child started goes with it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+
+
+def _of_session(item: pytest.Item) -> list[object]:
+    """The fixtures of the session that it asks for."""
+    asked = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    return [each[-1] for each in asked if each[-1].scope == "session"]
 
 
 def _contexts(watch: coverage.Coverage, items: Mapping[str, pytest.Item]) -> dict[str, dict[str, list[int]]]:
