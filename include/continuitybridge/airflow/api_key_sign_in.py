@@ -14,6 +14,7 @@ from anyio import to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.errors import NotAuthenticated
+from continuitybridge.request_paths import path_of
 
 PREFIX = "cb_"
 TOKEN_S = 60
@@ -50,9 +51,7 @@ class ApiKeyMiddleware:
 
 
 def _key(scope: Scope) -> str | None:
-    path: str = scope["path"]
-    path = path.removeprefix(scope.get("root_path", ""))
-    if path.startswith(_HOOKS):
+    if path_of(scope).startswith(_HOOKS):
         return None
     for name, value in scope["headers"]:
         text = str(value, "latin-1")

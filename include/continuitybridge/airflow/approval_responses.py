@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from continuitybridge.airflow.approval_names import APPROVE, DAG_NAME, REJECT, RUN_ID_PREFIX, TASK_ID
+from continuitybridge.request_paths import path_of
 
 MAX_BODY_BYTES = 64 * 1024
 _RESPONSE = re.compile(
@@ -77,8 +78,7 @@ class ApprovalResponseMiddleware:
 def _response_of(scope: Scope) -> re.Match[str] | None:
     if scope["type"] != "http" or scope["method"] != "PATCH":
         return None
-    path: str = scope["path"]
-    return _RESPONSE.fullmatch(path.removeprefix(scope.get("root_path", "")))
+    return _RESPONSE.fullmatch(path_of(scope))
 
 
 def _decide(organization: str, approval_id: UUID, decision: Any, by: str, comment: str) -> None:

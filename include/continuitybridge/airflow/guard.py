@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.errors import TooManyRequests
+from continuitybridge.request_paths import path_of
 
 if TYPE_CHECKING:
     from continuitybridge.api import SignedIn
@@ -98,7 +99,7 @@ class AirflowGuardMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_guarded(path := _path(scope)) or _is_for_strangers(scope, path):
+        if scope["type"] != "http" or not _is_guarded(path := path_of(scope)) or _is_for_strangers(scope, path):
             await self.app(scope, receive, send)
             return
         from continuitybridge.airflow.auth_manager import asking_once
@@ -128,11 +129,6 @@ class AirflowGuardMiddleware:
             await self.app(scope, receive, send)
         else:
             await _answer(send, 404, {"detail": "Not Found"})
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _is_guarded(path: str) -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.airflow.security_headers import SecurityHeadersMiddleware
+from continuitybridge.request_paths import path_of
 from continuitybridge.webhooks import late_requests
-from continuitybridge.webhooks.intake import LEGACY_PREFIX, PREFIX, IntakeApp
+from continuitybridge.webhooks.addresses import LEGACY_PREFIX, PREFIX
+from continuitybridge.webhooks.intake import IntakeApp
 
 
 class IntakeShortcutMiddleware:
@@ -72,5 +74,4 @@ def _shorten(app: Any) -> None:
 
 
 def _is_webhook(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.startswith((PREFIX, LEGACY_PREFIX))
+    return path_of(scope).startswith((PREFIX, LEGACY_PREFIX))

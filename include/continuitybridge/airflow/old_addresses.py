@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge import problems
 from continuitybridge.errors import MethodNotAllowed
+from continuitybridge.request_paths import path_of
 
 HEALTH = "/api/health"
 _ALIVE = b'{"status":"ok"}'
@@ -32,8 +33,7 @@ class OldAddressesMiddleware:
 
 
 def _is_health(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")) == HEALTH
+    return path_of(scope) == HEALTH
 
 
 async def _answer(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.errors import NotAllowed
 from continuitybridge.origins import SAFE, is_anothers, is_ours
+from continuitybridge.request_paths import path_of
 
 _NOT_HERE = ("/bridge/", "/api/webhook/")
 
@@ -34,8 +35,7 @@ class SameOriginMiddleware:
 
 
 def _is_forged(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    if path.startswith(_NOT_HERE):
+    if path_of(scope).startswith(_NOT_HERE):
         return False
     headers = dict(scope["headers"])
     if b"x-api-key" in headers or headers.get(b"authorization", b"")[:7].lower() == b"bearer ":

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from continuitybridge.browser_headers import AIRFLOWS, DATA, HSTS, PAGES, Headers
+from continuitybridge.request_paths import path_of
 from continuitybridge.settings import get_settings
 
 _OUR_ADDRESSES = ("/bridge/", "/api/")
@@ -24,7 +25,7 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         ours = path.startswith(_OUR_ADDRESSES) and not path.startswith("/api/v2/")
         if self._by_https is None:
             self._by_https = get_settings().external_url.startswith("https://")

@@ -26,6 +26,7 @@ from continuitybridge.errors import (
     TooManyRequests,
     UnsupportedContent,
 )
+from continuitybridge.request_paths import path_of
 
 if TYPE_CHECKING:
     from continuitybridge.sign_in.failures import Failures
@@ -106,9 +107,8 @@ class SignInLockoutMiddleware:
 
 
 def _path(scope: Scope) -> str:
-    path: str = scope["path"]
     # Flask takes several slashes for one.
-    return re.sub("/+", "/", path.removeprefix(scope.get("root_path", ""))).rstrip("/")
+    return re.sub("/+", "/", path_of(scope)).rstrip("/")
 
 
 async def _read(receive: Receive) -> bytes:

@@ -10,6 +10,8 @@ import logging
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from continuitybridge.request_paths import path_of
+
 PATHS = frozenset({"/auth/logout", "/api/v2/auth/logout"})
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,7 @@ class SignOutMiddleware:
 
 
 def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).rstrip("/")
+    return path_of(scope).rstrip("/")
 
 
 def _end(headers: dict[bytes, bytes]) -> None:

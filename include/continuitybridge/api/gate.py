@@ -23,6 +23,7 @@ from continuitybridge.api_keys import Holder
 from continuitybridge.errors import ConfigurationError, NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
 from continuitybridge.guard import admission
 from continuitybridge.organizations.access import Caller
+from continuitybridge.request_paths import path_in_mount
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,7 +78,7 @@ class Gate:
             await send(message)
 
         try:
-            if _path(scope) not in PUBLIC:
+            if path_in_mount(scope) not in PUBLIC:
                 await self._admit(scope, receive, needed=not _is_tracked(scope))
             with acting(_actor(scope)):
                 await self._app(scope, _bounded(scope, receive), watched)
@@ -144,13 +145,8 @@ def _actor(scope: Scope) -> Actor:
     return Actor("user", caller.user_name, address) if isinstance(caller, Caller) else PLATFORM
 
 
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
 def _is_tracked(scope: Scope) -> bool:
-    if scope["method"] not in ("GET", "HEAD") or not TRACKED.fullmatch(_path(scope)):
+    if scope["method"] not in ("GET", "HEAD") or not TRACKED.fullmatch(path_in_mount(scope)):
         return False
     return "token" in parse_qs(scope["query_string"].decode("latin-1"))
 

@@ -33,6 +33,7 @@ from continuitybridge.guard.known import Policy, known
 from continuitybridge.guard.limiter import Claim, Limiter, Standing
 from continuitybridge.guard.offences import Offences
 from continuitybridge.guard.places import Place, organization_of, place_of
+from continuitybridge.request_paths import path_of
 from continuitybridge.settings import Settings, get_settings
 
 Scope = MutableMapping[str, Any]
@@ -83,7 +84,7 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = path_of(scope)
             place = place_of(path)
             await guard.admit(scope, path, place, standings)
             if place is Place.WEBHOOKS:

@@ -11,7 +11,7 @@ to end.
 Memory is bounded: so many requests under way, so many bytes of bodies, a bounded queue of messages to commit, a
 bounded time per body. Beyond each bound the answer is 503 with Retry-After (or 408 for the time). Of requests and
 bytes no organization gets all, so that its flood is refused before the others' messages are. Held requests have a
-bound of their own, and hold no body.
+bound of their own, shared likewise, and hold no body.
 
 It speaks ASGI directly and not through a framework, whose share of a request is larger than the commit's.
 """
@@ -24,9 +24,8 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
-from continuitybridge import problems
 from continuitybridge.errors import (
     BridgeError,
     Gone,
@@ -34,67 +33,38 @@ from continuitybridge.errors import (
     NotAllowed,
     NotFound,
     OrganizationSuspended,
-    PayloadTooLarge,
-    RequestTimeout,
     Unavailable,
 )
 from continuitybridge.guard.bodies import check_depth
 from continuitybridge.inbox import holds, tracking
-from continuitybridge.inbox.accept import Acceptance, Accepted, Lease
+from continuitybridge.inbox.accept import Acceptance, Accepted
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.inbox.replies import Notice
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import answers, challenges, content, held, network
-from continuitybridge.webhooks.admission import Admission, OrganizationLimits, SharedRoom, TokenBucket
+from continuitybridge.webhooks.addresses import Addresses
+from continuitybridge.webhooks.admission import Admission, OrganizationLimits, TokenBucket
 from continuitybridge.webhooks.answers import Answered
 from continuitybridge.webhooks.deadlines import Deadlines
+from continuitybridge.webhooks.direct import Direct, MakeDirect, Reservation
 from continuitybridge.webhooks.directory import Directory
-from continuitybridge.webhooks.refusals import ANY_ENDPOINT, Refusals
+from continuitybridge.webhooks.refusals import Refusals
+from continuitybridge.webhooks.refusing import Refuser
 from continuitybridge.webhooks.request import Receive, Request, Scope, Send, SenderGone
+from continuitybridge.webhooks.rooms import Rooms
 from continuitybridge.webhooks.target import Target
 
-PREFIX = "/bridge/hooks/"
-LEGACY_PREFIX = "/api/webhook/"
-"""The old address, which knows neither organization nor environment: the settings name them."""
-
-LINGER_S = 2.0
-"""How long a refused sender is listened to, so that it reads the answer instead of a reset connection."""
-SMALL_WAIT_S = 0.05
-"""How long a refusal waits for a small body, so that the connection can be kept."""
 ACCEPT_WITHIN_S = 20.0
 """How long accepting may take beside reading the body. Each step has a bound of its own; this one is for the step
 whose bound was forgotten, because a sender that hears nothing does not even know that it should come again."""
 START_TIMEOUT_S = 5.0
-WARN_INTERVAL_S = 5.0
-"""How often at most the log says why requests get 503."""
 THREAD_BYTES = 256 * 1024
 """Bodies above this are hashed and read in a thread: it would hold up the others."""
 
 _FORM = "application/x-www-form-urlencoded"
 
 log = logging.getLogger(__name__)
-
-
-class Reservation(Lease, Protocol):
-    """Room for a message that is run where it was accepted."""
-
-    def end(self) -> None:
-        """Give the room back, unless the message was claimed."""
-
-
-class Direct(Protocol):
-    """Runs messages whose callers wait for the result."""
-
-    def start(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-    def reserve(self, acceptance: Acceptance, organization: str) -> Reservation | None: ...
-
-
-MakeDirect = Callable[[Keyring, Settings, Callable[[Notice], bool]], Direct]
-"""Its last argument takes an answer to the request that waits for it, and says whether one did."""
 
 
 class IntakeApp:
@@ -117,19 +87,17 @@ class IntakeApp:
         self._admission: Admission = admission or TokenBucket(self._settings.intake_rate_per_s)
         self._limits = OrganizationLimits(self._settings.limit_webhooks_per_organization)
         self._status_url = f"{self._settings.external_url}/bridge/messages/"
-        self._proxies = self._settings.trusted_networks
+        self._addresses = Addresses(self._settings)
         self._starting: asyncio.Lock | None = None
         self._started = False
         self._stopping = False
         self._under_way = 0
         self._idle = asyncio.Event()
-        self._requests = SharedRoom(self._settings.intake_max_requests)
-        self._bodies = SharedRoom(self._settings.intake_max_buffer_bytes)
-        self._reading = Deadlines(self._settings.intake_body_timeout_s)
+        self._rooms = Rooms(self._settings)
         self._accepting = Deadlines(self._settings.intake_body_timeout_s + ACCEPT_WITHIN_S)
-        self._warned_at = 0.0
         self._directory: Directory
-        self._refusals: Refusals
+        self._refusals = Refusals()
+        self._refuser = Refuser(self._refusals)
         self._commits: GroupCommit
         self._keyring: Keyring
         self._held = held.HeldRequests(self._settings.intake_max_held)
@@ -150,7 +118,6 @@ class IntakeApp:
                 return
             self._keyring = await asyncio.to_thread(Keyring.open)
             self._directory = Directory(self._keyring)
-            self._refusals = Refusals()
             self._commits = self._make_commits(self._keyring)
             self._signals.enter_context(self._held.closing_at_signals())
             self._directory.start()
@@ -218,7 +185,7 @@ class IntakeApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._under_way += 1
-        request = Request(scope, receive, self)
+        request = Request(scope, receive, self._addresses)
         try:
             status, headers, body = await self._answer(request)
         except (SenderGone, held.Gone):
@@ -226,38 +193,28 @@ class IntakeApp:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            await self._refuse(request, error, send)
+            await self._refuser.refuse(request, error, send)
         else:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:
-            self._leave(request)
+            self._rooms.leave(request)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
-
-    def _leave(self, request: Request) -> None:
-        """Give back the room that a request takes of its organization's."""
-        if request.target is not None and request.is_counted:
-            organization_id = request.target.organization_id
-            self._requests.give_back(organization_id, 1)
-            self._bodies.give_back(organization_id, request.buffered)
-            request.is_counted, request.buffered = False, 0
 
     async def _answer(self, request: Request) -> Answered:
         if not self._started:
             await self._start_late()
         if self._stopping or self._under_way - self._held.count > self._settings.intake_max_requests:
             raise Unavailable("intake is stopping" if self._stopping else "too many requests are under way")
-        place = self._place(request.scope)
+        place = self._addresses.place(request.scope)
         if place is None:
             raise NotFound("no endpoint has this address")
         target = self._directory.find(place)
         if target is None or not target.active or target.later:
             target = await self._confirm(place, request)
-        request.target, request.is_counted = target, True
-        if not self._requests.take(target.organization_id, 1):
-            raise Unavailable("too many requests of the organization are under way")
+        self._rooms.enter(request, target)
         if target.suspended:
             raise OrganizationSuspended("the organization is suspended and takes no messages")
         if not target.active:
@@ -267,7 +224,7 @@ class IntakeApp:
                 f"{target.draining}: it takes no new messages", flow=target.flow, retry_after_s=holds.DRAIN_RETRY_S
             )
         if target.networks is not None:
-            sender = network.sender(network.peer(request.scope), request.headers, self._proxies)
+            sender = network.sender(network.peer(request.scope), request.headers, self._addresses.proxies)
             if not network.within(sender, target.networks):
                 raise NotAllowed("this address may not send here")
         self._limits.refuse_used_up(target, request.scope)
@@ -302,7 +259,7 @@ class IntakeApp:
             kind, charset = _FORM, None
         else:
             kind, charset = content.media_type(request.headers, target.content_types)
-        request.body = body = await self._read(request, target)
+        request.body = body = await self._rooms.read(request, target)
         way, now = target.verifier, time.time()
         keys = self._keys(target, now)
         if way.prepares:
@@ -375,7 +332,7 @@ class IntakeApp:
         answer: Notice | None = None
         if target.hold_s is not None:
             # What is held, is held without its body, and has a bound of its own.
-            self._leave(request)
+            self._rooms.leave(request)
             request.body = b""
             preferred_s = answers.preference(request.headers)
             hold_s = target.hold_s if preferred_s is None else min(target.hold_s, preferred_s)
@@ -410,29 +367,6 @@ class IntakeApp:
             )
         return keys
 
-    def _place(self, scope: Scope) -> str | None:
-        """`organization/environment/slug` of the address; None for an old address that belongs to nobody."""
-        path: str = scope["path"]
-        # A mount extends root_path by its own prefix and keeps the server's in app_root_path.
-        path = path.removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
-        if path.startswith(PREFIX):
-            return path[len(PREFIX) :]
-        if path.startswith(LEGACY_PREFIX) and self._settings.legacy_organization:
-            slug = path[len(LEGACY_PREFIX) :]
-            return f"{self._settings.legacy_organization}/{self._settings.legacy_environment}/{slug}"
-        return None
-
-    def url(self, scope: Scope) -> str:
-        """The address that a request was sent to, as its sender knows it."""
-        path: str = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
-        path = path.removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
-        query = scope["query_string"].decode("latin-1")
-        return f"{self._settings.external_url}{path}{'?' + query if query else ''}"
-
-    def is_proxy(self, address: network.Address | None) -> bool:
-        """Whether the headers that come from there are a trusted proxy's."""
-        return network.within(address, self._proxies)
-
     async def _confirm(self, place: str, request: Request) -> Target:
         """The endpoint that is not known here, or not as one that answers, after the tables were asked."""
         target = await self._directory.confirm(place)
@@ -442,58 +376,3 @@ class IntakeApp:
                 request.stranger = (owner, parts[1])
             raise NotFound("no endpoint has this address")
         return target
-
-    async def _read(self, request: Request, target: Target) -> bytes:
-        """The whole body; its limit holds for what is declared, and for what comes."""
-        limit = min(target.max_body_bytes or self._settings.max_message_bytes, self._settings.max_message_bytes)
-        declared = request.headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > limit:
-            raise PayloadTooLarge(f"the body has {int(declared)} bytes, {limit} are allowed", allowed=limit)
-        chunks: list[bytes] = []
-        try:
-            with self._reading:
-                while request.more_body:
-                    chunk = await request.read()
-                    is_room = self._bodies.take(target.organization_id, len(chunk))
-                    request.buffered += len(chunk)
-                    chunks.append(chunk)
-                    if request.buffered > limit:
-                        raise PayloadTooLarge(f"the body has more than the {limit} bytes allowed", allowed=limit)
-                    if not is_room:
-                        raise Unavailable("too many bytes of bodies are held")
-        except TimeoutError:
-            raise RequestTimeout(
-                f"the body did not arrive within {self._reading.limit_s:g} s", allowed=self._reading.limit_s
-            ) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def _refuse(self, request: Request, error: Exception, send: Send) -> None:
-        problem = problems.of(error)
-        if not isinstance(error, BridgeError):
-            log.error("intake: %s", problem.instance, exc_info=error)
-            error = BridgeError("")
-        elif problem.status >= 500 and time.monotonic() - self._warned_at > WARN_INTERVAL_S:
-            self._warned_at = time.monotonic()
-            log.warning("intake: %s: %s", problem.instance, error.detail)
-        if request.target is not None:
-            self._refusals.note(
-                request.target.organization_id, request.target.environment, request.target.slug, error
-            )
-        elif request.stranger is not None:
-            self._refusals.note(request.stranger[0], request.stranger[1], ANY_ENDPOINT, error)
-        answer = problem.body()
-        headers = [
-            (b"content-type", problems.MEDIA_TYPE.encode()),
-            (b"content-length", str(len(answer)).encode()),
-            *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
-        ]
-        if request.is_small:
-            await request.discard(SMALL_WAIT_S)
-        if request.more_body and request.scope.get("http_version", "1.1").startswith("1"):
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        if request.more_body and not request.awaits_continue and not isinstance(error, RequestTimeout):
-            await send({"type": "http.response.body", "body": answer, "more_body": True})
-            await request.discard(LINGER_S)
-            answer = b""
-        await send({"type": "http.response.body", "body": answer})

@@ -21,7 +21,8 @@ from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import late_requests
-from continuitybridge.webhooks.intake import IntakeApp, MakeDirect
+from continuitybridge.webhooks.direct import MakeDirect
+from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.request import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

@@ -22,7 +22,6 @@ import orjson
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Mount
@@ -54,14 +53,15 @@ class Server:
         """Of `sign_in.Accounts`: nobody here has a password."""
 
 
-def serve(server: Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:
-    """Everything that is mounted in an api-server, in one that is bare."""
+def serve(server: Server, port: int, root_path: str = "") -> tuple[uvicorn.Server, threading.Thread]:
+    """Everything that is mounted in an api-server, in one that is bare. `root_path`: as Airflow gives it to its
+    own, where the public address has a path."""
     routes = [
         Mount(prefix, app, name=name) for name, prefix, app in api.mounts(server.authenticate, accounts=server)
     ]
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # As Airflow's own: it runs the lifespans of mounted FastAPI applications, and of no others.
         async with contextlib.AsyncExitStack() as stack:
             for route in routes:
@@ -71,7 +71,7 @@ def serve(server: Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:
 
     first_to_last = (SecurityHeadersMiddleware, GuardMiddleware, SameOriginMiddleware, OldAddressesMiddleware)
     middlewares = [Middleware(each) for each in first_to_last]
-    app = Starlette(routes=routes, lifespan=lifespan, middleware=middlewares)
+    app = FastAPI(routes=routes, lifespan=lifespan, middleware=middlewares, root_path=root_path, openapi_url=None)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
     thread.start()
@@ -83,16 +83,23 @@ def serve(server: Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:
     return running, thread
 
 
-@pytest.fixture(scope="session")
-def server(settings: Settings) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(users: dict[str, api.SignedIn], root_path: str = "") -> Iterator[Server]:
+    """A server for a while."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    described = Server(f"http://127.0.0.1:{port}")
-    running, thread = serve(described, port)
+    described = Server(f"http://127.0.0.1:{port}{root_path}", users)
+    running, thread = serve(described, port, root_path)
     yield described
     running.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="session")
+def server(settings: Settings) -> Iterator[Server]:
+    with serving({}) as running:
+        yield running
 
 
 @dataclass

@@ -4,6 +4,7 @@ without a row here fails."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.organizations import matrix
 
-from .conftest import Deployed, SignIn, User
+from .conftest import Deployed, Server, SignIn, User, serving
 from .test_access import BODIES, PUBLIC, UNKNOWN, api_key, filled, invitation, member, operations, replay_job
 
 ALL, WRITERS, ADMIN = "SA CON CA CU", "SA CON CA", "SA"
@@ -115,10 +116,20 @@ OPERATIONS = {
 """Which operations change something or show what is not for all; all others are what everybody may read."""
 
 
+UNKNOWN_NAMES = defaultdict(lambda: UNKNOWN)
+
+
 @pytest.fixture
 def document(sign_in: SignIn) -> dict[str, Any]:
     found: dict[str, Any] = sign_in().get("/bridge/openapi.json").json()
     return found
+
+
+@pytest.fixture
+def below_a_path(server: Server) -> Iterator[Server]:
+    """A server whose public address has a path, one that its own addresses begin with; it knows the same users."""
+    with serving(server.users, root_path="/br") as running:
+        yield running
 
 
 def cells(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], str]]:
@@ -192,16 +203,21 @@ def test_every_operation_is_the_action_that_it_is_meant_to_be(document: dict[str
     assert all(EXPECTED[action] == ALL for action in found.keys() - OPERATIONS.keys())
 
 
-@pytest.mark.parametrize("role", ["CU", "CA", "CON", "SA"])
+@pytest.mark.parametrize("role", ["CU", "CA", "CON", "SA", "CON below a path"])
 def test_each_role_may_what_the_matrix_says_in_its_organization_and_finds_no_other(
     document: dict[str, Any],
+    server: Server,
     sign_in: SignIn,
     deployed: Callable[[], Deployed],
     stranger: httpx.Client,
+    request: pytest.FixtureRequest,
     role: str,
 ) -> None:
     mine, theirs = deployed(), deployed()
+    role, _, is_below = role.partition(" ")
     user = sign_in(superadmin=True) if role == "SA" else sign_in({mine.organization: ROLES[role]})
+    if is_below:
+        user.client.base_url = stranger.base_url = httpx.URL(request.getfixturevalue("below_a_path").url)
     own, foreign = things(mine, stranger), things(theirs, stranger)
     tried = {"allowed": 0, "refused": 0, "foreign": 0}
     for method, path, operation, action in cells(document):
@@ -229,6 +245,19 @@ def test_each_role_may_what_the_matrix_says_in_its_organization_and_finds_no_oth
     assert tried["allowed"] > 15
     assert tried["refused"] > 10 or role != "CU"
     assert tried["foreign"] > 25 or role == "SA"
+
+
+def test_a_stranger_finds_nothing_below_a_path_nor_beside_it(
+    document: dict[str, Any], below_a_path: Server, stranger: httpx.Client
+) -> None:
+    host = below_a_path.url.removesuffix("/br")
+    for base in (below_a_path.url, host):
+        for method, path, _, _ in cells(document):
+            answer = stranger.request(method, base + filled(path, UNKNOWN_NAMES))
+            assert answer.status_code == 401, (method, base, path, answer.text)
+    assert stranger.get(f"{below_a_path.url}/bridge/health/live").status_code == 200
+    for path in ("/br/br/bridge/me", "/brbridge/health/live", "/brbridge/me"):
+        assert stranger.get(host + path).status_code == 404, path
 
 
 def test_a_member_elsewhere_finds_things_by_their_id_nowhere(
