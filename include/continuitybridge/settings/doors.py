@@ -66,7 +66,8 @@ class Doors(Places):
         default=1_000,
         ge=0,
         description="Most requests that one intake process holds until their flow has dealt with the message "
-        "(`reply: result`); beyond it they are answered with 202 at once.",
+        "(`reply: result`); beyond it they are answered with 202 at once. An organization may have nine tenths of "
+        "what the others leave.",
     )
     intake_lanes: int = Field(
         default=8,

@@ -2,8 +2,12 @@
 
 Whoever settles a message says so on `bridge_replies` after its commit (`inbox.replies`); one connection per
 process hears it. A notification can be lost, so the tables are asked about all that is held, every `POLL_S`.
-Memory is bounded: at most so many requests are held, and of notifications that nobody waits for the newest are
-remembered (one may come before the request that it is for has learned its message's id).
+A process that runs a message itself answers its own requests and tells nobody; a copy of the request that is held
+in another one is made known on `bridge_replies_wanted`, so that it is told too.
+
+Memory is bounded: at most so many requests are held, of which no organization gets all, and of notifications that
+nobody waits for the newest are remembered (one may come before the request that it is for has learned its
+message's id).
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from continuitybridge.database import aio
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import replies
 from continuitybridge.inbox.replies import Notice
-from continuitybridge.inbox.replies.notices import read
+from continuitybridge.inbox.replies.notices import WANTED_CHANNEL, read, wanted
+from continuitybridge.webhooks.admission import SharedRoom
 
 POLL_S = 1.0
 REMEMBERED = 4_096
@@ -77,11 +82,15 @@ class HeldRequests:
     """The requests that one process holds. One event loop."""
 
     def __init__(self, max_held: int) -> None:
-        self._max_held = max_held
+        self._room = SharedRoom(max_held)
         self._held: dict[_Key, list[_Held]] = {}
         self._count = 0
         self._recent: OrderedDict[_Key, None] = OrderedDict()
         self._wanted: set[_Key] = set()
+        self._unannounced: set[_Key] = set()
+        self._elsewhere: OrderedDict[_Key, None] = OrderedDict()
+        """What other processes hold requests for."""
+        self._asking_pid = 0
         self._asked = asyncio.Event()
         self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,15 +112,34 @@ class HeldRequests:
         """The message's answer, when it is there; None when there is none by `until` (in the loop's time), or no
         room to wait, or this is closing. `repeated`: the message may have been settled long ago. Raises `Gone`
         when the awaitable of `gone` ends: the sender has hung up."""
-        loop = asyncio.get_running_loop()
-        if self._closed or self._count >= self._max_held or loop.time() >= until:
+        if self._closed or asyncio.get_running_loop().time() >= until:
             return None
+        try:
+            if not self._room.take(organization_id, 1):
+                return None
+            return await self._hold(organization_id, message_id, until, gone, repeated=repeated)
+        finally:
+            self._room.give_back(organization_id, 1)
+
+    async def _hold(
+        self,
+        organization_id: UUID,
+        message_id: str,
+        until: float,
+        gone: Callable[[], Awaitable[Any]],
+        *,
+        repeated: bool,
+    ) -> Notice | None:
+        loop = asyncio.get_running_loop()
         self._begin()
         key = organization_id, message_id
         held = _Held(loop.create_future(), until)
         self._held.setdefault(key, []).append(held)
         self._count += 1
         if repeated or key in self._recent:
+            if repeated and len(self._held[key]) == 1:
+                # Else it is run for the one that was here before, or was made known for it.
+                self._unannounced.add(key)
             self._look_up(key)
         elif self._count == 1:
             self._asked.set()  # so that the tables are asked now and then from here on
@@ -123,14 +151,15 @@ class HeldRequests:
             others.remove(held)
             if not others:
                 del self._held[key]
+                self._unannounced.discard(key)
 
     def hear(self, notice: Notice) -> bool:
-        """Answer those that this is for; False when it is for none, or to be looked up."""
+        """Answer those that this is for; False when it is for none, to be looked up, or for others too."""
         key = notice.organization_id, notice.message_id
         if not notice.known or key not in self._held:
             return False
         self._resolve(key, notice)
-        return True
+        return key not in self._elsewhere
 
     def close(self) -> None:
         """Let all go, and hold none any more. May be called in a signal's handler by way of the loop."""
@@ -188,19 +217,21 @@ class HeldRequests:
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self, connection: aio.AsyncConnection) -> None:
-        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(replies.CHANNEL)))
+        for channel in (replies.CHANNEL, WANTED_CHANNEL):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         # What was told before this connection listened.
         self._look_up(*self._held)
         async for notify in connection.notifies():
             for notice in read(notify.payload):
-                self._heard(notice)
+                if notify.channel == replies.CHANNEL:
+                    self._heard(notice)
+                elif notify.pid != self._asking_pid:
+                    _remember(self._elsewhere, (notice.organization_id, notice.message_id))
 
     def _heard(self, notice: Notice) -> None:
         key = notice.organization_id, notice.message_id
         if key not in self._held:
-            self._recent[key] = None
-            if len(self._recent) > REMEMBERED:
-                self._recent.popitem(last=False)
+            _remember(self._recent, key)
         elif notice.known:
             self._resolve(key, notice)
         else:
@@ -215,6 +246,7 @@ class HeldRequests:
             self._asked.set()
 
     async def _ask(self, connection: aio.AsyncConnection) -> None:
+        self._asking_pid = connection.info.backend_pid
         while True:
             try:
                 async with asyncio.timeout(POLL_S if self._held else None):
@@ -222,21 +254,26 @@ class HeldRequests:
             except TimeoutError:
                 self._wanted.update(self._held)
             self._asked.clear()
-            wanted = [key for key in self._wanted if key in self._held]
+            keys = [key for key in self._wanted if key in self._held]
             self._wanted.clear()
-            if not wanted:
+            if not keys:
                 continue
             try:
                 async with asyncio.timeout(QUERY_TIMEOUT_S):
                     cursor = await connection.execute(
-                        _LOOK_UP, ([key[0] for key in wanted], [key[1] for key in wanted]), binary=True
+                        _LOOK_UP, ([key[0] for key in keys], [key[1] for key in keys]), binary=True
                     )
                     rows = await cursor.fetchall()
+                    for row in rows:
+                        self._found(*row)
+                    if unannounced := self._unannounced.intersection(keys):
+                        self._unannounced -= unannounced
+                        await connection.execute(*wanted(unannounced))
+                        # It may have been settled before that was heard.
+                        self._look_up(*unannounced)
             except Error:
-                self._look_up(*wanted)
+                self._look_up(*keys)
                 raise
-            for row in rows:
-                self._found(*row)
 
     def _found(
         self,
@@ -250,6 +287,8 @@ class HeldRequests:
         goes_on_s: float | None,
     ) -> None:
         key = organization_id, message_id
+        if answered or not awaited:
+            self._unannounced.discard(key)
         if answered:
             self._resolve(key, Notice(organization_id, message_id, True, status, code, content))
         elif not awaited:
@@ -289,6 +328,12 @@ async def _answered(held: _Held, gone: Callable[[], Awaitable[Any]]) -> Notice |
     finally:
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
+
+
+def _remember(keys: OrderedDict[_Key, None], key: _Key) -> None:
+    keys[key] = None
+    if len(keys) > REMEMBERED:
+        keys.popitem(last=False)
 
 
 def _then(first: Callable[[], Any], second: Callable[[int, Any], Any]) -> Callable[[int, Any], None]:

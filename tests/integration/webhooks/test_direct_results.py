@@ -90,6 +90,35 @@ def test_copies_at_once_are_one_message_with_one_answer(
     assert len(destination.keys) == len(states(hook)) == 1
 
 
+def test_a_copy_in_another_process_is_answered_with_the_first_one(
+    intake: Intake,
+    organization: Organization,
+    destination: Destination,
+    senders: ThreadPoolExecutor,
+    tmp_path: Path,
+) -> None:
+    hook = deploy(organization, PRICE, to(destination, response="vars"), mode="stream")
+    eventually(lambda: ask(intake, hook, wait_s=1).status_code == 200, within_s=60)
+    others = run_intake(tmp_path, BRIDGE_INTAKE_LANES="0")
+    try:
+        assert ask(others, hook, wait_s=0).status_code == 202
+        destination.opened.clear()
+        first = senders.submit(ask, intake, hook, message_id="order-1")
+        before = len(destination.keys)
+        eventually(lambda: len(destination.keys) == before + 1)
+        copies = [senders.submit(ask, others, hook, message_id="order-1") for _ in range(2)]
+        with pytest.raises(TimeoutError):
+            copies[0].result(0.3)
+        destination.opened.set()
+        assert first.result().status_code == 200
+        # Sooner than whoever asks the tables once a second.
+        answers = [each.result(0.5) for each in copies]
+        assert {answer.content for answer in answers} == {first.result().content}
+        assert {answer.headers["idempotent-replayed"] for answer in answers} == {"true"}
+    finally:
+        end(others)
+
+
 @contextmanager
 def nothing_settles() -> Iterator[None]:
     """Whatever writes a settled message waits until the block ends."""

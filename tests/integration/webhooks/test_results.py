@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ def test_200_are_held_at_once_and_whoever_comes_beyond_is_accepted(
     organization: Organization, tmp_path: Path
 ) -> None:
     hook = deploy(organization, PRICE)
-    intake = run_intake(tmp_path, BRIDGE_INTAKE_MAX_HELD="200", BRIDGE_INTAKE_MAX_REQUESTS="150")
+    # An organization has nine tenths of either.
+    intake = run_intake(tmp_path, BRIDGE_INTAKE_MAX_HELD="222", BRIDGE_INTAKE_MAX_REQUESTS="150")
     try:
         with ThreadPoolExecutor(200) as pool:
             held: list[Future[httpx.Response]] = []
@@ -198,6 +199,29 @@ def test_200_are_held_at_once_and_whoever_comes_beyond_is_accepted(
                 answers = [each.result() for each in held]
         assert Counter(answer.status_code for answer in answers) == {200: 200}
         assert len({answer.headers["bridge-message-id"] for answer in answers}) == 200
+    finally:
+        end(intake)
+
+
+def test_an_organization_that_holds_all_it_may_leaves_room_for_the_others(
+    make_organization: Callable[[], Organization], tmp_path: Path
+) -> None:
+    busy, other = deploy(make_organization(), PRICE), deploy(make_organization(), PRICE)
+    intake = run_intake(tmp_path, BRIDGE_INTAKE_MAX_HELD="20")
+    try:
+        with ThreadPoolExecutor(40) as pool:
+            flood = [pool.submit(intake.post, busy, ORDER) for _ in range(30)]
+            eventually(lambda: len(messages(busy)) == 30)
+            eventually(lambda: sum(each.done() for each in flood) == 12)
+            assert all(is_accepted(each.result()) for each in flood if each.done())
+            quiet = pool.submit(intake.post, other, ORDER)
+            eventually(lambda: len(messages(other)) == 1)
+            with worker(other.organization):
+                assert quiet.result().status_code == 200
+            with worker(busy.organization):
+                assert Counter(each.result().status_code for each in flood) == {202: 12, 200: 18}
+            with worker(busy.organization):
+                assert intake.post(busy, ORDER).status_code == 200, "the room is not given back"
     finally:
         end(intake)
 

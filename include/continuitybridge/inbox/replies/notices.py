@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -19,8 +19,13 @@ CHANNEL = "bridge_replies"
 three words more the answer itself: status, code, content in base64, each `-` for none. A hint: who waits also
 looks."""
 
+WANTED_CHANNEL = "bridge_replies_wanted"
+"""NOTIFY channel. Lines as the shorter ones above: a process holds requests for messages that another one may run
+for a request of its own, and would tell nobody of. A hint too."""
+
 MAX_PAYLOAD_BYTES = 7_900
 _NONE = "-"
+_NOTIFY = "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS t (payload)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Notices:
         self._only_here.append(f"{organization_id} {message_id} {_words(ACCEPTED)}")
 
     def keep_from(self, hear: Callable[[Notice], bool]) -> None:
-        """Tell `hear`, and no others what it takes."""
+        """Tell `hear`, and no others what it takes for itself alone."""
         kept = [
             (short, long)
             for short, long in zip(self._short, self._long, strict=True)
@@ -80,8 +85,7 @@ class Notices:
         lines = self._long + self._only_here
         if sum(map(len, lines)) + len(lines) > MAX_PAYLOAD_BYTES:
             lines = self._short + self._only_here
-        notify = "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS t (payload)"
-        return notify, (CHANNEL, list(_packed(lines)))
+        return _NOTIFY, (CHANNEL, list(_packed(lines)))
 
 
 def read(payload: str) -> Iterator[Notice]:
@@ -104,6 +108,13 @@ def read(payload: str) -> Iterator[Notice]:
             )
         except ValueError:
             continue
+
+
+def wanted(keys: Iterable[tuple[UUID, str]]) -> tuple[str, tuple[str, list[str]]]:
+    """What tells the others of messages (organization, message) whose answers are wanted here, with its
+    parameters."""
+    lines = [f"{organization_id} {message_id}" for organization_id, message_id in keys]
+    return _NOTIFY, (WANTED_CHANNEL, list(_packed(lines)))
 
 
 def _words(answer: Prepared) -> str:
