@@ -21,8 +21,11 @@ def group() -> None:
 @click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
 @click.option("--flow", help="Only this flow.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
+@click.option("--after", type=click.UUID, help="Only those behind this approval, the last of the page before.")
 @options.json_output
-def list_(organization: str, environment: str | None, flow: str | None, limit: int, as_json: bool) -> None:
+def list_(
+    organization: str, environment: str | None, flow: str | None, limit: int, after: Any, as_json: bool
+) -> None:
     """List what waits for a decision, the longest first."""
     from continuitybridge.inbox import waits
     from continuitybridge.vault.keyring import Keyring
@@ -32,6 +35,7 @@ def list_(organization: str, environment: str | None, flow: str | None, limit: i
         keys=Keyring.open(),
         environment=environment,
         flow=flow,
+        after=after,
         limit=limit,
     )
     if as_json:

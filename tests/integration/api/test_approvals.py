@@ -58,6 +58,24 @@ def test_those_who_may_write_decide_and_the_others_look_on(
     assert (part["state"], part["waits_for"]) == ("waiting", "person")
 
 
+def test_pages_of_what_began_to_wait_at_one_moment_show_each_once(
+    organization: Organization, keyring: Keyring, sign_in: SignIn
+) -> None:
+    world = World(organization, keyring)
+    world.deploy(
+        "ask", "{id: each, type: split}", "{id: ask, type: approval, next: {approved: end, rejected: end}}"
+    )
+    message = world.accept("ask", list(range(7)))
+    world.work()
+    reader = sign_in({organization: "customer_user"})
+    seen: list[str] = []
+    last: dict[str, str] = {}
+    while page := reader.get("/bridge/approvals", params={"limit": "3", **last}).json():
+        seen += [each["part"] for each in page]
+        last = {"after": page[-1]["id"]}
+    assert seen == [f"{message}.{n}" for n in range(1, 8)]
+
+
 def test_another_organizations_approvals_are_not_there(
     waiting: World, make_organization: Callable[[], Organization], sign_in: SignIn
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -389,6 +390,23 @@ def test_an_undecided_approval_takes_its_default_when_the_time_is_over(world: Wo
     )
     world.accept("ask", {})
     world.work_until(lambda: world.left)
+    assert [node for _, node, _ in world.left] == ["no"]
+
+
+def test_a_decision_after_the_time_is_over_is_none_though_nobody_has_let_the_message_go_on(
+    world: World, keyring: Keyring
+) -> None:
+    """Whatever was down meanwhile: it is the time that counts, not who was there to see it end."""
+    ask = "{id: ask, type: approval, config: {timeout_s: 0.3, default: rejected}"
+    world.deploy("ask", ask + ", next: {approved: end, rejected: no}}", "{id: no, type: logger}")
+    world.accept("ask", {})
+    world.settle(world.claim())
+    [approval] = waits.list_approvals(world.organization_id, keys=keyring)
+    time.sleep(0.35)
+    assert waits.list_approvals(world.organization_id, keys=keyring) == []
+    with pytest.raises(NotFound):
+        waits.decide(world.organization_id, approval.approval_id, "approved", by="ann")
+    world.work()
     assert [node for _, node, _ in world.left] == ["no"]
 
 

@@ -48,12 +48,12 @@ SELECT w.hand_over_id, w.message_id, h.child_id, w.environment, w.flow, h.versio
 FROM bridge.waits w
 JOIN bridge.hand_overs h USING (organization_id, hand_over_id)
 JOIN bridge.messages m ON m.organization_id = w.organization_id AND m.message_id = w.message_id
-WHERE w.organization_id = %(organization)s AND w.kind = 'person'
+WHERE w.organization_id = %(organization)s AND w.kind = 'person' AND (w.until IS NULL OR w.until > now())
   AND (%(approval)s::uuid IS NULL OR w.hand_over_id = %(approval)s)
   AND (%(environment)s::text IS NULL OR w.environment = %(environment)s)
   AND (%(flow)s::text IS NULL OR w.flow = %(flow)s)
-  AND (%(after)s::timestamptz IS NULL OR w.created_at > %(after)s)
-ORDER BY w.created_at, w.hand_over_id LIMIT %(limit)s
+  AND (%(after)s::uuid IS NULL OR w.hand_over_id > %(after)s)
+ORDER BY w.hand_over_id LIMIT %(limit)s
 """
 
 
@@ -63,10 +63,11 @@ def list_approvals(
     keys: Cipher,
     environment: str | None = None,
     flow: str | None = None,
-    after: datetime | None = None,
+    after: UUID | None = None,
     limit: int = 100,
 ) -> list[Approval]:
-    """What waits for a decision, the longest first; `after` (a `waits_since`) goes on where a page ended."""
+    """What waits for a decision, the longest first; `after` goes on behind the approval with that id, where a page
+    ended. (Ids begin with their time; of a split, many began to wait at one moment.)"""
     return _read(organization_id, keys, environment=environment, flow=flow, after=after, limit=limit)
 
 
@@ -100,7 +101,7 @@ def decide(
     with database.tenant(organization_id) as connection:
         row = connection.execute(
             "SELECT message_id FROM bridge.waits WHERE organization_id = %(organization)s"
-            " AND hand_over_id = %(approval)s AND kind = 'person'",
+            " AND hand_over_id = %(approval)s AND kind = 'person' AND (until IS NULL OR until > now())",
             place,
         ).fetchone()
         # The message first, as everybody locks; then whether it still waits.
@@ -108,7 +109,7 @@ def decide(
             raise _gone(approval_id)
         gone = connection.execute(
             "DELETE FROM bridge.waits WHERE organization_id = %(organization)s AND hand_over_id = %(approval)s"
-            " RETURNING node_id, environment, flow",
+            " AND (until IS NULL OR until > now()) RETURNING node_id, environment, flow",
             place,
         ).fetchone()
         if gone is None:
@@ -147,7 +148,7 @@ def _read(
     approval: UUID | None = None,
     environment: str | None = None,
     flow: str | None = None,
-    after: datetime | None = None,
+    after: UUID | None = None,
     limit: int = 1,
 ) -> list[Approval]:
     with database.tenant(organization_id) as connection:

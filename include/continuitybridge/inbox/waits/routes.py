@@ -67,9 +67,7 @@ def list_approvals(
     organization: Annotated[str | None, Query(description="Slug; needed unless one has exactly one")] = None,
     environment: Annotated[str | None, Query(max_length=16)] = None,
     flow: Annotated[str | None, Query(max_length=64)] = None,
-    after: Annotated[
-        datetime | None, Query(description="`waits_since` of the last one of the page before")
-    ] = None,
+    after: Annotated[UUID | None, Query(description="`id` of the last one of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> list[Approval]:
     place = caller.chosen(organization)
