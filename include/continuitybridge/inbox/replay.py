@@ -64,10 +64,10 @@ def replay(
     (`original`), the deployed one (`newest`) or one by number. It starts at the `beginning`, or where it failed
     (`failure`, for dead letters): then what went well is not run again.
 
-    Refused with `NotFound` (no such message here), or `Conflict`: it is under way, its payload is gone, it has no
-    failed node, or the other version lacks the node or trigger it would start at. A settled message's record
-    stays; its next settlement is a second record with `replays` one higher. When this returns, what is not
-    refused is on disk and will be run, as after accepting.
+    Refused with `NotFound` (no such message here), or `Conflict`: it is under way, its payload is gone, its
+    flow is not deployed any more, it has no failed node, or the other version lacks the node or trigger it would
+    start at. A settled message's record stays; its next settlement is a second record with `replays` one higher.
+    When this returns, what is not refused is on disk and will be run, as after accepting.
     """
     if body is not None and (len(message_ids) != 1 or start != "beginning" or keys is None):
         raise ConfigurationError(
@@ -283,16 +283,18 @@ def _revive(connection: Connection, changes: dict[str, Any], target: _Target) ->
 def _target(
     connection: Connection, organization_id: UUID, environment: str, flow: str, old: str, wanted: str
 ) -> _Target:
-    version = old if wanted == ORIGINAL else wanted
-    if wanted == NEWEST:
-        row = connection.execute(
-            "SELECT version FROM bridge.deployments WHERE organization_id = %s AND environment = %s AND flow = %s"
-            " AND status <> 'removed'",
-            (organization_id, environment, flow),
-        ).fetchone()
-        if row is None:
-            raise Conflict(f"flow {flow!r} is not deployed in {environment}: it has no newest version", flow=flow)
-        version = row[0]
+    deployed = connection.execute(
+        "SELECT version FROM bridge.deployments WHERE organization_id = %s AND environment = %s AND flow = %s"
+        " AND status <> 'removed'",
+        (organization_id, environment, flow),
+    ).fetchone()
+    if deployed is None:
+        # Nobody claims of it: a replayed message would leave triage, and stay where nobody looks.
+        raise Conflict(
+            f"flow {flow!r} is not deployed in {environment}, where nothing of it would run: deploy it first",
+            flow=flow,
+        )
+    version = {ORIGINAL: old, NEWEST: deployed[0]}.get(wanted, wanted)
     row = connection.execute(
         "SELECT mode, holds_order, CASE WHEN version <> %s THEN plan::text END FROM bridge.flow_versions"
         " WHERE organization_id = %s AND flow = %s AND version = %s",

@@ -166,6 +166,21 @@ def test_a_version_that_lacks_the_failed_node_is_refused_and_changes_nothing(dep
     assert isinstance(replay_one(deployed, message_id, version="7.7.7").refused, Conflict)
 
 
+@pytest.mark.parametrize("version", ["original", "newest", "1.0.0"])
+def test_a_message_whose_flow_was_taken_out_stays_in_triage_until_it_is_deployed_again(
+    deployed: Deployed, version: str
+) -> None:
+    message_id = make_dead(deployed)
+    deployed.set_status("removed")
+    refused = replay_one(deployed, message_id, version=version).refused
+    assert isinstance(refused, Conflict)
+    assert "not deployed in prod" in refused.detail
+    assert status(deployed.organization_id, message_id).state == "dead"
+    # One that is disabled is there: its messages wait, as those that it has accepted.
+    deployed.set_status("disabled")
+    assert replay_one(deployed, message_id, version=version).refused is None
+
+
 def test_bulk_replay_answers_for_each_message(deployed: Deployed, make_deployed: Callable[[], Deployed]) -> None:
     dead, finished = make_dead(deployed), make_done(deployed)
     [under_way] = deployed.accept()
