@@ -162,3 +162,9 @@ def test_a_package_gives_a_service_of_its_own(
         assert key.unwrap(place, wrapped) == bytes(range(32))
     finally:
         kms._given.cache_clear()
+
+
+def test_a_reference_is_its_own_id_and_line() -> None:
+    key = KmsKey("aws:arn:aws:kms:eu-central-1:123456789012:key/x")
+    assert key.key_id == key.reference
+    assert key.line() == f"continuitybridge-kms-1:{key.reference}"
