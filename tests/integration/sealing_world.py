@@ -15,6 +15,14 @@ from continuitybridge.cli import bridge
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault import sealing
 
+SHM = Path("/dev/shm")
+
+
+def in_memory() -> Path:
+    """A directory of this test's in memory; among its other temporary files, where these are there too."""
+    usual = Path(tempfile.gettempdir())
+    return Path(tempfile.mkdtemp(prefix="bridge-test-", dir=usual if usual.is_relative_to(SHM) else SHM))
+
 
 def vault(*arguments: str, given: str | None = None) -> Result:
     """`bridge vault …`, with what is typed."""
@@ -24,7 +32,7 @@ def vault(*arguments: str, given: str | None = None) -> Result:
 @pytest.fixture
 def passphrase(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The passphrase; the key is unsealed on this machine."""
-    directory = Path(tempfile.mkdtemp(prefix="bridge-test-", dir="/dev/shm"))
+    directory = in_memory()
     monkeypatch.setenv("BRIDGE_UNSEALED_DIR", str(directory / "unsealed"))
     get_settings.cache_clear()
     # Guesses are dear otherwise, and so is each test.

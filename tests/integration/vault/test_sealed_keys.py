@@ -8,27 +8,25 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sealing_world import SHM, in_memory
 
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.settings import get_settings
 from continuitybridge.vault import master, sealing
 from continuitybridge.vault.sealing import Sealed, SealedKey
 
-SHM = Path("/dev/shm")
-
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of this test's in memory."""
     monkeypatch.setattr(sealing, "LOG2_N", 10)
-    directory = Path(tempfile.mkdtemp(prefix="bridge-test-", dir=SHM))
+    directory = in_memory()
     yield directory
     monkeypatch.undo()
     get_settings.cache_clear()
