@@ -6,17 +6,28 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from continuitybridge.engine.chain import Step
+from continuitybridge.engine.chain import Chain, Step
 from continuitybridge.engine.message import Emit, Message, Park
+from continuitybridge.engine.progress import Progress
 from continuitybridge.errors import DeliveryFailed, DestinationClosed, NodeError
-
-if TYPE_CHECKING:
-    from continuitybridge.engine.walk import Walk
 
 CHECKED_EVERY_S = 0.5
 """How exact a node's time limit for an outside call is; the node's own is exact and comes first."""
+
+
+class Caller(Protocol):
+    """What a call needs of the walk that it is part of."""
+
+    chain: Chain
+    progress: Progress
+
+    def mark(self, step: Step, message: Message) -> None:
+        """The step is busy with the message from now on."""
+
+    def collect(self, step: Step, result: Any) -> list[Emit]:
+        """What a node emitted; raises `NodeError`."""
 
 
 class Calls:
@@ -31,7 +42,7 @@ class Calls:
         self._ends: dict[asyncio.Future[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def call(self, walk: Walk, step: Step, message: Message) -> tuple[Any, BaseException | None, int]:
+    async def call(self, walk: Caller, step: Step, message: Message) -> tuple[Any, BaseException | None, int]:
         """What the node gave or raised, and how many microseconds it took."""
         gate = walk.chain.gate if step.destination else None
         if gate is not None:
@@ -50,7 +61,7 @@ class Calls:
                 gate.leave(step.destination, error)
         return result, error, (monotonic_ns() - started) // 1000
 
-    async def _answer(self, walk: Walk, step: Step, message: Message) -> tuple[Any, BaseException | None]:
+    async def _answer(self, walk: Caller, step: Step, message: Message) -> tuple[Any, BaseException | None]:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
         task = loop.create_task(_outside(walk, step, message))
@@ -84,11 +95,11 @@ class Calls:
         self._timer = loop.call_later(CHECKED_EVERY_S, self._look, loop) if self._ends else None
 
 
-async def _outside(walk: Walk, step: Step, message: Message) -> Any:
+async def _outside(walk: Caller, step: Step, message: Message) -> Any:
     return await marked(_awaited(walk, step, message), walk, step, message)
 
 
-async def _awaited(walk: Walk, step: Step, message: Message) -> Any:
+async def _awaited(walk: Caller, step: Step, message: Message) -> Any:
     try:
         result = await step.process(message, step.context)
     except SystemExit as error:  # asyncio would end the loop for it
@@ -99,7 +110,7 @@ async def _awaited(walk: Walk, step: Step, message: Message) -> Any:
 
 
 @types.coroutine
-def marked(awaitable: Awaitable[Any], walk: Walk, step: Step, message: Message) -> Generator[Any, Any, Any]:
+def marked(awaitable: Awaitable[Any], walk: Caller, step: Step, message: Message) -> Generator[Any, Any, Any]:
     """Await, with the node marked as busy while its own code runs and as idle while it waits: a program that
     blocks the loop is found by the watchdog, a slow destination is not."""
     progress = walk.progress

@@ -32,8 +32,15 @@ from continuitybridge.engine.copies import plain
 from continuitybridge.engine.destinations import OF_OTHERS, Destinations, DestinationState
 from continuitybridge.engine.gate import Gate
 from continuitybridge.engine.limits import Limits
-from continuitybridge.engine.nursery import BUILDING, CHILD_ID_AT, CHILD_ID_BYTES
-from continuitybridge.engine.progress import SLOT_MESSAGE, SLOT_NODE, SLOT_SINCE, Progress
+from continuitybridge.engine.progress import (
+    BUILDING,
+    CHILD_ID_AT,
+    CHILD_ID_BYTES,
+    SLOT_MESSAGE,
+    SLOT_NODE,
+    SLOT_SINCE,
+    Progress,
+)
 from continuitybridge.engine.walk import Walk
 from continuitybridge.errors import BridgeError, Unavailable
 from continuitybridge.flows.plan import Plan

@@ -30,12 +30,9 @@ from dataclasses import dataclass, field
 from time import clock_gettime, monotonic, monotonic_ns
 from typing import Any, NoReturn
 
+from continuitybridge.engine.progress import BUILDING, CHILD_ID_AT, CHILD_ID_BYTES, PROGRESS_BYTES
+
 MAX_REQUEST_BYTES = 64 * 1024
-PROGRESS_BYTES = 4096
-CHILD_ID_AT = 64
-CHILD_ID_BYTES = 1024
-BUILDING = 2**64 - 1
-"""In the progress words: the plan is being built, no message is under way."""
 IDLE_FACTOR = 4
 """A node that works not even half of its time limit is stopped only after so many times the limit."""
 STDERR_BYTES = 2048

@@ -1,4 +1,5 @@
-"""Where a walk stands, in memory that the nursery's watchdog reads."""
+"""Where a walk stands, in memory that a node process writes and the nursery's watchdog reads: four words, and from
+`CHILD_ID_AT` on the id of a child message."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ from time import monotonic_ns
 from typing import Any
 
 SLOT_MESSAGE, SLOT_NODE, SLOT_SINCE, SLOT_CHILD = range(4)
+PROGRESS_BYTES = 4096
+CHILD_ID_AT = 64
+CHILD_ID_BYTES = 1024
+BUILDING = 2**64 - 1
+"""In place of a message: the plan is being built, none is under way."""
 
 
 class Progress:
