@@ -16,17 +16,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.airflow.security_headers import SecurityHeadersMiddleware
 from continuitybridge.request_paths import path_of
-from continuitybridge.webhooks import late_requests
+from continuitybridge.webhooks import late_requests, upgrades
 from continuitybridge.webhooks.addresses import LEGACY_PREFIX, PREFIX
 from continuitybridge.webhooks.intake import IntakeApp
 
 
 class IntakeShortcutMiddleware:
     """ASGI middleware; costs other requests a comparison. Where it is in place the server stops without cutting
-    requests that were sent before."""
+    requests that were sent before, and reads those that offer another protocol."""
 
     def __init__(self, app: ASGIApp) -> None:
         late_requests.install()
+        upgrades.install()
         self.app = app
         self._intake: IntakeApp | None = None
 

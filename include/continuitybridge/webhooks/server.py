@@ -20,7 +20,7 @@ from continuitybridge import browser_headers
 from continuitybridge.inbox.accept.aio import GroupCommit
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
-from continuitybridge.webhooks import late_requests
+from continuitybridge.webhooks import late_requests, upgrades
 from continuitybridge.webhooks.direct import MakeDirect
 from continuitybridge.webhooks.intake import IntakeApp
 from continuitybridge.webhooks.request import Receive, Scope, Send
@@ -136,6 +136,7 @@ class Below:
 def prepare_process() -> None:
     """Make this worker process of a server fit for intake alone. Its stop cuts no request that was sent before."""
     late_requests.install()
+    upgrades.install()
     if multiprocessing.parent_process() is not None:
         # A supervisor that is killed must not leave workers behind that hold its port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

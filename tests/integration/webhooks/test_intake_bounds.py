@@ -230,6 +230,35 @@ def test_pipelined_requests_are_answered_in_their_order(strict: Intake, deploy: 
     assert [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]] == [202, 404, 202]
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_request_that_offers_another_protocol_is_read_with_its_body_and_what_comes_behind_it(
+    strict: Intake, deploy: Deploy, apart: bool, chunked: bool
+) -> None:
+    hook = deploy()
+    # A body that would pass for a request of its own.
+    body = b'{"of": 1}GET /bridge/health/live HTTP/1.1\r\nhost: x\r\n\r\n'
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    framing = "transfer-encoding: chunked" if chunked else f"content-length: {len(body)}"
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    usual = head(hook, f"content-length: {len(BODY)}") + BODY
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, *offer, framing, signed=body))
+        if apart:
+            time.sleep(0.05)
+            connection.sendall(sent[:9])
+            time.sleep(0.05)
+            sent = sent[9:]
+        connection.sendall(sent + usual)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 2 and (piece := connection.recv(65536)):
+            received += piece
+    assert [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]] == [202, 202], received
+    with database.tenant(hook.organization.organization_id) as tables:
+        sizes = {row[0] for row in tables.execute("SELECT size_bytes FROM bridge.messages")}
+    assert sizes == {len(body), len(BODY)}
+
+
 def test_more_requests_than_an_organization_may_have_under_way_are_503_with_retry_after_for_it_alone(
     strict: Intake, deploy: Deploy, make_organization: Callable[[], Organization]
 ) -> None:
