@@ -19,6 +19,11 @@ import pytest
 from http_server import HttpServer
 
 BRIDGE = [sys.executable, "-c", "from continuitybridge.cli import main; main()"]
+# What a shell starts in the background ignores interrupts, and so does what these tests start then.
+INTERRUPTIBLE = [
+    *BRIDGE[:-1],
+    f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {BRIDGE[-1]}",
+]
 
 FLOW = """
 flow: orders
@@ -271,7 +276,7 @@ def test_emulation_sends_nothing(here: Path, warehouse: Any) -> None:
 def test_an_interrupted_run_leaves_no_process(here: Path) -> None:
     (here / "loop.json").write_text('{"id": "x", "do": "loop"}')
     started = subprocess.Popen(
-        [*BRIDGE, "flow", "run", "orders.flow.yaml", "--input", "good.json", "loop.json"],
+        [*INTERRUPTIBLE, "flow", "run", "orders.flow.yaml", "--input", "good.json", "loop.json"],
         cwd=here,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
