@@ -14,12 +14,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from continuitybridge import organizations
 from continuitybridge.database import connections, migrate
 from continuitybridge.database.bootstrap import bootstrap
 from continuitybridge.database.embedded import EmbeddedPostgres
 from continuitybridge.organizations import Organization
+from continuitybridge.runtime.environment import process_environment
 from continuitybridge.settings import Settings, get_settings
 from continuitybridge.vault.keyring import Keyring
 
@@ -70,6 +74,25 @@ def settings(state_dir: Path, postgres: EmbeddedPostgres) -> Iterator[Settings]:
         del os.environ[key]
     os.environ.update(before)
     get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def airflow_user(settings: Settings) -> Callable[..., str]:
+    """Makes an Airflow user of this name, with this address if there is one; gives the name."""
+    engine = create_engine(
+        process_environment(settings)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], poolclass=NullPool
+    )
+    from airflow.providers.fab.auth_manager.models import User
+
+    User.metadata.create_all(engine)
+
+    def make(name: str, email: str = "") -> str:
+        with Session(engine) as session:
+            session.add(User(username=name, email=email or f"{name}@users.example", first_name="A", last_name="B"))
+            session.commit()
+        return name
+
+    return make
 
 
 @pytest.fixture

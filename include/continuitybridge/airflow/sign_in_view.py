@@ -31,7 +31,8 @@ NEXT = "_bridge_next"
 PROVING = "_bridge_proving"
 """Whether a person goes to a provider to prove who he is, for a second factor, and not to sign in."""
 PENDING_S = 300
-"""How long after the password the code of the second factor may come."""
+"""How long after the password the code of the second factor may come. Another sign-in that is only begun, as
+others' pages can have a browser do, does not end the wait; one that succeeds does."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,6 @@ class SignInView(AuthDBView):
             return redirect(self.appbuilder.get_url_for_index)
         if request.method == "POST" and "code" in request.form:
             return self._second_step()
-        session.pop(PENDING, None)
         form = LoginForm_db()
         if not form.validate_on_submit():
             return self._sign_in_page(form)
@@ -72,7 +72,6 @@ class SignInView(AuthDBView):
         proving = FOR_SECOND_FACTOR in request.args
         if not proving and g.user is not None and g.user.is_authenticated:
             return redirect(self.appbuilder.get_url_for_index)
-        session.pop(PENDING, None)
         found = self.appbuilder.sm.identity_providers.get(provider)
         if found is None:
             return self._refused("There is no such provider")
@@ -184,12 +183,12 @@ class SignInView(AuthDBView):
         except second_factor.WrongCode as error:
             flash(error.detail, "warning")
             return self._uncached(self.code_template, username=name)
-        session.pop(PENDING, None)
         self.appbuilder.sm._rotate_session_id()
         return self._signed_in(user, pending["next"])
 
     @staticmethod
     def _signed_in(user: Any, next_url: str) -> Any:
+        session.pop(PENDING, None)
         login_user(user, remember=False)
         attempt.succeeded(user.username)
         return redirect(next_url)

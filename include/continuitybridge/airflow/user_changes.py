@@ -1,8 +1,8 @@
 """A change of Airflow's user, whoever makes it (FAB's pages, its API, its command line), ends his sessions: of his
-activity (his links too), his roles. (Passwords are in the sessions' stamp already.) With a user who is deleted
-goes what he was here: memberships, API keys, the second factor, identities at providers; whoever gets his name
-after him has none of it. For the same reason nobody is renamed: what he is stands under his name in many places,
-and would be left to whoever takes it next."""
+activity, his roles. (Passwords are in the sessions' stamp already.) With his activity, and with his password, end
+the links that he was given before too. With a user who is deleted goes what he was here: memberships, API keys,
+the second factor, identities at providers; whoever gets his name after him has none of it. For the same reason
+nobody is renamed: what he is stands under his name in many places, and would be left to whoever takes it next."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from continuitybridge.errors import Conflict
 from continuitybridge.sign_in import identities, second_factor, tokens, verbs
 
 _ENDING = ("active", "roles", "groups")
+_ENDING_LINKS = ("active", "password")
 
 
 def install() -> None:
@@ -45,13 +46,17 @@ def _stays(mapper: Any, connection: Any, user: User) -> None:
 
 def _changed(mapper: Any, connection: Any, user: User) -> None:
     state: Any = inspect(user)
-    if not any(state.attrs[name].history.has_changes() for name in _ENDING):
+    ended, links_ended = (
+        any(state.attrs[name].history.has_changes() for name in names) for names in (_ENDING, _ENDING_LINKS)
+    )
+    if not ended and not links_ended:
         return
     # In a transaction of its own, before Airflow's: when that one fails, somebody signs in once more for nothing.
     with database.platform() as own:
-        sessions.end_all(own, user.username)
-        if state.attrs["active"].history.has_changes():
-            # Nor does a link that was given before hold when the account is active again.
+        if ended:
+            sessions.end_all(own, user.username)
+        if links_ended:
+            # Nor does one hold when the account is active again.
             tokens.end_all(own, user.username)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from continuitybridge.cli import options
+from continuitybridge.cli import options, people
 
 
 @click.group("api-key")
@@ -27,9 +27,8 @@ def create(name: str, organization: str, user: str, scope: Literal["read", "writ
     """Make a key NAME and print it, this once."""
     from continuitybridge import api_keys
 
-    made = api_keys.create(
-        options.organization_id(organization), name, user_name=user, scope=scope, days=days, by=options.operator()
-    )
+    owner, user = options.organization_id(organization), people.known(user)
+    made = api_keys.create(owner, name, user_name=user, scope=scope, days=days, by=options.operator())
     click.echo(made.key)
     click.echo(f"(shown this once; {made.shown.key_id}, until {made.shown.expires_at:%Y-%m-%d})", err=True)
 

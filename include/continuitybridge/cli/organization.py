@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from continuitybridge.cli import options
+from continuitybridge.cli import options, people
+
+_INVITE = "; somebody new is invited: `bridge invitation create ADDRESS -o {organization}`"
 
 
 @click.group("organization")
@@ -231,10 +233,13 @@ def member() -> None:
     show_default=True,
 )
 def add(organization: str, user_name: str, role: str) -> None:
-    """Make USER_NAME (an Airflow user) a member, or change the member's role."""
+    """Make USER_NAME (an Airflow user, by his name or address) a member, or change the member's role. Who is none
+    yet is invited: `bridge invitation create`."""
     from continuitybridge import organizations
 
-    organizations.add_member(options.organization_id(organization), user_name, role)
+    owner = options.organization_id(organization)
+    user_name = people.known(user_name, otherwise=_INVITE.format(organization=organization))
+    organizations.add_member(owner, user_name, role)
     click.echo(f"{user_name} is {role} of {organization}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from continuitybridge.cli import people
+
 
 @click.group("person")
 def group() -> None:
@@ -18,7 +20,7 @@ def end_sessions(user: str) -> None:
     from continuitybridge.cli.options import operator
     from continuitybridge.sign_in import verbs
 
-    user = _known(user)
+    user = people.known(user)
     verbs.end_sessions(user, by=operator())
     click.echo(f"{user} is signed out everywhere")
 
@@ -30,7 +32,7 @@ def remove_second_factor(user: str) -> None:
     from continuitybridge.cli.options import operator
     from continuitybridge.sign_in import second_factor
 
-    user = _known(user)
+    user = people.known(user)
     removed = second_factor.remove(user, by=operator())
     click.echo(f"{user} signs in without it now" if removed else f"{user} had no second factor")
 
@@ -42,7 +44,7 @@ def unlink(user: str) -> None:
     from continuitybridge.cli.options import operator
     from continuitybridge.sign_in import identities
 
-    user = _known(user)
+    user = people.known(user)
     count = identities.unlink(user, by=operator())
     click.echo(f"{user} is linked no more" if count else f"{user} was not linked")
 
@@ -58,25 +60,8 @@ def limit(user: str, max_organizations: int | None) -> None:
     """Say how many organizations may be assigned to USER as a consultant; those that are stay."""
     from continuitybridge.organizations import membership
 
+    user = people.known(user)
     membership.limit_assigned(user, max_organizations)
     click.echo(
         f"{user} may have {'any number of' if max_organizations is None else max_organizations} organizations"
     )
-
-
-def _known(user: str) -> str:
-    """The user name of whoever is called so, or has this e-mail address. Raises `NotFound`."""
-    import os
-
-    from continuitybridge.errors import NotFound
-    from continuitybridge.runtime.environment import process_environment
-    from continuitybridge.settings import get_settings
-
-    # Airflow reads its configuration while it is imported.
-    os.environ.update(process_environment(get_settings()))
-    from continuitybridge.airflow.people import find
-
-    found = find(user)
-    if found is None:
-        raise NotFound(f"nobody signs in as {user!r}: `bridge airflow users list` shows who does", field="user")
-    return found

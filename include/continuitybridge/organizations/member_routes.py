@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict
 
-from continuitybridge.errors import NotAllowed, NotFound
+from continuitybridge.errors import NotAllowed, NotFound, Unavailable
 from continuitybridge.organizations import membership
 from continuitybridge.organizations.access import CallerDep, Place
 from continuitybridge.organizations.matrix import Action, needs
@@ -18,6 +18,13 @@ rule_router = APIRouter(prefix="/organizations/{organization}/second-factor", ta
 
 Slug = Annotated[str, Path(max_length=64, description="Slug of the organization")]
 User = Annotated[str, Path(max_length=256, description="Name of the user")]
+
+
+class People(Protocol):
+    """Who there is: of `sign_in.Accounts`."""
+
+    def named(self, name: str) -> str | None:
+        """The user name of whoever is known by this name, however it is spelled; None for nobody."""
 
 
 class Member(BaseModel):
@@ -75,10 +82,12 @@ def list_members(caller: CallerDep, organization: Slug) -> list[Member]:
     summary="Change a member's role; a superadmin also adds a user that there is, as a consultant's assignment",
     openapi_extra=needs(Action.MEMBER_MANAGE),
 )
-def set_role(caller: CallerDep, organization: Slug, user: User, wanted: RoleWanted) -> Member:
+def set_role(request: Request, caller: CallerDep, organization: Slug, user: User, wanted: RoleWanted) -> Member:
     place = caller.organization(organization)
     caller.grants(place, wanted.role)
     if caller.superadmin:
+        if all(each.user_name != user for each in membership.members(place.organization_id)):
+            user = _known(request, user)
         membership.add_member(place.organization_id, user, wanted.role, by=caller.user_name)
         return Member(user_name=user, role=wanted.role)
     before = _role(place, user)
@@ -100,6 +109,18 @@ def remove_member(caller: CallerDep, organization: Slug, user: User) -> Member:
         place.organization_id, user, by=caller.user_name, keep_an_administrator=not caller.superadmin
     )
     return Member(user_name=user, role=role)
+
+
+def _known(request: Request, name: str) -> str:
+    """The user name of whoever is called so. Raises `NotFound`: rights under a name that nobody has would be those
+    of whoever takes it."""
+    people: People | None = getattr(request.app.state, "accounts", None)
+    if people is None:
+        raise Unavailable("there are no accounts here")
+    found = people.named(name)
+    if found is None:
+        raise NotFound(f"nobody signs in as {name!r}: invite the person", field="user", value=name)
+    return found
 
 
 def _role(place: Place, user: str) -> Role:

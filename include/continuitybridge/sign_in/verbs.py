@@ -5,7 +5,14 @@ from __future__ import annotations
 import logging
 
 from continuitybridge import database, invitations, mail, organizations, sessions
-from continuitybridge.errors import BridgeError, Conflict, NotAuthenticated, NotFound, TooManyRequests
+from continuitybridge.errors import (
+    BridgeError,
+    Conflict,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    TooManyRequests,
+)
 from continuitybridge.invitations import Invitation
 from continuitybridge.sign_in import events, letters, second_factor, tokens
 from continuitybridge.sign_in.accounts import Account, Accounts
@@ -123,7 +130,8 @@ class Ways:
 
     def begin_second_factor(self, name: str, password: str, address: str) -> tuple[Enrolment, str]:
         """Begin with a second factor by one's password; gives what the app needs, and a token for
-        `confirm_second_factor`. Raises `NotAuthenticated`, `TooManyRequests`, `Conflict`."""
+        `confirm_second_factor`. Raises `NotAuthenticated`, `NotAllowed` for who belongs to no organization,
+        `TooManyRequests`, `Conflict`."""
         user_name = self.accounts.named(name) or name
         who = user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
@@ -134,17 +142,16 @@ class Ways:
             raise NotAuthenticated("the name or the password is wrong")
         # A right password alone is no sign-in: codes that were guessed before go on counting.
         self.failures.failed_not(*who)
+        if not _may_have_one(verified):
+            raise NotAllowed("the account belongs to no organization: ask for an invitation")
         # Not as it was typed: signing in asks for the factor of the account's own name.
         begun = second_factor.begin(verified.user_name)
         return begun, second_factor_token(verified.user_name)
 
     def begin_second_factor_signed_in(self, token: str, address: str) -> Enrolment:
         """Begin with a second factor by a `second_factor_token`, which goes on for `confirm_second_factor`. Raises
-        `NotFound`, also for who belongs to no organization any more, `TooManyRequests`, `Conflict`."""
-        account = self._may_enrol(token, address)
-        if not account.superadmin and not organizations.memberships(account.user_name):
-            raise _no_link()
-        return second_factor.begin(account.user_name)
+        `NotFound`, `TooManyRequests`, `Conflict`."""
+        return second_factor.begin(self._may_enrol(token, address).user_name)
 
     def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
         """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""
@@ -177,10 +184,10 @@ class Ways:
         self.failures.succeeded(*who)
 
     def _may_enrol(self, token: str, address: str) -> Account:
-        """Whose `second_factor_token` it is. Raises `NotFound`, also for an account that is not active any more,
-        `TooManyRequests`."""
+        """Whose `second_factor_token` it is. Raises `NotFound`, also for an account that is not active or belongs
+        to no organization any more, `TooManyRequests`."""
         account = self.accounts.by_name(self._held(token, "enrol", address))
-        if account is None or not account.active:
+        if account is None or not account.active or not _may_have_one(account):
             raise _no_link()
         return account
 
@@ -221,6 +228,10 @@ def require_unused(user_name: str) -> None:
         if left:
             raise Conflict("there was an account of this name, and rights of it are left: ask the superadmin")
         tokens.end_all(connection, user_name)
+
+
+def _may_have_one(account: Account) -> bool:
+    return account.superadmin or bool(organizations.memberships(account.user_name))
 
 
 def _no_link() -> NotFound:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -12,31 +14,59 @@ from continuitybridge import database, sessions
 from continuitybridge.errors import NotFound
 from continuitybridge.settings import Settings
 from continuitybridge.sign_in import tokens
+from continuitybridge.sign_in.tokens import Purpose
+
+PURPOSES: tuple[Purpose, ...] = ("link", "reset", "enrol")
 
 
-def test_with_the_account_s_activity_end_its_sessions_and_its_links(settings: Settings) -> None:
+@pytest.fixture
+def airflow(settings: Settings) -> Iterator[Session]:
+    """A table of users, as Airflow keeps them."""
     from airflow.providers.fab.auth_manager.models import User
 
     from continuitybridge.airflow import user_changes
 
     user_changes.install()
-    name = f"person-{uuid4().hex[:10]}"
     engine = create_engine("sqlite://")
     User.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield session
+
+
+def with_links(airflow: Session) -> tuple[Any, list[str]]:
+    """A user, and a link of his of each purpose."""
+    from airflow.providers.fab.auth_manager.models import User
+
+    name = f"person-{uuid4().hex[:10]}"
+    user = User(
+        username=name, email=f"{name}@example.com", first_name="A", last_name="B", active=True, password="hash 1"
+    )
+    airflow.add(user)
+    airflow.commit()
     with database.platform() as connection:
-        links = [tokens.issue(connection, purpose, name) for purpose in ("link", "reset", "enrol")]
-    with Session(engine) as airflow:
-        user = User(username=name, email=f"{name}@example.com", first_name="A", last_name="B", active=True)
-        airflow.add(user)
-        airflow.commit()
-        user.first_name = "C"
-        airflow.commit()
-        assert sessions.since(name) is None
-        assert tokens.find(links[2], "enrol") == name
-        for active in (False, True):
-            user.active = active
-            airflow.commit()
-    assert sessions.since(name) is not None
-    for purpose, link in zip(("link", "reset", "enrol"), links, strict=True):
+        return user, [tokens.issue(connection, purpose, name) for purpose in PURPOSES]
+
+
+def test_with_a_new_password_end_the_links_that_were_given_before(airflow: Session) -> None:
+    user, links = with_links(airflow)
+    user.password = "hash 2"
+    airflow.commit()
+    for purpose, link in zip(PURPOSES, links, strict=True):
         with pytest.raises(NotFound):
-            tokens.find(link, purpose)  # type: ignore[arg-type]
+            tokens.find(link, purpose)
+
+
+def test_with_the_account_s_activity_end_its_sessions_and_its_links(airflow: Session) -> None:
+    user, links = with_links(airflow)
+    name = user.username
+    user.first_name = "C"
+    airflow.commit()
+    assert sessions.since(name) is None
+    assert tokens.find(links[2], "enrol") == name
+    for active in (False, True):
+        user.active = active
+        airflow.commit()
+    assert sessions.since(name) is not None
+    for purpose, link in zip(PURPOSES, links, strict=True):
+        with pytest.raises(NotFound):
+            tokens.find(link, purpose)

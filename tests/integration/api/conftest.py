@@ -49,6 +49,11 @@ class Server:
             return self.users.get(token)
         return self.users.get("cookie " + request.cookies.get("_token", ""))
 
+    def named(self, name: str) -> str | None:
+        """Of `sign_in.Accounts`: whoever signed in here is known, however his name is spelled."""
+        names = (each.user_name for each in list(self.users.values()))
+        return next((each for each in names if each.lower() == name.lower()), None)
+
     def verify(self, name: str, password: str) -> None:
         """Of `sign_in.Accounts`: nobody here has a password."""
 

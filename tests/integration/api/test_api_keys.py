@@ -178,14 +178,17 @@ def test_a_key_that_is_expired_or_was_never_made_does_not_hold(organization: Org
             api_keys.verify(key)
 
 
-def test_the_command_makes_lists_and_revokes(organization: Organization) -> None:
+def test_the_command_makes_lists_and_revokes(organization: Organization, airflow_user: Callable[..., str]) -> None:
+    name = airflow_user(f"anna-{secrets.token_hex(4)}")
+
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(bridge, ["api-key", *arguments, "-o", organization.slug])
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    key = run("create", "shop", "--user", "anna", "--scope", "write").strip()
-    assert api_keys.verify(key).scope == "write"
+    key = run("create", "shop", "--user", f"{name}@USERS.example", "--scope", "write").strip()
+    found = api_keys.verify(key)
+    assert (found.scope, found.user_name) == ("write", name)
     [listed] = json.loads(run("list", "--json"))
     assert listed["name"] == "shop"
     assert "is revoked" in run("revoke", listed["key_id"])

@@ -159,9 +159,15 @@ def test_each_gives_and_takes_the_roles_below_his(
     for held, name in others.items():
         answer = user.client.delete(at(organization, f"members/{name}"))
         assert answer.status_code == (200 if held in may else 403), held
-    # Nobody is made a member who was not asked, but by the superadmin.
-    answer = user.client.put(at(organization, "members/stranger"), json={"role": "customer_user"})
+    # Nobody is made a member who was not asked, but by the superadmin; nobody at all who is not there.
+    known = sign_in().name
+    for name in (f"{known}-2", f"\N{CYRILLIC SMALL LETTER U}{known[1:]}", f"{known}%20"):
+        answer = user.client.put(at(organization, f"members/{name}"), json={"role": "customer_user"})
+        assert answer.status_code == 404, name
+    answer = user.client.put(at(organization, f"members/{known.upper()}"), json={"role": "customer_user"})
     assert answer.status_code == (200 if role == "superadmin" else 404)
+    assert (known in roles(organization)) == (role == "superadmin")
+    assert known.upper() not in roles(organization)
 
 
 def test_the_last_administrator_stays_and_of_two_who_leave_at_once_one_stays(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -129,11 +129,14 @@ def test_the_whole_life_of_an_organization_stands_in_its_trail(organization: Org
     assert fault(organization) is None
 
 
-def test_a_command_bears_the_name_of_who_gave_it(organization: Organization) -> None:
-    done = run("organization", "member", "add", "-o", organization.slug, "carl", "--role", "consultant")
+def test_a_command_bears_the_name_of_who_gave_it(
+    organization: Organization, airflow_user: Callable[..., str]
+) -> None:
+    name = airflow_user(f"carl-{uuid4().hex[:8]}")
+    done = run("organization", "member", "add", "-o", organization.slug, name, "--role", "consultant")
     assert done.exit_code == 0, done.output
     last = events(organization)[-1]
-    assert (last["action"], last["target"], last["actor_kind"]) == ("member.added", "carl", "command")
+    assert (last["action"], last["target"], last["actor_kind"]) == ("member.added", name, "command")
     assert last["actor"].startswith("cli")
 
 

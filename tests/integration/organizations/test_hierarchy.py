@@ -177,10 +177,10 @@ def test_of_two_organizations_that_take_an_accounts_last_place_at_once_one_gets_
 
 
 def test_a_consultant_gets_as_many_organizations_as_he_may_have(
-    make_organization: Callable[[], Organization],
+    make_organization: Callable[[], Organization], airflow_user: Callable[..., str]
 ) -> None:
     first, second, third = (make_organization() for _ in range(3))
-    name = f"con-{uuid4().hex[:8]}"
+    name = airflow_user(f"con-{uuid4().hex[:8]}")
     command("person", "limit", name, "--max-organizations", "1")
     organizations.add_member(first.organization_id, name, "consultant")
     organizations.add_member(first.organization_id, name, "consultant")

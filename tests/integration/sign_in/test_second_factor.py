@@ -6,6 +6,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
@@ -141,8 +142,8 @@ def test_wrong_codes_lock_out_like_wrong_passwords(world: World) -> None:
     assert world.send("confirm", token=token, code=step(app, 1)).status_code == 429
 
 
-def test_a_right_password_does_not_make_guessed_codes_forgotten(world: World) -> None:
-    person = world.person()
+def test_a_right_password_does_not_make_guessed_codes_forgotten(world: World, organization: Organization) -> None:
+    person = world.person(organization)
     app, _ = enrolled(person.user_name)
     token = world.token("link", person)
     for number in range(5):
@@ -164,8 +165,10 @@ def test_joining_with_an_account_asks_for_the_code_too(world: World, organizatio
 
 
 @pytest.mark.parametrize("how", ["email", "capitals"])
-def test_a_second_factor_is_set_up_on_a_page_by_ones_password(world: World, how: str) -> None:
-    person = world.person()
+def test_a_second_factor_is_set_up_on_a_page_by_ones_password(
+    world: World, organization: Organization, how: str
+) -> None:
+    person = world.person(organization)
     typed = person.email if how == "email" else person.user_name.upper()
     assert world.http.get("/bridge/sign-in/second-factor", headers={"accept": "text/html"}).status_code == 200
     assert world.send("second-factor", name=person.user_name, password="wrong").status_code == 422
@@ -271,8 +274,23 @@ def test_a_token_to_enrol_by_goes_on_beside_a_later_one_and_ends_with_what_its_p
     assert world.send(begin, token=later).status_code == 404
     left = world.person(organization)
     token = second_factor_token(left.user_name)
+    shown = world.send(begin, token=token)
+    code = pyotp.TOTP(re.search(r"<code>(\w+)</code>", shown.text)[1]).now()  # type: ignore[index]
     organizations.remove_member(organization.organization_id, left.user_name, by="boss")
     assert world.send(begin, token=token).status_code == 404
+    assert world.send("second-factor/confirm", token=token, code=code).status_code == 404
+    assert not second_factor.is_enrolled(left.user_name)
+
+
+def test_who_belongs_to_no_organization_sets_no_second_factor_up(world: World) -> None:
+    person = world.person()
+    refused = world.send("second-factor", name=person.user_name, password=PASSWORD)
+    assert (refused.status_code, "belongs to no organization" in refused.text) == (403, True)
+    # Whoever does not know the password is not told.
+    assert "organization" not in world.send("second-factor", name=person.user_name, password="wrong").text
+    root = world.person()
+    world.table.accounts[root.user_name] = replace(root, superadmin=True)
+    assert world.send("second-factor", name=root.user_name, password=PASSWORD).status_code == 200
 
 
 def test_the_page_offers_the_identity_providers_to_whoever_has_no_password(

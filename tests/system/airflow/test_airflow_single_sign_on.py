@@ -343,6 +343,10 @@ def test_who_needs_a_second_factor_sets_it_up_behind_the_provider_without_a_pass
         assert not is_signed_in(client), "he signs in with it"
         asked = go(client, "/bridge/me")
         form = {"username": name, "csrf_token": re.search(r'name="csrf_token" value="([^"]+)"', asked.text)[1]}  # type: ignore[index]
+        # Others' pages can have a browser begin a sign-in; so it ends nothing before it succeeds.
+        assert client.get("/auth/login/corporate").status_code == 302
+        assert client.get("/auth/login/").status_code == 200
+        assert client.get("/auth/oauth-authorized/corporate?state=anothers").status_code == 302
         right = client.post("/auth/login/", data={**form, "code": code.at(int(time.time()) + 30)})
         assert (right.status_code, urlsplit(right.headers["location"]).path) == (302, "/bridge/me")
         assert is_signed_in(client)
