@@ -45,9 +45,10 @@ class DirectAccess:
 
     async def keys(self, organization_id: UUID, *, fresh: bool = False) -> Cipher:
         if fresh:
+            # What others have under way may have begun before the version was made.
             self._keyring.forget(organization_id)
-        if not self._keyring.holds(organization_id):
             await asyncio.to_thread(self._keyring.export, organization_id)
+        await self._keyring.ready(organization_id)
         return self._keyring
 
     async def connection(

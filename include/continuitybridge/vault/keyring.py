@@ -20,7 +20,7 @@ import psycopg
 from continuitybridge import database
 from continuitybridge.errors import BridgeError, ConfigurationError, NotFound, Unavailable, Verdict
 from continuitybridge.settings import Settings, get_settings
-from continuitybridge.vault import master
+from continuitybridge.vault import master, opening
 from continuitybridge.vault.cipher import DataKey, associated_data, version_of
 from continuitybridge.vault.wrapping import Place, WrappingKey
 
@@ -236,6 +236,12 @@ class Keyring(Ring):
         """Whether the organization's keys are in memory and fresh, so that no verb needs the database."""
         loaded = self._loaded.get(organization_id)
         return loaded is not None and time.monotonic() - loaded[0] < REFRESH_S
+
+    async def ready(self, organization_id: UUID) -> None:
+        """Have the organization's keys in memory and fresh, for a coroutine that uses them then. Of any number
+        that wait one thread asks. Raises as `export`."""
+        if not self.holds(organization_id):
+            await opening.once((self, organization_id), lambda: self._load(organization_id))
 
     def export(self, *organization_ids: UUID) -> DataKeys:
         """The data keys of these organizations, for a process without the master key. Raises `NotFound`."""

@@ -343,8 +343,7 @@ class IntakeApp:
                 repeated=accepted.duplicate,
                 gone=request.wait_gone,
             )
-        if not self._keyring.holds(target.organization_id):
-            await asyncio.to_thread(self._keyring.export, target.organization_id)
+        await self._keyring.ready(target.organization_id)
 
         def status_url() -> str:
             token = tracking.token(self._keyring, target.organization_id, accepted.message_id)

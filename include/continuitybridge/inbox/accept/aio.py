@@ -117,7 +117,7 @@ class GroupCommit:
     async def _submit(self, acceptance: Acceptance, lease: Lease | None) -> Accepted:
         self._check_room()
         if isinstance(self._keys, Keyring) and not self._keys.holds(acceptance.organization_id):
-            await asyncio.to_thread(self._keys.export, acceptance.organization_id)
+            await self._keys.ready(acceptance.organization_id)
             self._check_room()
         large = offload.is_large(acceptance.body)
         if large or (acceptance.ordering is not None and len(acceptance.body) > THREAD_BYTES):

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -56,21 +56,23 @@ class KmsKey:
         return f"{PREFIX}:{self.reference}"
 
     def wrap(self, place: Place, key: bytes) -> bytes:
-        return self._asked("wrap", place, lambda: service(self.reference).wrap(key, place.context))
+        # Nobody else's: each wrapping is another.
+        return self._asked("wrap", place, object(), lambda: service(self.reference).wrap(key, place.context))
 
     def unwrap(self, place: Place, wrapped: bytes) -> bytes:
-        return self._asked("unwrap", place, lambda: service(self.reference).unwrap(wrapped, place.context))
+        return self._asked(
+            "unwrap", place, (place, wrapped), lambda: service(self.reference).unwrap(wrapped, place.context)
+        )
 
     def require_ready(self) -> None:
         """What it unwrapped before goes on while it does not answer."""
 
-    def _asked(self, verb: str, place: Place, call: Callable[[], bytes]) -> bytes:
+    def _asked(self, verb: str, place: Place, what: Hashable, call: Callable[[], bytes]) -> bytes:
         # A right may be one organization's, or one verb's: what is refused holds up nothing else.
         one = (self.reference, verb, place)
         asks_again = _require_rested(one)
         try:
-            with _turns_of(self.reference).one():
-                return self._answered(one, call)
+            return _turns_of(self.reference).answer(what, lambda: self._answered(one, call))
         finally:
             if asks_again:
                 _asked_again(self.reference)

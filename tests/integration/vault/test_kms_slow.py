@@ -1,0 +1,132 @@
+"""Keys of a service that takes its time: who waits for them, and for how many answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+from click.testing import CliRunner
+from key_services import TransitService
+
+from continuitybridge import database
+from continuitybridge.cli import bridge
+from continuitybridge.organizations import Organization
+from continuitybridge.settings import Settings
+from continuitybridge.vault import Keyring, master
+from continuitybridge.vault.cipher import DecryptionFailed
+from continuitybridge.vault.kms import transit, turns
+from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+
+
+@dataclass
+class SlowService:
+    """`calls`: organizations whose keys were asked for since `hold`; until then it `answers` at once."""
+
+    calls: list[str] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def hold(self) -> None:
+        self.calls.clear()
+        self.asked.clear()
+        self.answers.clear()
+
+
+def run(*arguments: str) -> None:
+    done = CliRunner().invoke(bridge, ["vault", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture
+def slow(
+    transit_service: TransitService,
+    environment: Callable[..., None],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[SlowService]:
+    """A service that keeps the master key and answers when it is let."""
+    environment(**transit_service.environment)
+    run("rotate-master-key", "--to", transit_service.new_key())
+    found, real = SlowService(), transit.Transit.unwrap
+    found.answers.set()
+
+    def unwrap(self: transit.Transit, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+        found.calls.append(context["organization"])
+        found.asked.set()
+        assert found.answers.wait(20)
+        return real(self, wrapped, context)
+
+    monkeypatch.setattr(transit.Transit, "unwrap", unwrap)
+    yield found
+    found.answers.set()
+    monkeypatch.undo()
+    environment(**transit_service.environment)
+    run("rotate-master-key", "--to", "file")
+
+
+def test_threads_that_want_one_key_wait_for_one_answer(
+    slow: SlowService, organization: Organization, settings: Settings
+) -> None:
+    keys = Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path)
+    slow.hold()
+    o = organization.organization_id
+    with ThreadPoolExecutor(40) as pool:
+        waiting = [pool.submit(keys.encrypt, o, "place", "1", b"text") for _ in range(40)]
+        assert slow.asked.wait(20)
+        time.sleep(0.2)
+        slow.answers.set()
+        assert {keys.decrypt(o, "place", "1", each.result()) for each in waiting} == {b"text"}
+    assert slow.calls == [str(o)]
+
+
+def test_what_is_wrong_is_told_to_all_who_wait(
+    slow: SlowService, organization: Organization, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path)
+    with database.platform() as connection:
+        connection.execute(
+            "UPDATE bridge.data_keys SET wrapped_key = wrapped_key || 'x' WHERE organization_id = %s",
+            (organization.organization_id,),
+        )
+    slow.hold()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(keys.export, organization.organization_id) for _ in range(8)]
+        assert slow.asked.wait(20)
+        time.sleep(0.2)
+        slow.answers.set()
+        assert {type(each.exception()) for each in waiting} == {DecryptionFailed}
+    assert len(slow.calls) == 1
+    with database.platform() as connection:
+        connection.execute(
+            "UPDATE bridge.data_keys SET wrapped_key = substring(wrapped_key FOR length(wrapped_key) - 1)"
+            " WHERE organization_id = %s",
+            (organization.organization_id,),
+        )
+
+
+def test_a_process_that_has_no_answer_yet_waits_for_as_long_as_a_call_may_take() -> None:
+    assert turns.FIRST_PATIENCE_S >= CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S
+
+
+async def test_coroutines_wait_for_keys_without_a_thread_each_and_as_long_as_each_wants_to(
+    slow: SlowService, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    keys = Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path)
+    owners = [make_organization().organization_id for _ in range(3)]
+    slow.hold()
+    waiting = [asyncio.ensure_future(keys.ready(owner)) for owner in owners for _ in range(50)]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await keys.ready(owners[0])
+    # What else needs a thread of the loop's gets one.
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+    assert not any(each.done() for each in waiting)
+    slow.answers.set()
+    await asyncio.gather(*waiting)
+    assert sorted(slow.calls) == sorted(map(str, owners))
+    assert all(keys.holds(owner) for owner in owners)
