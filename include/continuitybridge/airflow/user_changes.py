@@ -1,8 +1,9 @@
 """A change of Airflow's user, whoever makes it (FAB's pages, its API, its command line), ends his sessions: of his
 activity, his roles. (Passwords are in the sessions' stamp already.) With his activity, and with his password, end
-the links that he was given before too. With a user who is deleted goes what he was here: memberships, API keys,
-the second factor, identities at providers; whoever gets his name after him has none of it. For the same reason
-nobody is renamed: what he is stands under his name in many places, and would be left to whoever takes it next."""
+the links that he was given before too; with his activity also the invitations that he made as a member. With a
+user who is deleted goes what he was here: memberships, API keys, the second factor, identities at providers;
+whoever gets his name after him has none of it. For the same reason nobody is renamed: what he is stands under his
+name in many places, and would be left to whoever takes it next."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from sqlalchemy import event, inspect
 from continuitybridge import api_keys, database, organizations, sessions
 from continuitybridge.actor import current_actor
 from continuitybridge.errors import Conflict
+from continuitybridge.organizations.membership import end_invitations
 from continuitybridge.sign_in import identities, second_factor, tokens, verbs
 
 _ENDING = ("active", "roles", "groups")
@@ -58,6 +60,8 @@ def _changed(mapper: Any, connection: Any, user: User) -> None:
         if links_ended:
             # Nor does one hold when the account is active again.
             tokens.end_all(own, user.username)
+        if not user.active:
+            end_invitations(own, user.username, by=current_actor().name or "airflow")
 
 
 def _leaves(mapper: Any, connection: Any, user: User) -> None:

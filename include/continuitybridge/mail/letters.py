@@ -8,6 +8,7 @@ from email.errors import MessageError
 from email.headerregistry import Address
 from functools import lru_cache
 
+import idna
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from continuitybridge.errors import ConfigurationError
@@ -57,11 +58,15 @@ def render(letter: Letter) -> Rendered:
 
 
 def checked_address(given: str) -> str:
-    """An e-mail address as it is written to (RFC 5322 addr-spec). Raises `ConfigurationError`."""
+    """An e-mail address as it is written to (RFC 5322 addr-spec), its domain as mail servers name it (IDNA).
+    Raises `ConfigurationError`."""
     address = given.strip()
     try:
+        name, _, domain = address.rpartition("@")
+        if not domain.isascii():
+            address = f"{name}@{idna.encode(domain, uts46=True).decode()}"
         parsed = Address(addr_spec=address)
-    except (ValueError, IndexError, MessageError) as error:
+    except (ValueError, IndexError, MessageError) as error:  # idna's are ValueErrors
         raise _no_address(given) from error
     if not parsed.username or not parsed.domain or len(address) > MAX_ADDRESS_CHARACTERS or not address.isascii():
         raise _no_address(given)
@@ -70,7 +75,7 @@ def checked_address(given: str) -> str:
 
 def _no_address(given: str) -> ConfigurationError:
     return ConfigurationError(
-        "an e-mail address looks like name@example.com, in ASCII letters", field="email", value=given
+        "an e-mail address looks like name@example.com, the name in ASCII letters", field="email", value=given
     )
 
 

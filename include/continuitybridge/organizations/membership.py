@@ -2,7 +2,8 @@
 
 Who may make whom what stands in `matrix.GRANTABLE`; here it is done. An organization that has an administrator
 keeps one: the last is neither removed nor made less, except by the platform's own callers. Who gets another role
-or is removed signs in again: his sessions end.
+or is removed signs in again: his sessions end. So do the invitations that he made and could not make any more:
+nobody comes back by one that he had made out to himself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from continuitybridge import database, sessions
 from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.organizations.matrix import GRANTABLE
 from continuitybridge.organizations.roles import Role, role_of
 from continuitybridge.organizations.user_names import check_user_name, may_be_a_members
 
@@ -46,6 +48,7 @@ def add_member(organization_id: UUID, user_name: str, role: Role | str, *, by: s
             if before[0] == wanted.value:
                 return
             sessions.end_all(connection, user_name)
+            end_invitations(connection, user_name, by=by, organization_id=organization_id, role=wanted)
         else:
             # By his name, whatever it is, a member that there is signs in already.
             check_user_name(user_name)
@@ -122,6 +125,7 @@ def change_role(
             (wanted.value, organization_id, user_name),
         )
         sessions.end_all(connection, user_name)
+        end_invitations(connection, user_name, by=by, organization_id=organization_id, role=wanted)
         details = {"role": wanted.value, "before": before.value}
         record(connection, organization_id, "member.role_changed", "", details=details, about=user_name, by=by)
 
@@ -140,6 +144,7 @@ def remove_member(
             (organization_id, user_name),
         )
         sessions.end_all(connection, user_name)
+        end_invitations(connection, user_name, by=by, organization_id=organization_id)
         record(
             connection,
             organization_id,
@@ -149,6 +154,36 @@ def remove_member(
             about=user_name,
             by=by,
         )
+
+
+def end_invitations(
+    connection: Connection,
+    user_name: str,
+    *,
+    by: str | None,
+    organization_id: UUID | None = None,
+    role: Role | None = None,
+) -> None:
+    """End the open invitations that this member made (of one organization; of all where he is one), but those that
+    he may make by his `role`, in the caller's transaction (platform role)."""
+    may = GRANTABLE[role.value] if role is not None else frozenset[Role]()
+    rows = connection.execute(
+        "UPDATE bridge.invitations i SET revoked_at = now(), revoked_by = %(by)s"
+        " WHERE created_by = %(user)s AND accepted_at IS NULL AND revoked_at IS NULL AND role <> ALL (%(may)s)"
+        " AND expires_at > now() AND (organization_id = %(organization)s OR %(organization)s::uuid IS NULL"
+        " AND EXISTS (SELECT FROM bridge.memberships m"
+        " WHERE (m.organization_id, m.user_name) = (i.organization_id, %(user)s)))"
+        " RETURNING organization_id, invitation_id, email",
+        {
+            "by": by or user_name,
+            "user": user_name,
+            "may": [each.value for each in may],
+            "organization": organization_id,
+        },
+    ).fetchall()
+    for place, invitation_id, email in sorted(rows):
+        details = {"invitation": str(invitation_id)}
+        record(connection, place, "member.invitation_revoked", "", details=details, about=email, by=by)
 
 
 def memberships(user_name: str) -> list[Membership]:

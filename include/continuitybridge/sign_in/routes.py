@@ -90,9 +90,10 @@ def begin_second_factor(request: Request, caller: CallerDep, given: Password) ->
     summary="Have the second factor count, by a code of it",
     openapi_extra=needs(Action.SELF_MANAGE),
 )
-def confirm_second_factor(caller: CallerDep, given: Code) -> RecoveryCodes:
+def confirm_second_factor(request: Request, caller: CallerDep, given: Code) -> RecoveryCodes:
+    name, ways = _person(caller), verbs.Ways(_accounts(request), Failures.open())
     try:
-        return RecoveryCodes(recovery_codes=second_factor.confirm(_person(caller), given.code))
+        return RecoveryCodes(recovery_codes=ways.confirm_begun(name, given.code, forms.address(request)))
     except second_factor.WrongCode as error:
         # Who asks is known: he is not told to sign in.
         raise ConfigurationError(error.detail, field="code") from error

@@ -155,11 +155,21 @@ class Ways:
 
     def confirm_second_factor(self, token: str, code: str, address: str) -> list[str]:
         """Have it count; gives recovery codes. Raises `NotFound`, `WrongCode`, `TooManyRequests`."""
-        user_name = self._may_enrol(token, address).user_name
+        return self.confirm_begun(self._may_enrol(token, address).user_name, code, address)
+
+    def confirm_begun(self, user_name: str, code: str, address: str) -> list[str]:
+        """As `confirm_second_factor`, of whoever is known by then; wrong codes count as failed sign-ins. Raises
+        `ConfigurationError` when nothing was begun, `Conflict` when there is one already."""
         who = user_name.casefold(), address
         if wait_s := self.failures.begin(*who):
             raise _too_many(wait_s)
-        codes = second_factor.confirm(user_name, code)
+        try:
+            codes = second_factor.confirm(user_name, code)
+        except second_factor.WrongCode:
+            raise
+        except BaseException:
+            self.failures.failed_not(*who)
+            raise
         self.failures.succeeded(*who)
         with database.platform() as connection:
             tokens.end_all(connection, user_name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from continuitybridge import database, sessions
+from continuitybridge import database, invitations, organizations, sessions
 from continuitybridge.errors import NotFound
+from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 from continuitybridge.sign_in import tokens
 from continuitybridge.sign_in.tokens import Purpose
@@ -54,6 +55,25 @@ def test_with_a_new_password_end_the_links_that_were_given_before(airflow: Sessi
     for purpose, link in zip(PURPOSES, links, strict=True):
         with pytest.raises(NotFound):
             tokens.find(link, purpose)
+
+
+def test_who_is_deactivated_does_not_come_back_by_an_invitation_of_his(
+    airflow: Session, make_organization: Callable[[], Organization]
+) -> None:
+    user, _ = with_links(airflow)
+    where, elsewhere = make_organization().organization_id, make_organization().organization_id
+    organizations.add_member(where, user.username, "customer_admin")
+    of_his = invitations.invite(where, "himself@example.com", "customer_user", by=user.username)
+    # As a superadmin, say: he is no member there.
+    first = invitations.invite(elsewhere, "first@example.com", "customer_admin", by=user.username)
+    user.last_name = "C"
+    airflow.commit()
+    assert invitations.find(of_his.token).email == "himself@example.com"
+    user.active = False
+    airflow.commit()
+    with pytest.raises(NotFound):
+        invitations.find(of_his.token)
+    assert invitations.find(first.token).email == "first@example.com"
 
 
 def test_with_the_account_s_activity_end_its_sessions_and_its_links(airflow: Session) -> None:

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from continuitybridge import api, api_keys, database, invitations, organizations
+from continuitybridge.audit import reading
 from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound, OrganizationSuspended, QuotaExceeded
 from continuitybridge.organizations import Organization, quotas
+from continuitybridge.vault import Keyring
 
 from .conftest import Server, SignIn, User
 
@@ -191,6 +193,36 @@ def test_the_last_administrator_stays_and_of_two_who_leave_at_once_one_stays(
         stayed.client.put(at(organization, f"members/{last}"), json={"role": "customer_admin"}).status_code == 403
     )
     assert boss.client.delete(at(organization, "members/carla")).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["removed", "by his role", "as by the superadmin"])
+def test_who_is_no_administrator_any_more_does_not_come_back_by_an_invitation_of_his(
+    organization: Organization, sign_in: SignIn, how: str
+) -> None:
+    owner = organization.organization_id
+    rogue, boss = sign_in({organization: "consultant"}), sign_in(superadmin=True)
+    admin = sign_in({organization: "customer_admin"})
+    to_user, to_admin = (invited(rogue, organization, role) for role in ("customer_user", "customer_admin"))
+    of_another = invited(admin, organization)
+    path = at(organization, f"members/{rogue.name}")
+    if how == "removed":
+        assert boss.client.delete(path).status_code == 200
+    elif how == "by his role":
+        organizations.change_role(owner, rogue.name, "customer_admin", by="boss")
+    else:
+        assert boss.client.put(path, json={"role": "customer_admin"}).status_code == 200
+    with pytest.raises(NotFound):
+        invitations.accept(to_admin["token"], f"again-{uuid4().hex[:8]}")
+    # What he may give now too goes on; what others gave goes on anyway.
+    if how == "removed":
+        with pytest.raises(NotFound):
+            invitations.accept(to_user["token"], f"again-{uuid4().hex[:8]}")
+    else:
+        invitations.accept(to_user["token"], f"colleague-{uuid4().hex[:8]}")
+    invitations.accept(of_another["token"], f"colleague-{uuid4().hex[:8]}")
+    wanted = reading.Filter(action="member.invitation_revoked")
+    ended = reading.search(owner, wanted, keys=Keyring.open())
+    assert len(ended) == (2 if how == "removed" else 1)
 
 
 def test_members_are_not_managed_by_keys(organization: Organization, server: Server, sign_in: SignIn) -> None:

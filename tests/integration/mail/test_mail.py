@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from sealing_world import passphrase, vault
 
 from certificates import self_signed
-from continuitybridge import database, mail
+from continuitybridge import database, invitations, mail
 from continuitybridge.audit.reading import Filter, search
 from continuitybridge.cli import bridge
 from continuitybridge.errors import ConfigurationError
@@ -270,7 +270,29 @@ def test_a_mail_waits_while_the_master_key_is_sealed(server: MailServer, passphr
     assert mail.deliver_due() == 1
 
 
-@pytest.mark.parametrize("address", ["nobody", "a@b\r\nBcc: c@d", "@example.com", "a@", "a b@example.com", ""])
+def test_a_domain_in_letters_of_any_script_is_written_to_by_its_name_at_mail_servers(
+    server: MailServer, organization: Organization
+) -> None:
+    made = invitations.invite(organization.organization_id, "anna@Bücher.example", "customer_user", by="test")
+    assert mail.deliver_due() == 1
+    [sent] = server.to("anna@xn--bcher-kva.example")
+    assert made.token in part(sent, "plain")
+    # One that looks like another is another.
+    invitations.invite(
+        organization.organization_id, "anna@\N{CYRILLIC SMALL LETTER A}cme.example", "customer_user", by="t"
+    )
+    assert mail.deliver_due() == 1
+    assert server.to("anna@acme.example") == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("nobody", "a@b\r\nBcc: c@d", "@example.com", "a@", "a b@example.com", ""),
+        "zoë@example.com",
+        "a@b\N{BULLET}.example",
+    ],
+)
 def test_an_address_that_is_none_is_refused(server: MailServer, address: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         post(None, Letter(kind="trial", to=address, subject="x", paragraphs=()))
