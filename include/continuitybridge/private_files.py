@@ -14,5 +14,7 @@ def read(file: Path, setting: str) -> str:
         if file.stat().st_mode & 0o077:
             raise ConfigurationError(f"{file} may be read by others: chmod 600 it", field=setting)
         return file.read_text().strip()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} holds no text", field=setting) from None
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}", field=setting) from error

@@ -92,9 +92,17 @@ def load_or_create(path: Path, kms: str | None = None) -> WrappingKey:
 
 def load_all(path: Path) -> list[WrappingKey]:
     """The keys of the file, the current one first. Raises as `load_or_create`, and `FileNotFoundError`."""
-    with path.open() as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        text = file.read(_MOST_CHARACTERS)
+    try:
+        # What is no text is told to be no key, like any other.
+        with path.open(errors="replace") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(_MOST_CHARACTERS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"master key {path} cannot be read: {error.strerror}", field="BRIDGE_MASTER_KEY_FILE"
+        ) from error
     if mode & 0o077:
         raise ConfigurationError(
             f"master key {path} may be read by others (mode {mode:04o}): chmod 600 it, and rotate it if anybody "

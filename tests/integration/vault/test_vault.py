@@ -49,14 +49,31 @@ def test_a_master_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         load_or_create(path)
 
 
-@pytest.mark.parametrize("text", ["", "x", "continuitybridge-master-key-1:c2hvcnQ=", "other:" + "A" * 44])
-def test_a_file_that_is_no_master_key_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"continuitybridge-master-key-1:c2hvcnQ=",
+        b"other:" + b"A" * 44,
+        b"\xff\xfe of 32 bytes as they are",
+    ],
+)
+def test_a_file_that_is_no_master_key_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "master.key"
-    path.write_text(text)
+    path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(ConfigurationError) as refused:
         load_or_create(path)
     assert str(path) in str(refused.value)
+
+
+def test_a_master_key_that_cannot_be_read_is_told_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    path.mkdir()
+    with pytest.raises(ConfigurationError, match=rf"{path} cannot be read: Is a directory") as refused:
+        load_or_create(path)
+    assert refused.value.facts["field"] == "BRIDGE_MASTER_KEY_FILE"
 
 
 def test_another_master_key_is_named_with_the_one_that_is_needed(
