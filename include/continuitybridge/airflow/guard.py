@@ -132,6 +132,8 @@ class AirflowGuardMiddleware:
 
 
 def _is_guarded(path: str) -> bool:
+    # Between what is mounted within one another a slash too many is lost: /auth//api is FAB's /api.
+    path = re.sub("/+", "/", path)
     return path in _GUARDED_EXACTLY or any(
         path == each or path.startswith(f"{each}/") for each in (*_GUARDED, *_FABS_OWN)
     )

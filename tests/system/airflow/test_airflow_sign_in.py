@@ -186,6 +186,17 @@ def test_what_the_database_takes_in_no_text_is_refused_as_input(trial: Trial, fi
         assert answer.status_code == 422
 
 
+@pytest.mark.parametrize(
+    "address", ["/auth/api/v1/security/login", "/auth//api/v1/security/login", "/auth//api//v1/security/login"]
+)
+def test_fabs_own_way_in_is_none_however_its_address_is_written(trial: Trial, address: str) -> None:
+    password = (trial.state_dir / "keys" / "admin.password").read_text().strip()
+    given = {"username": "admin", "password": password, "provider": "db", "refresh": True}
+    with httpx.Client(base_url=trial.url, timeout=60, follow_redirects=True) as stranger:
+        answer = stranger.post(address, json=given)
+        assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+
+
 def test_a_token_and_a_key_of_before_a_password_change_hold_no_more(trial: Trial) -> None:
     tenant, name = trial.organization(), "changer"
     password = trial.accounts([name])[name]
