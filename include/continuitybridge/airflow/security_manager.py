@@ -14,6 +14,7 @@ from flask_login import user_logged_in
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
 
 from continuitybridge.airflow import user_changes
+from continuitybridge.airflow.password_pages import OthersPasswordView, OwnPasswordView
 from continuitybridge.airflow.sign_in_view import SignInView
 from continuitybridge.airflow.single_sign_on import Providers
 from continuitybridge.airflow.stamps import CLAIM, holds, stamp
@@ -42,6 +43,8 @@ class BridgeSecurityManager(FabAirflowSecurityManagerOverride):
 
     authdbview = SignInView
     userdbmodelview = UsersView
+    resetmypasswordview = OwnPasswordView
+    resetpasswordview = OthersPasswordView
 
     def __init__(self, appbuilder: Any) -> None:
         super().__init__(appbuilder)

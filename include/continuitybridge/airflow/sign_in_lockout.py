@@ -39,6 +39,8 @@ WAYS_IN = {"/auth/token": _JSON, "/auth/token/cli": _JSON, "/auth/login": _FORM}
 """Addresses that take a name and a password, and as what."""
 COME_BACK = "/auth/oauth-authorized/"
 """Where browsers come back from identity providers."""
+OWN_PASSWORD = "/auth/resetmypassword/form"  # noqa: S105  (no secret)
+"""Where one's password is asked for once more, to change it."""
 
 
 class SignInLockoutMiddleware:
@@ -50,7 +52,7 @@ class SignInLockoutMiddleware:
         self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _path(scope).startswith(COME_BACK):
+        if scope["type"] == "http" and ((path := _path(scope)).startswith(COME_BACK) or path == OWN_PASSWORD):
             from continuitybridge.actor import Actor, acting
 
             # Counted by who judges it; from where it comes is told here.

@@ -59,8 +59,13 @@ def use(connection: Connection, token: str, purpose: Purpose) -> str:
 
 
 def end_all(connection: Connection, user_name: str) -> None:
-    """End every token of this person, in the caller's transaction (platform role)."""
-    connection.execute("DELETE FROM bridge.sign_in_tokens WHERE user_name = %s", (user_name,))
+    """End every token of this person, in the caller's transaction (platform role). One that another transaction
+    uses up at this moment is left to it: what ends links may be done by a link, in a transaction around this."""
+    connection.execute(
+        "DELETE FROM bridge.sign_in_tokens WHERE hash IN"
+        " (SELECT hash FROM bridge.sign_in_tokens WHERE user_name = %s FOR UPDATE SKIP LOCKED)",
+        (user_name,),
+    )
 
 
 def _name(row: tuple[Any, ...] | None) -> str:

@@ -156,18 +156,26 @@ def test_every_session_and_token_ends_at_the_next_request(
             assert program.post("/bridge/me/end-sessions").status_code == 204
         else:
             form = {"csrf_token": csrf(client.get("/auth/resetmypassword/form"))}
+            new = "plum lantern orbit quiver"
+            for current in ({}, {"current": "wrong"}):
+                # Whoever holds a session only changes nothing.
+                wanted = {**form, **current, "password": new, "conf_password": new}
+                client.post("/auth/resetmypassword/form", data=wanted)
+                assert program.get("/bridge/me").status_code == 200
+            form["current"] = password
             weak = client.post(
                 "/auth/resetmypassword/form", data={**form, "password": name, "conf_password": name}
             )
             assert weak.status_code == 200
             assert "at least 12 characters" in weak.text
             assert program.get("/bridge/me").status_code == 200
-            new = "plum lantern orbit quiver"
             with browser(trial, client.cookies) as same:
                 answer = same.post(
                     "/auth/resetmypassword/form", data={**form, "password": new, "conf_password": new}
                 )
                 assert answer.status_code in (302, 303)
+            told = events(trial, slug, name, "password.changed")
+            assert [(each["action"], each["actor"]) for each in told] == [("password.changed", name)]
         assert program.get("/bridge/me").status_code == 401
         assert program.get("/api/v2/dags").status_code == 401
         assert seen(client)[:3] == [401] * 3
