@@ -23,7 +23,7 @@ from psycopg import OperationalError
 from continuitybridge.database import aio
 from continuitybridge.errors import Unavailable
 from continuitybridge.inbox import holds
-from continuitybridge.vault.keyring import Cipher
+from continuitybridge.vault.keyring import Cipher, Keyring
 from continuitybridge.webhooks import endpoints
 from continuitybridge.webhooks.target import Target
 
@@ -211,6 +211,11 @@ class Directory:
                 rows = await cursor.fetchall()
                 cursor = await connection.execute(_SOME_SECRETS, parts)
                 secrets = await cursor.fetchall()
+        if isinstance(self._keyring, Keyring):
+            # Not one after the other: a key service that is slow would hold up all that follow. What does not open
+            # is told below.
+            owners = {row[0] for row in secrets}
+            await asyncio.gather(*map(self._keyring.ready, owners), return_exceptions=True)
         found = await asyncio.to_thread(_targets, rows, secrets, self._keyring)
         if identities is None:
             self._targets, self._places, self._organizations = {}, {}, {}

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
 from key_services import TransitService
 
-from continuitybridge import database
+from continuitybridge import database, deployments
 from continuitybridge.cli import bridge
+from continuitybridge.flows.load import load_flow
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 from continuitybridge.vault import Keyring, master
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms import transit, turns
 from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from continuitybridge.webhooks.directory import Directory
 
 
 @dataclass
@@ -36,10 +40,29 @@ class SlowService:
         self.asked.clear()
         self.answers.clear()
 
+    def wait_for(self, calls: int) -> None:
+        until = time.monotonic() + 20
+        while len(self.calls) < calls:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
 
 def run(*arguments: str) -> None:
     done = CliRunner().invoke(bridge, ["vault", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+
+
+def with_endpoint(organization: Organization) -> UUID:
+    flow = {
+        "flow": "orders",
+        "version": "1.0.0",
+        "triggers": [
+            {"id": "in", "type": "webhook_trigger", "config": {"slug": "orders", "verification": "api_key"}}
+        ],
+        "steps": [{"id": "note", "type": "logger", "config": {"message": "got it"}}],
+    }
+    deployments.deploy(organization.organization_id, "dev", load_flow(json.dumps(flow)), "tester")
+    return organization.organization_id
 
 
 @pytest.fixture
@@ -82,6 +105,23 @@ def test_threads_that_want_one_key_wait_for_one_answer(
         slow.answers.set()
         assert {keys.decrypt(o, "place", "1", each.result()) for each in waiting} == {b"text"}
     assert slow.calls == [str(o)]
+
+
+async def test_an_intake_that_begins_asks_for_several_organizations_keys_at_once(
+    slow: SlowService, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    owners = {str(with_endpoint(make_organization())) for _ in range(3)}
+    slow.hold()
+    directory = Directory(Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path))
+    directory.start()
+    try:
+        await asyncio.to_thread(slow.wait_for, min(turns.AT_ONCE, len(owners)))
+        assert not directory.current
+        slow.answers.set()
+        await directory.wait_loaded(20)
+        assert owners <= set(slow.calls)
+    finally:
+        await directory.stop()
 
 
 def test_what_is_wrong_is_told_to_all_who_wait(
