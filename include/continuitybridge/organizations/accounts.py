@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
+from continuitybridge.organizations.limits import MOST_THINGS, check_limit
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
@@ -52,8 +53,7 @@ def put(
         "max_systems": max_systems,
     }
     for field, limit in limits.items():
-        if limit is not None and limit < 0:
-            raise ConfigurationError("a limit is not negative", field=field, value=limit)
+        check_limit(field, limit, MOST_THINGS)
     with database.platform() as connection:
         connection.execute(
             "INSERT INTO bridge.accounts (account, name, max_organizations, max_ecosystems, max_systems)"

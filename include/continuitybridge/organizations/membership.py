@@ -15,6 +15,7 @@ from continuitybridge import database, sessions
 from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import Conflict, NotFound
+from continuitybridge.organizations.limits import MOST_THINGS, check_limit
 from continuitybridge.organizations.matrix import GRANTABLE
 from continuitybridge.organizations.roles import Role, role_of
 from continuitybridge.organizations.user_names import check_user_name, may_be_a_members
@@ -100,6 +101,7 @@ def limit_assigned(user_name: str, most: int | None) -> None:
     """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay.
     Raises `ConfigurationError`."""
     check_user_name(user_name)
+    check_limit("max_organizations", most, MOST_THINGS)
     with database.platform() as connection:
         connection.execute(
             "INSERT INTO bridge.people (user_name, max_organizations) VALUES (%s, %s)"

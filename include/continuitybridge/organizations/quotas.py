@@ -13,6 +13,7 @@ from continuitybridge import database
 from continuitybridge.audit import record
 from continuitybridge.database.connections import Connection
 from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.organizations.limits import check_limit
 from continuitybridge.organizations.tiers import MEANING, Resource, Tier, limits_of, tier_of
 
 _SET = """
@@ -101,8 +102,7 @@ def agree(organization_id: UUID, resource: str, allowed: int | None) -> None:
             value=resource,
             valid=list(Resource),
         )
-    if allowed is not None and allowed < 0:
-        raise ConfigurationError("a limit is not negative", field="allowed", value=allowed)
+    check_limit("allowed", allowed)
     with database.platform() as connection:
         connection.execute(_SET, (organization_id, resource, allowed, True))
         record(connection, organization_id, "organization.quota_changed", resource, details={"allowed": allowed})

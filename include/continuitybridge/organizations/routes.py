@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from continuitybridge.organizations import quotas
 from continuitybridge.organizations.access import CallerDep
+from continuitybridge.organizations.limits import MOST
 from continuitybridge.organizations.matrix import Action, needs
 from continuitybridge.organizations.tiers import Resource, Tier
 
@@ -40,7 +41,7 @@ class QuotaAgreed(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    allowed: int | None = Field(ge=0, le=10**15)
+    allowed: int | None = Field(ge=0, le=MOST)
 
 
 @router.get(

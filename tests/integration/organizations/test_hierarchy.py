@@ -203,5 +203,7 @@ def test_a_consultant_gets_as_many_organizations_as_he_may_have(
     assert [each.slug for each in organizations.memberships(name) if each.role == "consultant"] == [first.slug]
     with pytest.raises(QuotaExceeded):
         organizations.add_member(third.organization_id, name, "consultant")
+    command("person", "limit", name, "--max-organizations", "3000000000", status=2)
+    command("account", "set", "large", "--name", "L", "--max-systems", "3000000000", status=2)
     command("person", "limit", name)
     organizations.add_member(third.organization_id, name, "consultant")

@@ -387,6 +387,7 @@ def test_the_commands_show_and_change(free: Organization, command: Callable[...,
     shown = {each["resource"]: each for each in orjson.loads(command("list", "-o", free.slug, "--json"))}
     assert (shown["flows"]["allowed"], shown["members"]["allowed"]) == (20, 10)
     assert "few" in command("agree", "-o", free.slug, "flows", "few", status=2)
+    assert "a number from 0 to" in command("agree", "-o", free.slug, "flows", "9" * 20, status=2)
 
 
 def test_the_reference_page_is_what_the_tiers_say(command: Callable[..., str]) -> None:
