@@ -32,7 +32,8 @@ def reconcile(organization: str | None, ids: IO[str] | None, deliveries: IO[str]
 
     A line of a ledger may also be a JSON array that begins with the id or key, or an object with `id` or `key`.
     Exit status 1 when a rule is broken, or a message of the ledgers is lost, invented, or came to a node under
-    several keys. What is in triage or under way is named, and is no error.
+    several keys. What is in triage or under way, or ended without coming to a step that delivers, is named, and is
+    no error.
     """
     from continuitybridge.inbox import ledgers
     from continuitybridge.inbox import reconcile as store
@@ -67,7 +68,8 @@ def _say(books: Books) -> None:
     click.echo(
         f"of {books.accepted} messages of the sender: {books.delivered} delivered,"
         f" {len(books.in_triage)} in triage, {len(books.under_way)} under way,"
-        f" {len(books.skipped)} skipped, {len(books.lost)} lost"
+        f" {len(books.skipped)} skipped, {len(books.undelivered)} ended without a delivery,"
+        f" {len(books.lost)} lost"
     )
     if books.deliveries:
         click.echo(
@@ -81,6 +83,7 @@ def _say(books: Books) -> None:
         ("came under several keys", books.rekeyed),
         ("in triage", books.in_triage),
         ("under way", books.under_way),
+        ("ended without a delivery", books.undelivered),
     ):
         for name in names[:SHOWN]:
             click.echo(f"{name}: {title}", err=True)

@@ -8,15 +8,17 @@ outside the platform, so that what they prove does not rest on its own word.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 from uuid import UUID
 
 import orjson
 
-from continuitybridge import database
+from continuitybridge.inbox import whereabouts
+from continuitybridge.inbox.whereabouts import Known
 
 _CHUNK = 5_000
 
@@ -26,9 +28,11 @@ class Books:
     """How the ledgers stand against the store and each other.
 
     Each message of the sender's ledger stands in exactly one of these lists: `delivered` (at least one
-    delivery), `in_triage`, `under_way`, `skipped` (or discarded: somebody decided so), `lost` (the store does
-    not know it, or says done, and no delivery came). A message in triage or under way may have been delivered in
-    part; it is listed there.
+    delivery, its own or of a message that it called), `in_triage`, `under_way`, `skipped` (or discarded: somebody
+    decided so), `undelivered` (done, and by its trace no step that delivers had it: a filter dropped it, say),
+    `lost` (the store does not know it, or says done, and no delivery came). One that was gathered into another
+    stands where that one does. A message in triage or under way may have been delivered in part; it is listed
+    there.
 
     `unanswered`: delivered and known to the store, but not in the sender's ledger, which never read the answer.
     `invented`: deliveries of messages that neither the store nor the sender knows, or whose key is none.
@@ -43,6 +47,7 @@ class Books:
     in_triage: list[str]
     under_way: list[str]
     skipped: list[str]
+    undelivered: list[str]
     lost: list[str]
     unanswered: list[str]
     invented: list[str]
@@ -53,29 +58,6 @@ class Books:
         """Whether nothing was lost, invented, or delivered twice under different keys. What is under way may yet
         be lost: ask again when nothing is."""
         return not (self.lost or self.invented or self.rekeyed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A message as the store has it."""
-
-    became: str
-    generation: int
-    replays: int
-
-
-_NOW = """
-SELECT message_id, CASE state WHEN 'dead' THEN 'dead' ELSE 'unsettled' END, generation, replays
-FROM bridge.messages WHERE organization_id = %(organization)s AND message_id = ANY (%(ids)s)
-UNION ALL
-(SELECT DISTINCT ON (message_id) message_id, CASE result WHEN 'dead' THEN 'discarded' ELSE result END, generation,
-        replays
- FROM bridge.settled_messages s
- WHERE organization_id = %(organization)s AND message_id = ANY (%(ids)s)
-   AND NOT EXISTS (SELECT FROM bridge.messages m
-                   WHERE m.organization_id = s.organization_id AND m.message_id = s.message_id)
- ORDER BY message_id, settled_at DESC, replays DESC)
-"""
 
 
 def read(lines: Iterable[str]) -> Iterator[str]:
@@ -116,20 +98,22 @@ def compare(organization_id: UUID, accepted: Iterable[str], deliveries: Iterable
         else:
             invented.append(key)
     expected = set(sent)
-    others = (name for child in keys for name in _names(child) if name not in expected)
-    known |= _look_up(organization_id, others)
+    known |= _look_up(organization_id, (name for child in keys for name in _names(child) if name not in expected))
+    while callers := {each.parent_id for each in known.values() if each.parent_id} - known.keys():
+        found = _look_up(organization_id, callers)
+        known |= dict.fromkeys(callers, whereabouts.GONE) | found
 
     delivered: set[str] = set()
-    unanswered: set[str] = set()
     rekeyed: list[str] = []
     for child, nodes in keys.items():
         message_id = next((name for name in _names(child) if name in known or name in expected), None)
         if message_id is None:
             invented += [f"{child}:{node}:{n}" for node, generations in nodes.items() for n in generations]
             continue
-        (delivered if message_id in expected else unanswered).add(message_id)
+        those = _callers(message_id, known)
+        delivered.update(those)
         # Each replay may have taken a new generation, and nothing else does.
-        replays = known[message_id].replays if message_id in known else 0
+        replays = sum(known[each].replays for each in those if each in known)
         rekeyed += [
             f"{child}:{node}:{','.join(sorted(generations, key=int))}"
             for node, generations in nodes.items()
@@ -138,45 +122,55 @@ def compare(organization_id: UUID, accepted: Iterable[str], deliveries: Iterable
     repeated = sum(
         times - 1 for nodes in keys.values() for generations in nodes.values() for times in generations.values()
     )
-    compared = deliveries is not None
-    return _books(sent, came, repeated, known, delivered, unanswered, invented, rekeyed, compared)
+    unread = {each for each in delivered - expected if not expected.intersection(_callers(each, known))}
+    return Books(
+        accepted=len(sent),
+        deliveries=came,
+        repeated=repeated,
+        unanswered=sorted(each for each in unread if each not in known or known[each].parent_id is None),
+        invented=sorted(invented),
+        rekeyed=sorted(rekeyed),
+        **_sorted_by_end(organization_id, sent, known, delivered, compared=deliveries is not None),
+    )
 
 
-def _books(
-    sent: list[str],
-    came: int,
-    repeated: int,
-    known: dict[str, _Known],
-    delivered: set[str],
-    unanswered: set[str],
-    invented: list[str],
-    rekeyed: list[str],
-    compared: bool,
-) -> Books:
-    found: dict[str, list[str]] = {"in_triage": [], "under_way": [], "skipped": [], "lost": []}
+def _sorted_by_end(
+    organization_id: UUID, sent: Sequence[str], known: dict[str, Known], delivered: set[str], *, compared: bool
+) -> dict[str, Any]:
+    """The lists of `Books` in which each message of the sender stands, and how many were `delivered`."""
+    found: dict[str, list[str]] = {"in_triage": [], "under_way": [], "skipped": [], "undelivered": [], "lost": []}
     arrived = 0
+    nowhere: list[str] = []
     for message_id in sent:
         became = known[message_id].became if message_id in known else None
-        if became == "unsettled":
-            found["under_way"].append(message_id)
-        elif became == "dead":
-            found["in_triage"].append(message_id)
+        if became in _ENDS:
+            found[_ENDS[became]].append(message_id)
         elif message_id in delivered or (became == "done" and not compared):
             arrived += 1
         elif became in ("skipped", "discarded"):
             found["skipped"].append(message_id)
-        else:
+        elif became is None:
             found["lost"].append(message_id)
-    return Books(
-        accepted=len(sent),
-        deliveries=came,
-        delivered=arrived,
-        repeated=repeated,
-        unanswered=sorted(unanswered),
-        invented=sorted(invented),
-        rekeyed=sorted(rekeyed),
-        **found,
-    )
+        else:
+            nowhere.append(message_id)
+    ends = whereabouts.without_delivery(organization_id, nowhere, delivered)
+    for message_id in nowhere:
+        if ends[message_id] == "delivered":
+            arrived += 1
+        else:
+            found[ends[message_id]].append(message_id)
+    return {"delivered": arrived, **found}
+
+
+_ENDS: Mapping[str | None, str] = {"unsettled": "under_way", "dead": "in_triage"}
+
+
+def _callers(message_id: str, known: dict[str, Known]) -> list[str]:
+    """The message, who called it, and so on."""
+    chain = [message_id]
+    while (here := known.get(chain[-1])) is not None and here.parent_id and here.parent_id not in chain:
+        chain.append(here.parent_id)
+    return chain
 
 
 def _names(child: str) -> Iterator[str]:
@@ -190,11 +184,9 @@ def _names(child: str) -> Iterator[str]:
         yield child
 
 
-def _look_up(organization_id: UUID, ids: Iterable[str]) -> dict[str, _Known]:
-    known: dict[str, _Known] = {}
+def _look_up(organization_id: UUID, ids: Iterable[str]) -> dict[str, Known]:
+    found: dict[str, Known] = {}
     wanted = iter(dict.fromkeys(ids))
     while chunk := list(islice(wanted, _CHUNK)):
-        with database.tenant(organization_id) as connection:
-            rows = connection.execute(_NOW, {"organization": organization_id, "ids": chunk})
-            known |= {row[0]: _Known(*row[1:]) for row in rows}
-    return known
+        found |= whereabouts.look_up(organization_id, chunk)
+    return found

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace as changed
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
-from inbox_world import Deployed, done, failed
+from inbox_world import Deployed, done, failed, make_plan
+from waits_world import World
 
 from continuitybridge.cli import bridge
+from continuitybridge.engine.message import NodeTrace
 from continuitybridge.inbox import batches, holds, ledgers
 from continuitybridge.inbox.claim import claim
 from continuitybridge.inbox.replay import replay
 from continuitybridge.inbox.settle import settle
+from continuitybridge.organizations import Organization
+from continuitybridge.vault.keyring import Keyring
+
+
+@pytest.fixture
+def deployed(organization: Organization, keyring: Keyring) -> Deployed:
+    """A flow that delivers."""
+    made = Deployed(organization, keyring, "orders")
+    plan = make_plan("orders", "1.1.0")
+    delivering = changed(plan.nodes["deliver"], type="http_request")
+    made.deploy(changed(plan, nodes={**plan.nodes, "deliver": delivering}))
+    return made
 
 
 def settled(deployed: Deployed, n: int) -> list[str]:
     batch, ids = deployed.batch(n)
     for unit in claim(batch, "w", 30, 100, keys=deployed.keyring):
-        settle(unit, done(unit), keys=deployed.keyring)
+        outcome = done(unit)
+        outcome.trace.append(NodeTrace("deliver", 1, 1, 0, 9))
+        settle(unit, outcome, keys=deployed.keyring)
     batches.finish(batch)
     return ids
 
@@ -109,3 +128,52 @@ def test_an_operator_reconciles_files(deployed: Deployed, tmp_path: Path) -> Non
     assert f"{two}: lost" in output
     assert f"{key('nobody')}: invented" in output
     assert json.loads(call("--json")[1])["ledger"]["lost"] == [two]
+
+
+JOIN = "{id: pair, type: join, config: {streams: [a, b], key: .k, stream: .s}}"
+
+
+def compared(world: World, sent: list[str], *came: str) -> Any:
+    return ledgers.compare(world.organization_id, sent, [key(each) for each in came])
+
+
+def test_what_is_gathered_into_another_message_is_where_that_one_is(
+    organization: Organization, keyring: Keyring
+) -> None:
+    world = World(organization, keyring)
+    world.deploy("pairs", JOIN, "{id: deliver, type: jq, config: {program: 'if .bad then error(\"no\") end'}}")
+    first, second = (world.accept("pairs", {"k": 1, "s": each}) for each in "ab")
+    world.accept("pairs", {"k": 2, "s": "a"}, "bad-a")
+    world.accept("pairs", {"k": 2, "s": "b", "bad": True}, "bad-b")
+    world.work()
+    books = compared(world, [first, second], first)
+    assert (books.agree, books.delivered, books.lost, books.undelivered) == (True, 2, [], [])
+    # The carrier stands in triage, and with it what it carries.
+    books = compared(world, ["bad-b", "bad-a"])
+    assert sorted(books.in_triage) == ["bad-a", "bad-b"]
+    # What the other one was gathered into is not in this sender's ledger.
+    assert compared(world, [second], first).delivered == 1
+    assert compared(world, ["bad-b"]).in_triage == ["bad-b"]
+
+
+def test_a_delivery_of_a_called_flow_is_one_of_its_caller(organization: Organization, keyring: Keyring) -> None:
+    world = World(organization, keyring)
+    world.deploy("last", "{id: deliver, type: jq, config: {program: .}}")
+    world.deploy("check", "{id: further, type: subflow, config: {flow: last}}")
+    world.deploy("orders", "{id: each, type: split}", "{id: call, type: subflow, config: {flow: check}}")
+    sent = world.accept("orders", [1, 2])
+    world.work()
+    came = [f"{sent}.{n}.call.further" for n in (1, 2)]
+    assert all(world.states(each) == ["done"] for each in came)
+    books = compared(world, [sent], *came)
+    assert (books.agree, books.delivered, books.unanswered, books.invented) == (True, 1, [], [])
+    assert compared(world, [], *came).unanswered == [sent]
+
+
+def test_what_a_filter_drops_is_named_and_not_lost(organization: Organization, keyring: Keyring) -> None:
+    world = World(organization, keyring)
+    world.deploy("orders", "{id: some, type: filter, config: {where: .wanted}}")
+    dropped = world.accept("orders", {"wanted": False})
+    world.work()
+    books = compared(world, [dropped])
+    assert (books.agree, books.undelivered, books.lost) == (True, [dropped], [])
