@@ -67,6 +67,10 @@ class World:
         )
         return accept(made, self.keyring).message_id
 
+    def version(self, flow: str) -> str:
+        """The one deployed last."""
+        return [plan for plan in self.plans.values() if plan.flow == flow][-1].version
+
     # -- working ----------------------------------------------------------------------------------------------
 
     def claim(self, owner: str = "worker") -> list[Claimed]:

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner
 from inbox_world import Deployed, done, failed, handed_over
+from waits_world import World
 
-from continuitybridge import database
+from continuitybridge import database, destinations
 from continuitybridge.cli import bridge
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox import batches, holds, reconcile
 from continuitybridge.inbox.claim import claim
 from continuitybridge.inbox.settle import settle
 from continuitybridge.inbox.status import status
+from continuitybridge.organizations import Organization
+from continuitybridge.vault.keyring import Keyring
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,47 @@ def test_draining_replaces_pausing_and_lets_run_what_is_there(deployed: Deployed
     assert holds.list_holds(deployed.organization_id)[0].unsettled == 0
     holds.resume(*place(deployed))
     holds.check_taking(*place(deployed), deployed.version)
+
+
+def test_what_calls_a_draining_flow_takes_nothing_new_and_what_it_has_goes_on(
+    organization: Organization, keyring: Keyring
+) -> None:
+    world = World(organization, keyring)
+    sends = "{id: send, type: http_request, config: {url: 'https://wms.example/orders'}}"
+    world.deploy("last", "{id: note, type: logger}")
+    world.deploy("check", "{id: rate, type: subflow, config: {flow: last}}")
+    # Flows may call themselves, and each other.
+    pick = (
+        "{id: pick, type: conditional, config: {branches: {more: .more}}, next: {more: again, otherwise: credit}}"
+    )
+    again = "{id: again, type: subflow, config: {flow: orders}, next: end}"
+    world.deploy("orders", pick, again, "{id: credit, type: subflow, config: {flow: check}}")
+    world.deploy("beside", "{id: note, type: logger}")
+    waiting = world.accept("orders", {})
+    world.settle(world.claim())
+
+    def taking(flow: str) -> str:
+        try:
+            holds.check_taking(organization.organization_id, "prod", flow, world.version(flow))
+        except holds.Draining as error:
+            return error.detail
+        return "takes"
+
+    holds.hold(organization.organization_id, "prod", "last", "drain", by="anna")
+    assert "the flow is being drained" in taking("last")
+    assert {taking(flow) for flow in ("check", "orders")} == {
+        "a flow that it calls is being drained: it takes no new messages"
+    }
+    assert taking("beside") == "takes"
+    world.work()
+    assert world.states(waiting) == ["done"]
+    holds.resume(organization.organization_id, "prod", "last")
+    assert taking("orders") == "takes"
+    world.deploy("last", sends, version="1.1.0")
+    destinations.drain(organization.organization_id, "prod", "wms.example", by="anna")
+    assert "a destination of the flow" in taking("last")
+    assert "a destination of a flow that it calls" in taking("orders")
+    assert taking("beside") == "takes"
 
 
 def test_cancelling_settles_everything_but_dead_letters_and_says_who_and_why(deployed: Deployed) -> None:
