@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from continuitybridge import audit, database
 from continuitybridge.errors import BridgeError, ConfigurationError, NotAuthenticated, NotFound, class_of
 from continuitybridge.inbox import listing, replay, status, tracking
+from continuitybridge.inbox.accept.ids import MAX_ID_LENGTH
 from continuitybridge.inbox.replies.stored import stored
 from continuitybridge.organizations.access import Caller, CallerDep, Place, current_caller
 from continuitybridge.organizations.matrix import Action, needs
@@ -21,7 +22,7 @@ from continuitybridge.vault.keyring import Keyring
 
 router = APIRouter(prefix="/messages", tags=["messages"])
 
-MessageId = Annotated[str, Path(max_length=200, pattern=r"^[!-~]+$", description="Id of the message")]
+MessageId = Annotated[str, Path(max_length=MAX_ID_LENGTH, pattern=r"^[!-~]+$", description="Id of the message")]
 OrganizationQuery = Annotated[
     str | None, Query(max_length=64, description="Slug; where the caller belongs to several, it saves looking")
 ]

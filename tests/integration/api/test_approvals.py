@@ -76,6 +76,24 @@ def test_pages_of_what_began_to_wait_at_one_moment_show_each_once(
     assert seen == [f"{message}.{n}" for n in range(1, 8)]
 
 
+def test_a_message_at_the_end_of_a_chain_of_calls_has_its_address(
+    organization: Organization, keyring: Keyring, sign_in: SignIn
+) -> None:
+    world = World(organization, keyring)
+    step = "s" * 64
+    world.deploy("last", "{id: ask, type: approval, next: {approved: end, rejected: end}}")
+    for called, flow in (("last", "third"), ("third", "second"), ("second", "first")):
+        world.deploy(flow, f"{{id: {step}, type: subflow, config: {{flow: {called}}}}}")
+    message = world.accept("first", {})
+    world.work()
+    reader, writer = sign_in({organization: "customer_user"}), sign_in({organization: "customer_admin"})
+    [waiting] = reader.get("/bridge/approvals").json()
+    assert waiting["message"] == ".".join([message, step, step, step])
+    assert reader.get(f"/bridge/messages/{waiting['message']}").json()["state"] == "handed_over"
+    query = {"messages": [waiting["message"]]}
+    assert writer.post("/bridge/replays/preview", json={"query": query}).status_code == 200
+
+
 def test_another_organizations_approvals_are_not_there(
     waiting: World, make_organization: Callable[[], Organization], sign_in: SignIn
 ) -> None:

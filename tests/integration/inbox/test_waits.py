@@ -427,6 +427,19 @@ def test_a_called_flow_answers_with_what_leaves_it(world: World) -> None:
     assert nothing_is_left_behind(world)
 
 
+def test_a_call_by_a_step_whose_id_is_a_number_is_no_child_of_its_message(world: World) -> None:
+    """As editors number their nodes. An id, and with it an Idempotency-Key, that two share loses a delivery."""
+    world.deploy("check", "{id: each, type: jq, config: {program: .}}")
+    each = "{id: each, type: jq, config: {program: .}}"
+    world.deploy("orders", SPLIT, each, GATHER, "{id: '1', type: subflow, config: {flow: check}}")
+    message = world.accept("orders", ORDER)
+    world.settle(world.claim())
+    [part] = world.status(message).parts
+    assert part.called_id == f"{message}.~1"
+    world.work()
+    assert world.states(message, f"{message}.~1") == ["done", "done"]
+
+
 def test_several_results_are_a_list_and_none_ends_the_message(world: World) -> None:
     world.deploy("check", "{id: all, type: jq, config: {program: '.total | range(.)'}}", APART)
     world.deploy("orders", CALL)

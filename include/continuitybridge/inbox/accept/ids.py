@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+MAX_ID_LENGTH = 1_000
+"""Characters of the longest id that is asked for: eight calls below each other, with the ids of the steps that
+made them (64 each) and the numbers of children between."""
+
 _last_ms = 0
 _sequence = 0
 _VARIANT, _RANDOM = 0b10 << 62, (1 << 62) - 1

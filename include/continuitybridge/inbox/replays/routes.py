@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox import replay
+from continuitybridge.inbox.accept.ids import MAX_ID_LENGTH
 from continuitybridge.inbox.replays import jobs
 from continuitybridge.inbox.replays.preview import preview
 from continuitybridge.inbox.replays.query import MAX_IDS
@@ -24,6 +25,7 @@ OrganizationQuery = Annotated[
     str | None, Query(max_length=64, description="Slug; needed unless one has exactly one")
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+MessageName = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
 class ReplayQuery(BaseModel):
@@ -43,7 +45,7 @@ class ReplayQuery(BaseModel):
     since: datetime | None = None
     until: datetime | None = None
     keys: dict[str, str] = Field(default_factory=dict, max_length=4)
-    messages: list[Name] = Field(default_factory=list, max_length=MAX_IDS, description="Only these ids")
+    messages: list[MessageName] = Field(default_factory=list, max_length=MAX_IDS, description="Only these ids")
 
     def read(self) -> MessageQuery:
         return MessageQuery(

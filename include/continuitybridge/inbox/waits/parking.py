@@ -73,7 +73,7 @@ def parked(
     if wait.kind == "person":
         text = json.dumps(wait.payload).encode()
         return Parked(wait, summary=keys.encrypt(organization_id, SUMMARY, str(hand_over_id), text))
-    called_id = f"{message.id}.{node_id}"
+    called_id = f"{message.id}.{_step_in_id(node_id)}"
     content, content_type = _as_received(wait.payload)
     trigger = wait.options.get("trigger")
     return Parked(
@@ -100,6 +100,11 @@ def read_summary(keys: Cipher, organization_id: UUID, hand_over_id: UUID, summar
     """What a person decides on: `title` and `details`."""
     found: dict[str, Any] = json.loads(keys.decrypt(organization_id, SUMMARY, str(hand_over_id), summary))
     return found
+
+
+def _step_in_id(node_id: str) -> str:
+    """The step as it stands in the id of its call: a number would make it the id of a child of the message."""
+    return f"~{node_id}" if node_id.isdigit() else node_id
 
 
 def _key_hash(keys: Cipher, organization_id: UUID, message_id: str, wait: Wait) -> bytes:

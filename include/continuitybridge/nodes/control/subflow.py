@@ -51,7 +51,9 @@ class SubflowConfig(NodeConfig):
 class Subflow(WaitNode[SubflowConfig]):
     """Calls another flow of the same organization and environment, in the version deployed there, and waits for
     its result. The call is a message of its own, `<message>.<step>`, with the called flow's traces, retries and
-    triage; this message stays under way until that one is settled.
+    triage; this message stays under way until that one is settled. (`<message>.~<step>` where the step's id is a
+    number, which would be a child's.) A called flow that is paused runs it when it goes on; one that is drained
+    takes it, as part of a message that was accepted before; one that is disabled or was taken out fails this node.
 
     What leaves the called flow is the result: one message is that message's body, several are a list of theirs.
     When nothing leaves it (a filter dropped it), this message leaves by `empty`, and ends there where that has no
