@@ -1,28 +1,34 @@
 """The OAuth 2.0 grants: what is asked of an authorization server, and what its answer means (RFC 6749, 7009, 7523,
-7636, 8628). oauthlib writes the requests and reads the answers."""
+7636, 8628). oauthlib writes the requests, `token_answer` reads the answers."""
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-import orjson
-from oauthlib.oauth2 import BackendApplicationClient, Client, DeviceClient, OAuth2Error, WebApplicationClient
-from oauthlib.oauth2.rfc6749.parameters import parse_token_response, prepare_token_request
+from oauthlib.oauth2 import BackendApplicationClient, Client, DeviceClient, WebApplicationClient
+from oauthlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from continuitybridge.connections.auth import OAuth2Auth
 from continuitybridge.nodes.http.answer import Answer
 from continuitybridge.nodes.http.wire import RawAnswer
-from continuitybridge.tokens import calls
+from continuitybridge.tokens import calls, token_answer
 from continuitybridge.tokens.calls import Failed, Refused
 from continuitybridge.tokens.kept import Json, Obtained
 from continuitybridge.tokens.signing import sign
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-PASSING = frozenset({"temporarily_unavailable", "server_error"})
-"""Errors that may pass."""
+PASSING = frozenset(
+    {
+        *("temporarily_unavailable", "server_error", "internal_failure", "internal_error", "service_unavailable"),
+        *("ratelimited", "rate_limited", "rate_limit_exceeded", "too_many_requests"),
+    }
+)
+"""Errors that may pass: the standard's, and what servers say in their own words, with a status of 400 or 200."""
 STANDING = frozenset({400, 401})
 """Statuses that stand, also where no error is named (RFC 6749, 5.2). A firewall's 403 may pass."""
-LONGEST_LIFETIME_S = 365 * 86_400.0
+DEVICE_INTERVAL_S = 5
+"""Between two questions where the server names no other (RFC 8628, 3.2)."""
+LONGEST_INTERVAL_S = 300
 _ERROR_CHARACTERS = 200
 
 
@@ -68,19 +74,24 @@ def device(auth: OAuth2Auth) -> Json:
     answer = _ask(auth, url, urlencode(asked))
     if answer.status != 200:
         raise _error(answer, url)
-    try:
-        found = orjson.loads(answer.content)
-        given = {
-            "device_code": str(found["device_code"]),
-            "user_code": str(found["user_code"]),
-            "verification_uri": str(found.get("verification_uri") or found["verification_url"]),
-            "verification_uri_complete": found.get("verification_uri_complete"),
-            "expires_in": float(found["expires_in"]),
-            "interval": int(found.get("interval", 5)),
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Failed(f"{calls.host(url)} gave no device code") from None
-    return given
+    found = token_answer.fields(answer.content)
+    expires_in, interval = token_answer.number(found.get("expires_in")), token_answer.number(found.get("interval"))
+    given = {
+        "device_code": found.get("device_code"),
+        "user_code": found.get("user_code"),
+        "verification_uri": found.get("verification_uri") or found.get("verification_url"),
+    }
+    complete = found.get("verification_uri_complete")
+    if not all(isinstance(each, str) and each for each in given.values()) or not expires_in or expires_in <= 0:
+        raise Failed(f"{calls.host(url)} gave no device code")
+    if not all(_is_page(each) for each in (given["verification_uri"], complete) if each is not None):
+        raise Failed(f"{calls.host(url)} names an address for the code that is no page")
+    return {
+        **given,
+        "verification_uri_complete": complete,
+        "expires_in": expires_in,
+        "interval": DEVICE_INTERVAL_S if interval is None else int(min(max(1.0, interval), LONGEST_INTERVAL_S)),
+    }
 
 
 def revoke(auth: OAuth2Auth, token: str, hint: str) -> None:
@@ -114,26 +125,16 @@ def _token(auth: OAuth2Auth, body: str) -> Obtained:
     if answer.status not in (200, 201):
         raise _error(answer, url)
     try:
-        found = parse_token_response(answer.content.decode())
-        access, refresh, lifetime = found["access_token"], found.get("refresh_token"), found.get("expires_in")
-        if not isinstance(access, str) or not access or not (refresh is None or isinstance(refresh, str)):
-            raise ValueError("no token")
-        lifetime_s = None if lifetime is None else min(max(0.0, float(lifetime)), LONGEST_LIFETIME_S)
-    except OAuth2Error as error:
-        raise _named(str(error.error or ""), answer, url) from None
-    except Exception:
+        return token_answer.read(answer.content)
+    except token_answer.NoToken as missing:
+        if missing.error:
+            raise _named(missing.error, answer, url) from None
         raise Failed(f"{calls.host(url)} gave no token that can be read") from None
-    return Obtained(access, refresh or None, lifetime_s)
 
 
 def _error(answer: RawAnswer, url: str) -> Refused | Failed:
     """What an answer without a token says (RFC 6749, 5.2)."""
-    try:
-        found = orjson.loads(answer.content)
-        code = found.get("error") if isinstance(found, dict) else None
-    except ValueError:
-        code = None
-    return _named(code if isinstance(code, str) else "", answer, url)
+    return _named(token_answer.named(token_answer.fields(answer.content)), answer, url)
 
 
 def _named(code: str, answer: RawAnswer, url: str) -> Refused | Failed:
@@ -144,3 +145,12 @@ def _named(code: str, answer: RawAnswer, url: str) -> Refused | Failed:
     if passing or (not code and answer.status not in STANDING):
         return Failed(said, retry_after_s=Answer(answer.status, answer.headers).retry_after_s)
     return Refused(said, code=code)
+
+
+def _is_page(address: object) -> bool:
+    """Whether a person can be led there: what comes from a server may be `javascript:…`."""
+    try:
+        parts = urlsplit(address) if isinstance(address, str) else None
+        return parts is not None and parts.scheme in ("https", "http") and bool(parts.hostname)
+    except ValueError:
+        return False
