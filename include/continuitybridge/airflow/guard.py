@@ -178,10 +178,10 @@ async def _is_allowed(user: SignedIn, scope: Scope, path: str) -> bool:
         dags.append(own)
     if not dags:
         return True
-    from continuitybridge.guard.network import peer, sender
+    from continuitybridge.guard.network import sender_of
     from continuitybridge.settings import get_settings
 
-    found = sender(peer(scope), dict(scope["headers"]), get_settings().trusted_networks)
+    found = sender_of(scope, get_settings().trusted_networks)
     return await _are_own(user, dags, entered_from=(None if found is None else str(found),))
 
 

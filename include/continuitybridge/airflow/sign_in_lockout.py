@@ -172,7 +172,7 @@ def _is_text(value: str) -> bool:
 
 
 def _address(scope: Scope) -> str:
+    from continuitybridge.guard.network import sender_of
     from continuitybridge.settings import get_settings
-    from continuitybridge.webhooks.network import peer, sender
 
-    return str(sender(peer(scope), dict(scope["headers"]), get_settings().trusted_networks))
+    return str(sender_of(scope, get_settings().trusted_networks))

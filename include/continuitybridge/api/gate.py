@@ -22,8 +22,10 @@ from continuitybridge.actor import PLATFORM, Actor, acting
 from continuitybridge.api_keys import Holder
 from continuitybridge.errors import ConfigurationError, NotAllowed, NotAuthenticated, PayloadTooLarge, Unavailable
 from continuitybridge.guard import admission
+from continuitybridge.guard.network import sender_of
 from continuitybridge.organizations.access import Caller
 from continuitybridge.request_paths import path_in_mount
+from continuitybridge.settings import get_settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -141,8 +143,10 @@ async def _count(scope: Scope, user: SignedIn, caller: Caller) -> None:
 
 def _actor(scope: Scope) -> Actor:
     caller = scope.get("state", {}).get("caller")
-    address = scope["client"][0] if scope.get("client") else None
-    return Actor("user", caller.user_name, address) if isinstance(caller, Caller) else PLATFORM
+    if not isinstance(caller, Caller):
+        return PLATFORM
+    found = sender_of(scope, get_settings().trusted_networks)
+    return Actor("user", caller.user_name, None if found is None else str(found))
 
 
 def _is_tracked(scope: Scope) -> bool:

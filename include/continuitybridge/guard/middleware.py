@@ -167,10 +167,13 @@ class Guard:
         agent, forwarded, is_known = self._head(scope)
         if place is Place.HEALTH or not self._settings.waf_enabled:
             return
-        found = network.peer(scope)
+        found = peer = network.peer(scope)
         if forwarded is not None and self._proxies:
-            found = network.sender(found, {b"x-forwarded-for": forwarded}, self._proxies)
-        if found is None or network.within(found, self._spared):
+            found = network.sender(peer, {b"x-forwarded-for": forwarded}, self._proxies)
+        if found is None and peer is not None:
+            # A proxy that says of whom in no way that can be read: all such requests are one sender's.
+            found = peer
+        elif found is None or network.within(found, self._spared):
             return
         organization = organization_of(path, self._settings.legacy_organization) if place is Place.WEBHOOKS else ""
         policy = known.policy(organization)

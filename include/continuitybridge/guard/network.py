@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -10,6 +11,8 @@ from typing import Any
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 MAX_HOPS = 16
+_HOP_WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
+"""Some proxies (Azure's Application Gateway) tell the sender's port too."""
 
 
 @lru_cache(maxsize=1024)
@@ -37,10 +40,20 @@ def sender(found: Address | None, headers: Mapping[bytes, bytes], trusted: Seque
     for hop in reversed(hops):
         if not hop.strip():
             return None
-        found = _address(hop.strip())
+        found = _address(_HOP_WITH_PORT.sub(r"\1", hop.strip()))
         if not within(found, trusted):
             return found
     return found
+
+
+def sender_of(scope: Any, trusted: Sequence[Network]) -> Address | None:
+    """As `sender`, of a request: a proxy may add to the header, or write another one below it. A trusted proxy
+    that says of nobody asks for itself."""
+    found = peer(scope)
+    if not trusted or not within(found, trusted):
+        return found
+    forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return sender(found, {b"x-forwarded-for": b", ".join(forwarded)}, trusted) if forwarded else found
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from continuitybridge import origins
 from continuitybridge.errors import ConfigurationError, NotAllowed, PayloadTooLarge, UnsupportedContent
-from continuitybridge.guard.network import peer, sender
+from continuitybridge.guard.network import sender_of
 from continuitybridge.settings import get_settings
 from continuitybridge.sign_in.passwords import WeakPassword
 
@@ -130,5 +130,4 @@ def require_same(password: SecretStr, again: SecretStr) -> None:
 
 def address(request: Request) -> str:
     """Where the request came from."""
-    found = sender(peer(request.scope), dict(request.scope["headers"]), get_settings().trusted_networks)
-    return str(found)
+    return str(sender_of(request.scope, get_settings().trusted_networks))

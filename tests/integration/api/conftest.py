@@ -77,7 +77,9 @@ def serve(server: Server, port: int, root_path: str = "") -> tuple[uvicorn.Serve
     first_to_last = (SecurityHeadersMiddleware, GuardMiddleware, SameOriginMiddleware, OldAddressesMiddleware)
     middlewares = [Middleware(each) for each in first_to_last]
     app = FastAPI(routes=routes, lifespan=lifespan, middleware=middlewares, root_path=root_path, openapi_url=None)
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
+    running = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_level="warning", access_log=False, proxy_headers=False)
+    )
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from continuitybridge import database
 from continuitybridge.audit import checkpoints, record
 from continuitybridge.organizations import Organization
-from continuitybridge.settings import Settings
+from continuitybridge.settings import Settings, get_settings
 
 from .conftest import Deployed, SignIn
 
@@ -41,6 +42,29 @@ def test_what_a_user_changes_over_http_bears_his_name_and_address(
         ("flow.paused", "orders", "dev"),
     ]
     assert {(each["actor_kind"], each["address"]) for each in done} == {("user", "127.0.0.1")}
+
+
+def test_behind_a_trusted_proxy_the_address_is_the_one_that_it_names(
+    deployed: Callable[[], Deployed], sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = deployed()
+    user = sign_in({made.organization: "customer_admin"})
+    slug = made.organization.slug
+    forwarded = [("x-forwarded-for", "1.1.1.1, 203.0.113.7"), ("x-forwarded-for", "127.0.0.2")]
+
+    def addresses() -> list[str]:
+        assert user.post(f"/bridge/endpoints/{slug}/dev/orders/disable", headers=forwarded).is_success
+        found = user.get(f"/bridge/audit?organization={slug}&action=endpoint.disabled").json()["events"]
+        return [each["address"] for each in found]
+
+    assert addresses() == ["127.0.0.1"]
+    monkeypatch.setenv("BRIDGE_TRUSTED_PROXIES", "127.0.0.0/8")
+    get_settings.cache_clear()
+    try:
+        assert addresses()[0] == "203.0.113.7"
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
 
 
 def test_it_is_read_by_those_who_may_change_something_there_and_nobody_else(

@@ -346,7 +346,8 @@ async def test_a_trusted_proxy_says_who_asks_in_one_header_or_several(guarded: G
     assert [await status(b"203.0.113.5", b"10.0.0.9") for _ in range(2)] == [200, 429]
     assert [await status(b"203.0.113.3", address="203.0.113.9") for _ in range(2)] == [200, 429]
     assert [await status() for _ in range(3)] == [200] * 3, "the proxy itself"
-    assert [await status(b"nonsense") for _ in range(3)] == [200] * 3
+    assert [await status(b"203.0.113.6:4711"), await status(b"203.0.113.6:4712")] == [200, 429]
+    assert [await status(b"nonsense"), await status(b"unknown"), await status()] == [200, 429, 200]
     plain = guarded(**LIMITS)
     forwarded = ((b"x-forwarded-for", b"127.0.0.1"),)
     assert (await count(plain, headers=forwarded, address="203.0.113.4"))[0] == 1

@@ -54,6 +54,9 @@ def test_who_comes_by_no_address_is_nobody(scope: dict[str, Any]) -> None:
         ("10.0.0.1", b"1.1.1.1, 203.0.113.7", "203.0.113.7"),
         ("10.0.0.1", b"1.1.1.1,203.0.113.7 ,10.1.2.3,10.2.2.2", "203.0.113.7"),
         ("10.0.0.1", b"10.9.9.9,10.1.2.3", "10.9.9.9"),
+        ("10.0.0.1", b"1.1.1.1, 203.0.113.7:4711", "203.0.113.7"),
+        ("10.0.0.1", b"203.0.113.7, [2001:db8::7]:4711,10.1.2.3:80", "2001:db8::7"),
+        ("10.0.0.1", b"203.0.113.7:4711:1", None),
         ("10.0.0.1", b"203.0.113.7, nonsense", None),
         ("10.0.0.1", b"203.0.113.7, \xff", None),
         ("10.0.0.1", b"203.0.113.7,", None),
@@ -90,3 +93,16 @@ def test_of_a_long_way_the_last_steps_are_looked_at() -> None:
 )
 def test_an_address_goes_on_its_own_account_and_one_of_ipv6_on_its_networks(address: str, account: str) -> None:
     assert network.account(ip_address(address)) == account
+
+
+def test_of_a_request_all_lines_of_the_header_are_read_and_a_proxy_that_names_nobody_asks_for_itself() -> None:
+    def of(*lines: bytes, peer: str = "10.0.0.1") -> str:
+        headers = [(b"accept", b"*/*"), *((b"x-forwarded-for", each) for each in lines)]
+        return str(network.sender_of({"client": (peer, 4711), "headers": headers}, TRUSTED))
+
+    assert of(b"1.1.1.1, 203.0.113.7", b"10.1.2.3") == "203.0.113.7"
+    assert of(b"203.0.113.7", b"203.0.113.8") == "203.0.113.8"
+    assert of() == "10.0.0.1"
+    assert of(b"nonsense") == "None"
+    assert of(b"1.1.1.1", peer="203.0.113.9") == "203.0.113.9"
+    assert str(network.sender_of({"client": None, "headers": []}, TRUSTED)) == "None"
