@@ -24,9 +24,10 @@ from uuid import UUID
 
 import jwt
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from continuitybridge.airflow.approval_names import DAG_NAME
+from continuitybridge.airflow.bodies import replayed
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.tokens import JWTValidator
@@ -98,7 +99,7 @@ class ExecutionFenceMiddleware:
             if body is None or not (_is_an_ending(body) or (_is_approvals(dag) and _waits_for_a_person(body))):
                 await _not_there(send)
             else:
-                await self.app(scope, _replay(body, receive), send)
+                await self.app(scope, replayed(body, receive), send)
         else:
             await self.app(scope, receive, send)
 
@@ -214,19 +215,6 @@ async def _body(receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return bytes(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
 
 
 def _look_up(task: UUID) -> tuple[bool, str | None]:

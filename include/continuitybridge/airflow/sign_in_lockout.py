@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from anyio import Lock, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from continuitybridge.airflow.bodies import replayed
 from continuitybridge.errors import (
     BridgeError,
     ConfigurationError,
@@ -100,7 +101,7 @@ class SignInLockoutMiddleware:
 
             with acting(Actor("platform", address=address)), attempting() as attempt:
                 try:
-                    await self.app(scope, _again(body, receive), watched)
+                    await self.app(scope, replayed(body, receive), watched)
                 finally:
                     if (attempt.signed_in or "").casefold() == account and status < 500:
                         await to_thread.run_sync(self._failures.succeeded, *who)
@@ -123,19 +124,6 @@ async def _read(receive: Receive) -> bytes:
             raise PayloadTooLarge(f"a sign-in has at most {MAX_BODY_BYTES} bytes", allowed=MAX_BODY_BYTES)
         if message["type"] != "http.request" or not message.get("more_body"):
             return body
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
 
 
 def _name(scope: Scope, body: bytes) -> str:

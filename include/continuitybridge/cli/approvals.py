@@ -18,7 +18,7 @@ def group() -> None:
 
 @group.command("list")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @click.option("--flow", help="Only this flow.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
 @click.option("--after", type=click.UUID, help="Only those behind this approval, the last of the page before.")

@@ -72,7 +72,7 @@ def set_(
 
 @group.command("list")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @options.json_output
 def list_(organization: str, environment: str | None, as_json: bool) -> None:
     """List connections; credentials are never shown."""

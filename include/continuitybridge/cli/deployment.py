@@ -79,7 +79,7 @@ def rollback(flow: str, organization: str, environment: str, to: str | None) -> 
 
 @click.command("deployments")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @options.json_output
 def list_(organization: str, environment: str | None, as_json: bool) -> None:
     """List what is deployed."""

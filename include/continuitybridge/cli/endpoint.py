@@ -19,7 +19,7 @@ def group() -> None:
 
 @group.command("list")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @options.json_output
 def list_(organization: str, environment: str | None, as_json: bool) -> None:
     """List endpoints; secrets are never shown."""

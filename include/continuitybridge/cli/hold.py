@@ -70,7 +70,7 @@ def cancel(flow: str, organization: str, environment: str, reason: str, yes: boo
 
 @click.command("holds")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @options.json_output
 def list_(organization: str, environment: str | None, as_json: bool) -> None:
     """List the flows that are paused or draining, and how many messages of theirs are unsettled."""

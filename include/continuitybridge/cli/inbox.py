@@ -11,7 +11,6 @@ import click
 from continuitybridge.cli import options
 from continuitybridge.cli.reconcile import reconcile
 
-_environment = click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
 _flow = click.option("--flow", help="Only this flow.")
 _limit = click.option(
     "--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="At most so many."
@@ -25,7 +24,7 @@ def group() -> None:
 
 @group.command("list")
 @options.organization
-@_environment
+@options.only_environment
 @_flow
 @click.option(
     "--state",
@@ -131,7 +130,7 @@ def status(message: str, organization: str, as_json: bool) -> None:
 
 @group.command("dead")
 @options.organization
-@_environment
+@options.only_environment
 @_flow
 @click.option("--code", help="Only this reason, for example validation-failed.")
 @_limit

@@ -28,6 +28,13 @@ def organization(function: F) -> F:
     )(function)
 
 
+def only_environment(function: F) -> F:
+    """`--environment`: of all that the organization has, only this one's."""
+    return click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")(
+        function
+    )
+
+
 def json_output(function: F) -> F:
     """`--json`: one JSON document instead of a table."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)

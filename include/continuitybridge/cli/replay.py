@@ -27,7 +27,7 @@ def _query(function: F) -> F:
         (
             click.argument("messages", nargs=-1),
             options.organization,
-            click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment."),
+            options.only_environment,
             click.option("--flow", help="Only this flow."),
             click.option(
                 "--state",

@@ -170,7 +170,7 @@ def stores() -> None:
 
 @group.command("list")
 @options.organization
-@click.option("--environment", "-e", envvar="BRIDGE_ENVIRONMENT", help="Only this environment.")
+@options.only_environment
 @options.json_output
 def list_(organization: str, environment: str | None, as_json: bool) -> None:
     """List secrets, without their values."""

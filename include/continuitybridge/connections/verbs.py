@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from continuitybridge import database, secrets
+from continuitybridge import database, organizations, secrets
 from continuitybridge.audit import record
 from continuitybridge.connections.auth import (
     NEEDS_TOKEN,
@@ -111,12 +111,7 @@ def put(
     if (grant := getattr(auth, "grant", None)) is not None:
         settings["grant"] = grant
     with database.tenant(organization_id) as connection:
-        known = connection.execute(
-            "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
-            (organization_id, environment),
-        ).fetchone()
-        if known is None:
-            raise NotFound(f"the organization has no environment {environment!r}", field="environment")
+        organizations.require_environment(connection, organization_id, environment)
         row = connection.execute(
             "SELECT revision FROM bridge.connections WHERE organization_id = %s AND environment = %s"
             " AND name = %s FOR UPDATE",

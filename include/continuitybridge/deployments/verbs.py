@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from continuitybridge import database
+from continuitybridge import database, organizations
 from continuitybridge.audit import record
 from continuitybridge.errors import Conflict, NotFound
 from continuitybridge.flows import calls, convert, lint
@@ -264,14 +264,7 @@ def history(organization_id: UUID, environment: str, flow: str, limit: int = 50)
 
 def _lock(connection: Connection[Any], organization_id: UUID, environment: str) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (DEPLOY_LOCK,))
-    known = connection.execute(
-        "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
-        (organization_id, environment),
-    ).fetchone()
-    if known is None:
-        raise NotFound(
-            f"the organization has no environment {environment!r}", field="environment", value=environment
-        )
+    organizations.require_environment(connection, organization_id, environment)
 
 
 def _callable(connection: Connection[Any], organization_id: UUID, environment: str) -> dict[str, list[str]]:

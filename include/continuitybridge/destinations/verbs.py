@@ -21,10 +21,10 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row
 
-from continuitybridge import database
+from continuitybridge import database, organizations
 from continuitybridge.audit import record
 from continuitybridge.destinations.shared import CHANNEL, default_state
-from continuitybridge.errors import ConfigurationError, NotFound
+from continuitybridge.errors import ConfigurationError
 from continuitybridge.inbox import holds, turned_back
 
 Connection = psycopg.Connection[Any]
@@ -90,7 +90,7 @@ def show(organization_id: UUID, environment: str, name: str) -> Destination:
     environment that is not there, `ConfigurationError` for what cannot be a destination's name."""
     _check_name(name)
     with database.tenant(organization_id) as connection:
-        _check_environment(connection, organization_id, environment)
+        organizations.require_environment(connection, organization_id, environment)
         found = _read(connection, organization_id, environment, name)
     if not found:
         default = default_state()
@@ -162,7 +162,7 @@ def configure(
         if value is not None and not least <= value <= 1_000_000:
             raise ConfigurationError(f"{key} must be at least {least:g}", field=key, value=value)
     with database.tenant(organization_id) as connection:
-        _check_environment(connection, organization_id, environment)
+        organizations.require_environment(connection, organization_id, environment)
         _ensure(connection, organization_id, environment, name)
         for key, value in changes.items():
             connection.execute(
@@ -182,7 +182,7 @@ def _set_status(
 ) -> Destination:
     _check_name(name)
     with database.tenant(organization_id) as connection:
-        _check_environment(connection, organization_id, environment)
+        organizations.require_environment(connection, organization_id, environment)
         _ensure(connection, organization_id, environment, name)
         connection.execute(
             "UPDATE bridge.destinations SET status = %(status)s, reason = %(reason)s, status_by = %(by)s,"
@@ -259,15 +259,4 @@ def _check_name(name: str) -> None:
             f"{name[:100]!r} is no destination: give a connection's name, or the host of an address in lower case",
             field="name",
             value=name[:300],
-        )
-
-
-def _check_environment(connection: Connection, organization_id: UUID, environment: str) -> None:
-    known = connection.execute(
-        "SELECT 1 FROM bridge.environments WHERE organization_id = %s AND environment = %s",
-        (organization_id, environment),
-    ).fetchone()
-    if known is None:
-        raise NotFound(
-            f"the organization has no environment {environment!r}", field="environment", value=environment
         )

@@ -222,41 +222,7 @@ class _Drive:
 _default = Runner()
 atexit.register(_default.close)
 
-
-def run(
-    plan: Plan,
-    messages: Iterable[Message],
-    *,
-    services: Services,
-    limits: Limits,
-    stage: str | None = None,
-    entry: Mapping[str, str] | None = None,
-    emulate: bool = False,
-    organization: str = "",
-    environment: str = "",
-    concurrency: int = 8,
-    destinations: Iterable[DestinationState] | None = None,
-    on_circuit: OnCircuit = _nobody,
-    results: bool = True,
-) -> Iterator[Outcome]:
-    """`Runner.run` on a runner that lives as long as this process."""
-    return _default.run(
-        plan,
-        messages,
-        services=services,
-        limits=limits,
-        stage=stage,
-        entry=entry,
-        emulate=emulate,
-        organization=organization,
-        environment=environment,
-        concurrency=concurrency,
-        destinations=destinations,
-        on_circuit=on_circuit,
-        results=results,
-    )
-
-
-def close() -> None:
-    """End the node processes that `run` keeps for the next run. A later `run` starts afresh."""
-    _default.close()
+run = _default.run
+"""`Runner.run` on a runner that lives as long as this process."""
+close = _default.close
+"""End the node processes that `run` keeps for the next run. A later `run` starts afresh."""

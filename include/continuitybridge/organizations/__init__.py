@@ -18,6 +18,7 @@ from continuitybridge.organizations.verbs import (
     environments,
     list_all,
     making,
+    require_environment,
 )
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "members",
     "memberships",
     "remove_member",
+    "require_environment",
     "role_of",
 ]

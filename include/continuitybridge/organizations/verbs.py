@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -133,6 +134,18 @@ def list_all() -> list[Organization]:
     with database.platform() as connection, connection.cursor(row_factory=class_row(Organization)) as cursor:
         cursor.execute("SELECT organization_id, slug, name, status, tier FROM bridge.organizations ORDER BY slug")
         return cursor.fetchall()
+
+
+def require_environment(connection: psycopg.Connection[Any], organization_id: UUID, environment: str) -> None:
+    """Raise `NotFound` when the organization has no such environment, in the caller's transaction."""
+    known = connection.execute(
+        "SELECT FROM bridge.environments WHERE organization_id = %s AND environment = %s",
+        (organization_id, environment),
+    ).fetchone()
+    if known is None:
+        raise NotFound(
+            f"the organization has no environment {environment!r}", field="environment", value=environment
+        )
 
 
 def environments(organization_id: UUID) -> list[str]:

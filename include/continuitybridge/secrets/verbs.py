@@ -17,7 +17,7 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from continuitybridge import database
+from continuitybridge import database, organizations
 from continuitybridge.audit import record
 from continuitybridge.errors import ConfigurationError, Conflict, Gone, NotFound
 from continuitybridge.secrets import references, types
@@ -115,12 +115,7 @@ def put(
     keyring = keyring or Keyring.open()
     place = {"organization": organization_id, "environment": environment, "name": name}
     with database.tenant(organization_id) as connection:
-        known = connection.execute(
-            "SELECT FROM bridge.environments WHERE organization_id = %s AND environment = %s",
-            (organization_id, environment),
-        ).fetchone()
-        if known is None:
-            raise NotFound(f"the organization has no environment {environment!r}", field="environment")
+        organizations.require_environment(connection, organization_id, environment)
         new = connection.execute(
             "INSERT INTO bridge.secrets (organization_id, environment, name, type, updated_by)"
             " VALUES (%(organization)s, %(environment)s, %(name)s, %(type)s, %(by)s) ON CONFLICT DO NOTHING",
