@@ -11,6 +11,7 @@ import stat
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -37,6 +38,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def shared(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What all users may write into; no directory is configured."""
     monkeypatch.delenv("BRIDGE_UNSEALED_DIR", raising=False)
+    # Nothing is written into that of the machine: a platform of this user's may run beside.
+    assert sealing.SHARED == SHM
     monkeypatch.setattr(sealing, "SHARED", memory)
     get_settings.cache_clear()
     return memory
@@ -99,9 +102,8 @@ def test_a_line_that_another_program_wrote_opens_by_its_passphrase_and_is_writte
     assert key.line() == f"continuitybridge-sealed-1:{text}"
 
 
-@pytest.mark.parametrize(
-    ("changed", "valid"),
-    [
+def test_a_line_is_a_sealed_key_to_the_letter_or_none(tmp_path: Path) -> None:
+    for changed, valid in (
         ({"numbers": "22,32,16"}, True),
         ({"numbers": "1,1,1"}, True),
         # Nobody makes this take all memory, or no time.
@@ -115,12 +117,9 @@ def test_a_line_that_another_program_wrote_opens_by_its_passphrase_and_is_writte
         ({"salt": "-" + b64encode(bytes(16)).decode()}, False),
         ({"box": b64encode(bytes(59)).decode()}, False),
         ({"box": "-" + b64encode(bytes(60)).decode()}, False),
-    ],
-)
-def test_a_line_is_a_sealed_key_to_the_letter_or_none(
-    tmp_path: Path, changed: dict[str, str], valid: bool
-) -> None:
-    assert (sealing.parse(line(passphrase(), **changed), tmp_path / "master.key") is not None) is valid
+    ):
+        found = sealing.parse(line(passphrase(), **changed), tmp_path / "master.key")
+        assert (found is not None) is valid, changed
 
 
 def test_a_passphrase_has_fifteen_characters(configured: Path, tmp_path: Path) -> None:
@@ -204,6 +203,25 @@ def test_where_nothing_is_configured_it_stands_in_this_users_directory_of_the_sh
     assert is_open(key)
 
 
-def test_the_shared_memory_is_that_of_the_machine() -> None:
-    # Nothing is written into it here: a platform of this user's may run beside.
-    assert sealing.SHARED == SHM
+def test_the_innermost_file_system_that_is_seen_says_whether_it_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [
+        *(("zfs", "/", "ext4"), ("none", "/memory", "tmpfs"), ("disk", "/memory/disk", "ext4")),
+        # The last one over a place is seen.
+        *(
+            ("disk", "/twice", "ext4"),
+            ("a", "/twice", "ramfs"),
+            ("none", "/again", "tmpfs"),
+            ("a", "/again", "xfs"),
+        ),
+    ]
+    found = [SimpleNamespace(device=a, mountpoint=b, fstype=c, opts="") for a, b, c in mounts]
+    monkeypatch.setattr(sealing.psutil, "disk_partitions", lambda all: found)
+    for place in ("/memory/unsealed", "/memory", "/memory/diskless", "/twice/unsealed"):
+        sealing._require_memory(Path(place))
+    for place, kind in (("/memory/disk/unsealed", "ext4"), ("/unsealed", "ext4"), ("/again/unsealed", "xfs")):
+        with pytest.raises(ConfigurationError, match=f"its file system is {kind}") as refused:
+            sealing._require_memory(Path(place))
+        assert refused.value.facts["field"] == "BRIDGE_UNSEALED_DIR"
+        assert refused.value.facts["value"] == place
