@@ -83,24 +83,32 @@ def append_trace(connection: Connection, organization_id: UUID, message_id: str,
     )
 
 
-GATHERING_ENDED = """
-UPDATE bridge.wait_groups g SET how = 'ended', due_at = now()
+_ENOUGH = """g.need > 0 AND g.need <= (
+    SELECT count(DISTINCT w.member) FROM bridge.waits w
+    WHERE w.organization_id = g.organization_id AND w.group_id = g.group_id)"""
+_BELOW = """h.organization_id = g.organization_id AND h.message_id = g.message_id
+        AND (g.scope = '' OR starts_with(h.child_id, g.scope || '.'))"""
+GATHERING_ENDED = f"""
+UPDATE bridge.wait_groups g SET how = CASE WHEN {_ENOUGH} THEN 'complete' ELSE 'ended' END, due_at = now()
 FROM unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
 WHERE g.organization_id = t.organization_id AND g.message_id = t.message_id AND g.how IS NULL
   AND g.closed_at IS NULL
-  AND NOT EXISTS (
+  AND (({_ENOUGH} AND NOT EXISTS (
+      SELECT FROM bridge.hand_overs h
+      WHERE {_BELOW} AND (h.state = 'claimed' OR (h.state = 'available' AND h.available_at <= now()))))
+    OR NOT EXISTS (
       SELECT FROM bridge.hand_overs h
       LEFT JOIN bridge.waits w USING (organization_id, hand_over_id)
       LEFT JOIN bridge.wait_groups o ON o.organization_id = w.organization_id AND o.group_id = w.group_id
-      WHERE h.organization_id = g.organization_id AND h.message_id = g.message_id
-        AND (g.scope = '' OR starts_with(h.child_id, g.scope || '.'))
+      WHERE {_BELOW}
         AND (h.state IN ('available', 'claimed') OR (h.state = 'waiting' AND o.scope IS DISTINCT FROM g.scope)
-             OR (h.state = 'dead' AND g.holds)))
+             OR (h.state = 'dead' AND g.holds))))
 RETURNING g.organization_id, g.group_id
-"""
-"""Of locked messages, the groups within them to which nothing can come any more: nothing of the message that could
-is under way (what waits in a group of the same scope goes on as something else). Where a group holds, what is dead
-can still come: by a replay."""
+"""  # noqa: S608  (constants of this module)
+"""Of locked messages, the groups within them that go on: nothing of the message that could come is under way (what
+waits in a group of the same scope goes on as something else; where a group holds, what is dead can still come, by
+a replay), or enough have come, and the others wait for something else. What is just running, or about to, is
+awaited: so it makes no difference whether it runs in the same process, in another stage, or a moment later."""
 
 GOES_ON = """(h.state IN ('available', 'claimed') OR (h.state = 'waiting' AND NOT EXISTS (
     SELECT FROM bridge.waits w JOIN bridge.wait_groups g USING (organization_id, group_id)

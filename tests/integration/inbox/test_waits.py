@@ -17,6 +17,7 @@ from continuitybridge.audit import reading
 from continuitybridge.audit.reading import Filter
 from continuitybridge.errors import ConfigurationError, NotFound
 from continuitybridge.inbox import reconcile, triage, waits
+from continuitybridge.inbox.accept.rows import Mode
 from continuitybridge.inbox.replay import replay
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.inbox.waits import release_due
@@ -527,6 +528,75 @@ def test_the_same_waits_hold_in_streams(organization: Organization, keyring: Key
 
 
 # -- whoever is killed, and however much there is -----------------------------------------------------------
+
+
+FORK = "{id: fork, type: jq, config: {program: .}, next: [a, b, c]}"
+BRANCHES = [f"{{id: {each}, type: jq, config: {{program: '.{each} = 1'}}, next: gather%s}}" for each in "abc"]
+
+
+@pytest.mark.parametrize("apart", ["abc", "bc", "a"])
+@pytest.mark.parametrize(
+    ("before", "gather", "gives"),
+    [
+        ((), "join, config: {strategy: any}", {"n": 1, "a": 1, "b": 1, "c": 1}),
+        ((), "join, config: {strategy: majority}", {"n": 1, "a": 1, "b": 1, "c": 1}),
+        ((), "join, config: {strategy: minimum, minimum: 2}", {"n": 1, "a": 1, "b": 1, "c": 1}),
+        (["{id: each, type: split, config: {items: '[., .]'}}"], "aggregate, config: {result: length}", 6),
+    ],
+)
+def test_what_is_gathered_of_a_message_is_the_same_whichever_stages_it_crosses(
+    make_organization: Callable[[], Organization],
+    keyring: Keyring,
+    before: list[str],
+    gather: str,
+    gives: object,
+    apart: str,
+) -> None:
+    """In a stream there are none: all that comes without waiting is there before it is looked at."""
+    seen = []
+    for mode in ("stream", "batch"):
+        world = World(make_organization(), keyring, mode)
+        branches = [step % (", isolate: true" if step[5] in apart else "") for step in BRANCHES]
+        last = "{id: late, type: jq, config: {program: '\"late\"'}, next: end}"
+        world.deploy(
+            "forks",
+            *before,
+            FORK,
+            *branches,
+            f"{{id: gather, type: {gather}, next: {{out: end, late: late}}}}",
+            last,
+        )
+        message = world.accept("forks", {"n": 1}, "M")
+        world.work()
+        found = world.status(message)
+        counts: Counter[tuple[str, str]] = Counter()
+        for entry in found.trace:
+            for name in ("received", "emitted", "failed"):
+                counts[str(entry.get("node_id")), name] += entry.get(name, 0)
+        seen.append((world.left, found.state, found.failures, counts))
+    assert seen[0] == seen[1]
+    assert [body for _, _, body in seen[0][0]] == [gives]
+
+
+@pytest.mark.parametrize("mode", ["stream", "batch"])
+def test_what_waits_for_a_time_is_not_awaited_where_enough_have_come(
+    organization: Organization, keyring: Keyring, mode: Mode
+) -> None:
+    world = World(organization, keyring, mode)
+    world.deploy(
+        "forks",
+        "{id: fork, type: jq, config: {program: .}, next: [a, b, c]}",
+        "{id: a, type: jq, config: {program: '.a = 1'}, isolate: true, next: gather}",
+        "{id: b, type: jq, config: {program: '.b = 1'}, next: gather}",
+        "{id: c, type: delay, config: {for_s: 0.5}, next: gather}",
+        "{id: gather, type: join, config: {strategy: majority}, next: {out: end, late: late}}",
+        "{id: late, type: logger, next: end}",
+    )
+    message = world.accept("forks", {"n": 1})
+    world.work()
+    assert world.bodies() == [{"n": 1, "a": 1, "b": 1}]
+    world.work_until(lambda: world.states(message) == ["done"])
+    assert [node for _, node, _ in world.left] == ["gather", "late"]
 
 
 def test_a_group_whose_messages_somebody_writes_is_completed_by_whoever_looks_next(world: World) -> None:

@@ -87,7 +87,7 @@ _COMPLETE = """
 UPDATE bridge.wait_groups g SET how = 'complete', due_at = now()
 FROM unnest(%b::uuid[], %b::uuid[]) AS t (organization_id, group_id)
 WHERE g.organization_id = t.organization_id AND g.group_id = t.group_id AND g.how IS NULL AND g.need > 0
-  AND g.need <= (SELECT count(DISTINCT w.member) FROM bridge.waits w
+  AND g.message_id IS NULL AND g.need <= (SELECT count(DISTINCT w.member) FROM bridge.waits w
                  WHERE w.organization_id = g.organization_id AND w.group_id = g.group_id)
 RETURNING g.organization_id, g.group_id
 """
@@ -99,7 +99,8 @@ WHERE m.organization_id = t.organization_id AND m.message_id = t.message_id AND 
 
 
 def arrive(arrivals: Sequence[Arrival]) -> Statements:
-    """Write the waits of `arrivals`. Gives (groups that are complete, messages with groups of their own)."""
+    """Write the waits of `arrivals`. Gives (groups across messages that are complete, messages with groups of
+    their own: see `ended`)."""
     # A call that cannot be made goes on at once; its wait would have nothing to wait for.
     failed: dict[UUID, str] = {}
     calls = [each for each in arrivals if each.parked.call is not None]
@@ -134,7 +135,7 @@ def arrive(arrivals: Sequence[Arrival]) -> Statements:
 
 
 def ended(messages: Iterable[MessageKey]) -> Statements:
-    """Mark the groups within these messages (locked) to which nothing can come any more; gives them."""
+    """Mark the groups within these messages (locked) that go on now; gives them."""
     found: Rows = yield units.GATHERING_ENDED, columns(sorted(messages))
     return found
 
