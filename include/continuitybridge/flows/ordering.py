@@ -7,13 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-from xml.parsers import expat
 
-from continuitybridge.errors import ConfigurationError, InvalidPayload
+from continuitybridge.errors import ConfigurationError
 from continuitybridge.nodes.language import json_text
+from continuitybridge.nodes.mapping import one_value
 from continuitybridge.nodes.mapping.paths import singular_steps
-from continuitybridge.nodes.parse.xml_parser import encoding_of
 
 HOLD = "hold"
 """At its head's dead letter a key waits until somebody replays or discards it."""
@@ -31,8 +29,6 @@ KeyReader = Callable[[bytes, Mapping[str, str]], str | None]
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ELEMENTS = re.compile(r"(?:/[\w.-]+)+(?:/@[\w.-]+)?")
-_SEPARATOR = "\x0c"
-"""Between namespace and name in what Expat reports; no XML document can hold this character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +57,7 @@ def key_reader(key: str) -> KeyReader:
             return lambda body, headers: _shortened(_of_json(body, steps))
     elif key.startswith("/"):
         if _ELEMENTS.fullmatch(key):
-            names = tuple(key[1:].split("/"))
-            return lambda body, headers: _shortened(_of_xml(body, headers, names))
+            return lambda body, headers: _shortened(one_value.of_xml(body, headers.get("content-type", ""), key))
     elif _HEADER.fullmatch(key):
         name = key.lower()
         return lambda body, headers: _shortened(headers.get(name))
@@ -73,61 +68,12 @@ def key_reader(key: str) -> KeyReader:
 
 def _of_json(body: bytes, steps: list[str | int]) -> str | None:
     try:
-        here: Any = json_text.loads(body.decode())
+        here = one_value.at(json_text.loads(one_value.json_of(body).decode()), steps)
     except ValueError:
         return None
-    for step in steps:
-        if isinstance(step, str):
-            here = here.get(step) if isinstance(here, dict) else None
-        else:
-            here = here[step] if isinstance(here, list) and step < len(here) else None
     if isinstance(here, bool | int | float):
         return json_text.dumps(here)
     return here if isinstance(here, str) else None
-
-
-class _Found(Exception):
-    pass
-
-
-def _of_xml(body: bytes, headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    """The text of the first element of these local names, or its attribute; what comes behind it is not read."""
-    attribute = names[-1][1:] if names[-1].startswith("@") else None
-    elements = names[:-1] if attribute is not None else names
-    above: list[str] = []
-    texts: list[str] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        above.append(name.rpartition(_SEPARATOR)[2])
-        if tuple(above) == elements and attribute is not None and attribute in attributes:
-            texts.append(attributes[attribute])
-            raise _Found
-
-    def end(name: str) -> None:
-        if tuple(above) == elements and attribute is None:
-            raise _Found
-        above.pop()
-
-    def text(data: str) -> None:
-        if attribute is None and tuple(above) == elements:
-            texts.append(data)
-
-    def refuse(*_: Any) -> None:
-        raise InvalidPayload("the document has a document type declaration")
-
-    try:
-        data, encoding = encoding_of(body, headers.get("content-type", ""))
-        parser = expat.ParserCreate(encoding, _SEPARATOR)
-        parser.StartElementHandler = start
-        parser.EndElementHandler = end
-        parser.CharacterDataHandler = text
-        parser.StartDoctypeDeclHandler = refuse
-        parser.Parse(data, True)
-    except _Found:
-        return "".join(texts).strip()
-    except (expat.ExpatError, InvalidPayload, ValueError, LookupError):
-        return None
-    return None
 
 
 def _shortened(key: str | None) -> str | None:

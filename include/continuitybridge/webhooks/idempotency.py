@@ -7,18 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from xml.parsers import expat
 
 import orjson
 
 from continuitybridge.errors import UnreadableContent
+from continuitybridge.nodes.mapping import one_value
 from continuitybridge.nodes.mapping.paths import singular_steps
 from continuitybridge.nodes.triggers.webhook_trigger import Idempotency
 from continuitybridge.webhooks.verification import Headers
 
 MAX_KEY_BYTES = 255
 """Longest key in a header; of longer values in a body a hash is the key."""
-MAX_XML_DEPTH = 200
 
 _Find = Callable[[Headers, bytes], str | None]
 
@@ -91,10 +90,11 @@ def _json_finder(path: str) -> _Find:
 
     def find(headers: Headers, body: bytes) -> str | None:
         try:
-            value = _at(orjson.loads(body), steps)
+            text = one_value.json_of(body)
+            value = one_value.at(orjson.loads(text), steps)
             if isinstance(value, float):
                 # A number beyond 64 bits loses digits as a float, and two such numbers must not be one key.
-                value = _at(json.loads(body, parse_int=str, parse_float=str), steps)
+                value = one_value.at(json.loads(text, parse_int=str, parse_float=str), steps)
         except (ValueError, RecursionError):
             return None
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -104,86 +104,9 @@ def _json_finder(path: str) -> _Find:
     return find
 
 
-def _at(value: Any, steps: list[str | int]) -> Any:
-    """What stands at a path in JSON data; None for nothing."""
-    for step in steps:
-        if isinstance(step, str):
-            value = value.get(step) if isinstance(value, dict) else None
-        else:
-            value = value[step] if isinstance(value, list) and step < len(value) else None
-    return value
-
-
-class _Found(Exception):
-    """The value was read: the rest of the document does not matter."""
-
-
 def _xml_finder(path: str) -> _Find:
-    *elements, last = path.removeprefix("/").split("/")
-    attribute = last.removeprefix("@") if last.startswith("@") else None
-    wanted = elements if attribute is not None else [*elements, last]
-
     def find(headers: Headers, body: bytes) -> str | None:
-        reader = _XmlReader(wanted, attribute)
-        try:
-            reader.read(body)
-        except _Found:
-            return _of_body(reader.value.strip())
-        except (expat.ExpatError, ValueError, LookupError):
-            return None
-        return None
+        found = one_value.of_xml(body, headers.get(b"content-type", b"").decode("latin-1"), path)
+        return _of_body(found) if found else None
 
     return find
-
-
-class _XmlReader:
-    """Reads with Expat until the first element at a path: nothing before a document type declaration's first byte
-    can be expanded, nothing is kept but the value."""
-
-    def __init__(self, wanted: list[str], attribute: str | None) -> None:
-        self.value = ""
-        self._wanted = wanted
-        self._attribute = attribute
-        self._depth = 0
-        self._matched = 0
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
-        self._parser.StartDoctypeDeclHandler = self._doctype
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-
-    def read(self, body: bytes) -> None:
-        self._parser.Parse(body, True)
-
-    def _doctype(self, *_: Any) -> None:
-        raise ValueError("a document type declaration is refused")
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > MAX_XML_DEPTH:
-            raise ValueError("nested too deep")
-        if self._matched != self._depth - 1 or self._matched == len(self._wanted):
-            return
-        if name.rpartition(":")[2] != self._wanted[self._matched]:
-            return
-        self._matched += 1
-        if self._matched < len(self._wanted):
-            return
-        if self._attribute is None:
-            self._parser.CharacterDataHandler = self._text
-            return
-        for given, value in attributes.items():
-            if given.rpartition(":")[2] == self._attribute:
-                self.value = value
-        raise _Found
-
-    def _text(self, text: str) -> None:
-        if self._depth == len(self._wanted):
-            self.value += text
-
-    def _end(self, name: str) -> None:
-        if self._depth == len(self._wanted) == self._matched:
-            raise _Found
-        if self._matched == self._depth:
-            self._matched -= 1
-        self._depth -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,12 +39,23 @@ XML = b'<?xml version="1.0"?><o:Order xmlns:o="u" id="7"><Head><Id> PO-1 </Id><I
         ("/Order/Head/Id", b"{}", None),
         ("/a", b'<!DOCTYPE a [<!ENTITY x "1">]><a>&x;</a>', None),
         ("/a", '<?xml version="1.0" encoding="iso-8859-1"?><a>é</a>'.encode("latin-1"), "é"),
+        ("$.id", b'\xef\xbb\xbf{"id": "PO-1"}', "PO-1"),
+        ("/a/@id", b"<a><b/></a>", None),
+        ("/a/b/@id", b'<a><b/><b n:id="2" xmlns:n="u"/></a>', "2"),
         ("X-Order", b"", "A-1"),
         ("x-other", b"", None),
     ],
 )
 def test_a_key_is_read_from_header_json_or_xml(key: str, body: bytes, found: str | None) -> None:
     assert key_reader(key)(body, {"x-order": "A-1", "content-type": "application/xml"}) == found
+
+
+def test_a_document_that_is_nested_without_end_is_given_up_early() -> None:
+    # Followed down, each level takes longer than the one before it.
+    body = b"<a>" * 1_000_000
+    began = time.process_time()
+    assert key_reader("/a/b")(body, {"content-type": "application/xml"}) is None
+    assert time.process_time() - began < 2
 
 
 def test_a_long_key_is_told_apart_by_its_hash() -> None:

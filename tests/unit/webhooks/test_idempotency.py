@@ -50,6 +50,7 @@ def test_a_header_that_cannot_be_a_key_is_refused(value: bytes) -> None:
         ("$.n", b'{"n": 123456789012345678901234567890}', "123456789012345678901234567890"),
         ("$.n", b'{"n": 1.50}', "1.50"),
         ("$[0]", b'["x"]', "x"),
+        ("$.id", b'\xef\xbb\xbf{"id": "evt_1"}', "evt_1"),
         ("$.id", b'{"id": "' + b"x" * 1000 + b'"}', "x" * 1000),
     ],
 )
@@ -87,6 +88,14 @@ def test_a_json_body_without_the_value_has_no_key(body: bytes) -> None:
 )
 def test_an_element_or_attribute_of_an_xml_body_is_the_key(path: str, body: bytes, found: str) -> None:
     assert key({"xml_path": path}, body) == "value:" + found
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "ISO-8859-15", '"shift_jis"', "utf-16le"])
+def test_the_charset_of_an_xml_body_is_the_headers_as_it_is_for_the_parser(charset: str) -> None:
+    text = "<Order><Note>{}</Note><Id>PO-1</Id></Order>".format("\u5b57" if "jis" in charset else "é")
+    body = text.encode(charset.strip('"'))
+    headers = {b"content-type": f"application/xml; charset={charset}".encode()}
+    assert key({"xml_path": "/Order/Id"}, body, headers) == "value:PO-1"
 
 
 @pytest.mark.parametrize(
