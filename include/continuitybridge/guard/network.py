@@ -13,12 +13,20 @@ Network = IPv4Network | IPv6Network
 MAX_HOPS = 16
 _HOP_WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 """Some proxies (Azure's Application Gateway) tell the sender's port too."""
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 @lru_cache(maxsize=1024)
 def networks(given: tuple[str, ...]) -> tuple[Network, ...]:
-    """Addresses and networks as text; raises `ValueError` for what is none."""
-    return tuple(ip_network(each, strict=False) for each in given)
+    """Addresses and networks as text; raises `ValueError` for what is none. Of IPv4 ones that are written as IPv6
+    (`::ffff:203.0.113.0/120`) the IPv4 network counts, as of addresses."""
+    return tuple(_plain(ip_network(each, strict=False)) for each in given)
+
+
+def _plain(network: Network) -> Network:
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
 
 
 def peer(scope: Any) -> Address | None:

@@ -21,6 +21,19 @@ def test_addresses_and_networks_are_read_and_what_is_none_is_refused() -> None:
         network.networks(("192.0.2.0/24", "nowhere"))
 
 
+def test_an_ipv4_network_that_is_written_as_ipv6_is_what_addresses_are_looked_for_in() -> None:
+    given = ("::ffff:203.0.113.0/120", "::ffff:198.51.100.7", "::/0", "2001:db8::/32")
+    assert [str(each) for each in network.networks(given)] == [
+        "203.0.113.0/24",
+        "198.51.100.7/32",
+        "::/0",
+        "2001:db8::/32",
+    ]
+    sender = network.read("::ffff:203.0.113.9")
+    assert network.within(sender, network.networks(given[:1]))
+    assert not network.within(sender, network.networks(given[1:]))
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
     [
