@@ -77,9 +77,27 @@ def test_a_credential_of_8_to_512_characters_is_taken_and_one_that_is_made_here_
 
 @pytest.mark.parametrize("secret", ["short", "x" * 7, "with space " * 4, "ö" * 30, "x" * 513])
 def test_an_unfit_credential_is_refused(secret: str) -> None:
-    for name in ("api_key", "bearer", "basic"):
-        with pytest.raises(ConfigurationError):
+    for name in ("api_key", "bearer"):
+        with pytest.raises(ConfigurationError, match="8 to 512 printable ASCII characters and no spaces"):
             way(name).key(secret)
+
+
+@pytest.mark.parametrize(
+    "secret", ["short", "x" * 7, "x" * 513, " leading blank", "with\na break", "no \ud800 text"]
+)
+def test_an_unfit_password_is_refused(secret: str) -> None:
+    with pytest.raises(ConfigurationError, match="8 to 512 characters, none of them a control character"):
+        way("basic").key(secret)
+
+
+@pytest.mark.parametrize("secret", ["Käse:und Wörter", "пароль для заказов", ":" * 8, "ö" * 512])
+def test_a_password_has_any_characters_in_utf_8(secret: str) -> None:
+    found = way("basic", username="größer")
+    pair = base64.b64encode(f"größer:{secret}".encode())
+    verify(found, shown(authorization=b"Basic " + pair), secret)
+    other = base64.b64encode(f"größer:{secret}".encode("utf-16"))
+    with pytest.raises(NotAuthenticated):
+        verify(found, shown(authorization=b"Basic " + other), secret)
 
 
 def test_a_bearer_token_is_no_api_key_header() -> None:
@@ -248,6 +266,7 @@ def certificate(begins: int = 2026, ends: int = 2056, dns: str = "api.erp.exampl
 CERTIFICATE = certificate()
 DER = base64.b64encode(CERTIFICATE.public_bytes(Encoding.DER))
 PEM = CERTIFICATE.public_bytes(Encoding.PEM).decode()
+CHAIN = base64.b64encode(certificate().public_bytes(Encoding.DER))
 FINGERPRINT = CERTIFICATE.fingerprint(hashes.SHA256()).hex()
 
 
@@ -261,6 +280,8 @@ def handed_on(value: bytes, header: bytes = b"client-cert", proxied: bool = True
         b":" + DER + b":",
         DER,
         quote(DER).encode(),
+        DER + b"," + CHAIN,
+        quote(DER + b"," + CHAIN, safe="").encode(),
         quote(PEM).encode(),
         quote(PEM, safe="+=/").encode(),
         b'Hash=ab;Cert="' + quote(PEM, safe="").encode() + b'";Subject="CN=erp.example"',
@@ -284,6 +305,8 @@ def test_a_certificate_is_told_by_its_names(subject: str) -> None:
         lambda: handed_on(DER, proxied=False),
         lambda: handed_on(DER, b"x-other"),
         lambda: handed_on(DER + b", " + DER),
+        lambda: handed_on(DER + b",, " + CHAIN),
+        lambda: handed_on(CHAIN + b"," + DER),
         lambda: handed_on(base64.b64encode(certificate().public_bytes(Encoding.DER))),
         lambda: handed_on(b"A" * 40_000),
         lambda: handed_on(DER[:-40]),

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from typing import ClassVar
 
 from continuitybridge.errors import ConfigurationError
 from continuitybridge.webhooks.verification.base import SettingsT, Verifier
@@ -19,6 +20,9 @@ class Credential(Verifier[SettingsT]):
     """A way whose requests show the secret. Kept and compared by SHA-256 digest, so that neither length nor
     content shows in the time taken."""
 
+    characters: ClassVar[str] = "printable ASCII characters and no spaces"
+    """Of what a secret is made, as a refusal says it."""
+
     def takes_get(self) -> bool:
         return True
 
@@ -26,14 +30,16 @@ class Credential(Verifier[SettingsT]):
         return PREFIX + secrets.token_urlsafe(32)
 
     def key(self, secret: str) -> bytes:
-        fit = MIN_CHARACTERS <= len(secret) <= MAX_CHARACTERS
-        if not (fit and secret.isascii() and secret.isprintable() and " " not in secret):
+        if not (MIN_CHARACTERS <= len(secret) <= MAX_CHARACTERS and self.is_fit(secret)):
             raise ConfigurationError(
-                f"{self.label}: a secret has {MIN_CHARACTERS} to {MAX_CHARACTERS} printable ASCII characters and "
-                "no spaces",
+                f"{self.label}: a secret has {MIN_CHARACTERS} to {MAX_CHARACTERS} {self.characters}",
                 field="secret",
             )
         return hashlib.sha256(self.shown(secret)).digest()
+
+    def is_fit(self, secret: str) -> bool:
+        """Whether a secret is made of such characters."""
+        return secret.isascii() and secret.isprintable() and " " not in secret
 
     def shown(self, secret: str) -> bytes:
         """What a request shows of a secret."""

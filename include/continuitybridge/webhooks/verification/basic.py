@@ -26,8 +26,9 @@ class BasicSettings(VerificationSettings):
 
 
 class Basic(Credential[BasicSettings]):
-    """`Authorization: Basic <base64 of name:password>` (RFC 7617, UTF-8). The endpoint's secret is the password.
-    Nothing binds it to the body: send it over TLS only."""
+    """`Authorization: Basic <base64 of name:password>` (RFC 7617, UTF-8). The endpoint's secret is the password;
+    one of the sender's own may have any characters but control characters. Nothing binds it to the body: send it
+    over TLS only."""
 
     name = "basic"
     label = "Basic"
@@ -35,6 +36,7 @@ class Basic(Credential[BasicSettings]):
     Settings = BasicSettings
     headers = ("authorization",)
     scheme = 'Basic realm="webhook", charset="UTF-8"'
+    characters = "characters, none of them a control character or blank at either end"
     examples = (
         Example(
             "A user",
@@ -49,6 +51,10 @@ class Basic(Credential[BasicSettings]):
     def __init__(self, settings: BasicSettings) -> None:
         super().__init__(settings)
         self._username = settings.username.encode()
+
+    def is_fit(self, secret: str) -> bool:
+        # Surrogates and private characters belong to nobody's password; spaces and colons may.
+        return secret == secret.strip() and secret.isprintable()
 
     def shown(self, secret: str) -> bytes:
         return self._username + b":" + secret.encode()

@@ -27,7 +27,8 @@ class MutualTlsSettings(VerificationSettings):
         default="Client-Cert",
         pattern=HEADER_NAME,
         description="Header in which the proxy hands the certificate on: as RFC 9440 has it, as URL-encoded PEM "
-        "(nginx, AWS), base64 DER (Traefik, HAProxy), or Envoy's `X-Forwarded-Client-Cert` with `Cert`.",
+        "(nginx, AWS), base64 DER (HAProxy; Traefik, with or without the chain), or Envoy's "
+        "`X-Forwarded-Client-Cert` with `Cert`.",
     )
     fingerprints: list[str] = Field(
         default=[],
@@ -131,7 +132,10 @@ class MutualTls(Verifier[MutualTlsSettings]):
         try:
             if text.startswith(_PEM):
                 return x509.load_pem_x509_certificate(text)
-            return x509.load_der_x509_certificate(base64.b64decode(text.strip(b":"), validate=True))
+            # Behind the sender's own certificate Traefik hands on those above it. What a repeated header adds has
+            # a blank in front: then nobody knows whose the first is, and all of it is refused.
+            own = text if b" " in text else text.partition(b",")[0]
+            return x509.load_der_x509_certificate(base64.b64decode(own.strip(b":"), validate=True))
         except Exception:
             # Whatever a parser of certificates makes of bytes that are none.
             raise self.refused("the certificate cannot be read") from None
