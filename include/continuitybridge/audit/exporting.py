@@ -15,7 +15,8 @@ from continuitybridge.audit.reading import Event
 Format = Literal["csv", "jsonl"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 _COLUMNS = tuple(field.name for field in fields(Event))
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""OWASP, "CSV Injection": spreadsheets take full-width signs for the plain ones."""
 
 
 def written(events: Iterable[Event], form: Format) -> Iterator[bytes]:

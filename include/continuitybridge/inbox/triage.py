@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from continuitybridge import database
-from continuitybridge.audit import record
+from continuitybridge.audit import TrailDamaged, record
 from continuitybridge.errors import NotFound
 from continuitybridge.inbox import capture, units
 from continuitybridge.vault.keyring import Cipher
@@ -78,15 +79,32 @@ def list_dead(
 def context(organization_id: UUID, failure_id: UUID, keys: Cipher) -> dict[str, Any] | None:
     """What was captured of a failure: `detail`, `facts`, `owner`, `traceback`; of a final one also `node` (id,
     type, config), `input` (kind, text, size_bytes, cut), `headers`, `vars`, `versions`. Secrets are scrubbed. None
-    where nothing was captured. Raises `NotFound`."""
+    where nothing was captured. Who reads it reads a tenant's data: that stands in the trail. Raises `NotFound`."""
     with database.tenant(organization_id) as connection:
         row = connection.execute(
-            "SELECT context FROM bridge.failures WHERE organization_id = %s AND failure_id = %s",
+            "SELECT context, message_id, environment FROM bridge.failures"
+            " WHERE organization_id = %s AND failure_id = %s",
             (organization_id, failure_id),
         ).fetchone()
-    if row is None:
-        raise NotFound(f"no failure {failure_id}")
-    return capture.decrypt_context(keys, organization_id, failure_id, row[0])
+        if row is None:
+            raise NotFound(f"no failure {failure_id}")
+        found, message_id, environment = row
+        context = capture.decrypt_context(keys, organization_id, failure_id, found)
+        if context is None:
+            return None
+        # A trail that was tampered with takes no event, and keeps nobody from looking after messages.
+        with suppress(TrailDamaged), connection.transaction():
+            details = {"message_id": message_id}
+            record(
+                connection,
+                organization_id,
+                "failure.read",
+                str(failure_id),
+                environment=environment,
+                details=details,
+                keys=keys,
+            )
+    return context
 
 
 def discard(organization_id: UUID, message_ids: Sequence[str], *, by: str) -> list[str]:

@@ -38,7 +38,8 @@ def put(
     max_ecosystems: int | None = None,
     max_systems: int | None = None,
 ) -> Account:
-    """Make an account, or change one; what is beyond a lower limit stays. Raises `ConfigurationError`."""
+    """Make an account, or change one; what is beyond a lower limit stays. Its organizations are told. Raises
+    `ConfigurationError`."""
     if not _NAME.fullmatch(account):
         raise ConfigurationError(
             f"account {account!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter",
@@ -62,6 +63,12 @@ def put(
             " max_systems = excluded.max_systems",
             (account, name.strip(), *limits.values()),
         )
+        belonging = connection.execute(
+            "SELECT organization_id FROM bridge.organizations WHERE account = %s ORDER BY organization_id",
+            (account,),
+        ).fetchall()
+        for (organization_id,) in belonging:
+            record(connection, organization_id, "organization.account_limited", account, details=limits)
     return by_name(account)
 
 

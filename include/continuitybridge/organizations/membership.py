@@ -98,8 +98,8 @@ def requires_second_factor(organization_id: UUID) -> bool:
 
 
 def limit_assigned(user_name: str, most: int | None) -> None:
-    """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay.
-    Raises `ConfigurationError`."""
+    """How many organizations may be assigned to a user as a consultant; None: any number. Those that are stay, and
+    are told. Raises `ConfigurationError`."""
     check_user_name(user_name)
     check_limit("max_organizations", most, MOST_THINGS)
     with database.platform() as connection:
@@ -108,6 +108,14 @@ def limit_assigned(user_name: str, most: int | None) -> None:
             " ON CONFLICT (user_name) DO UPDATE SET max_organizations = excluded.max_organizations",
             (user_name, most),
         )
+        assigned = connection.execute(
+            "SELECT organization_id FROM bridge.memberships WHERE user_name = %s AND role = 'consultant'"
+            " ORDER BY organization_id",
+            (user_name,),
+        ).fetchall()
+        for (organization_id,) in assigned:
+            details = {"max_organizations": most}
+            record(connection, organization_id, "consultant.limited", "", details=details, about=user_name)
 
 
 def change_role(

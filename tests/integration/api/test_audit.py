@@ -102,6 +102,20 @@ def test_an_export_holds_every_event_and_is_one_itself(deployed: Callable[[], De
     assert len(told) == len(rows) + 1
 
 
+def test_nothing_in_an_export_is_a_formula_to_a_spreadsheet(
+    deployed: Callable[[], Deployed], sign_in: SignIn
+) -> None:
+    made = deployed().organization
+    given = [f"{sign}HYPERLINK(1)" for sign in ("=", "+", "-", "@", "\t=", "\r=", "\n=", "＝", "＋", "－", "＠")]
+    for target in given:
+        write(made, target)
+    answer = sign_in({made: "customer_admin"}).get(
+        f"/bridge/audit/export?organization={made.slug}&format=csv&action=thing.done"
+    )
+    rows = csv.DictReader(io.StringIO(answer.text, newline=""))
+    assert [row["target"] for row in rows][::-1] == [f"'{each}" for each in given]
+
+
 def test_a_checkpoint_that_is_not_ours_is_told(
     deployed: Callable[[], Deployed], sign_in: SignIn, settings: Settings
 ) -> None:

@@ -129,6 +129,30 @@ def test_the_whole_life_of_an_organization_stands_in_its_trail(organization: Org
     assert fault(organization) is None
 
 
+def test_limits_that_others_set_are_told_to_the_organizations_that_they_are_for(
+    make_organization: Callable[[], Organization], airflow_user: Callable[..., str]
+) -> None:
+    theirs, others = make_organization(), make_organization()
+    account = f"customer-{uuid4().hex[:8]}"
+    consultant = airflow_user(f"of-{account}")
+    for limit in ("3", "5"):
+        assert run("account", "set", account, "--name", "Customer", "--max-organizations", limit).exit_code == 0
+        assert run("account", "assign", account, "-o", theirs.slug).exit_code == 0
+    for organization, role in ((theirs, "consultant"), (others, "customer_user")):
+        organizations.add_member(organization.organization_id, consultant, role)
+    assert run("person", "limit", consultant, "--max-organizations", "4").exit_code == 0
+    told = [(each["action"], each["target"], each["details"]) for each in events(theirs)[1:]]
+    limits = {"max_organizations": 5, "max_ecosystems": None, "max_systems": None}
+    assert told == [
+        ("organization.account_changed", account, {}),
+        ("organization.account_limited", account, limits),
+        ("member.added", consultant, {"role": "consultant"}),
+        ("consultant.limited", consultant, {"max_organizations": 4}),
+    ]
+    assert [each["action"] for each in events(others)] == ["organization.created", "member.added"]
+    assert fault(theirs) is None
+
+
 def test_a_command_bears_the_name_of_who_gave_it(
     organization: Organization, airflow_user: Callable[..., str]
 ) -> None:

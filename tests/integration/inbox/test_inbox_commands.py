@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from inbox_world import Deployed, failed
 
+from continuitybridge.audit.reading import Filter, search
 from continuitybridge.cli import bridge
-from continuitybridge.inbox import batches
+from continuitybridge.inbox import batches, triage
 from continuitybridge.inbox.claim import claim
 from continuitybridge.inbox.settle import settle
 
@@ -58,6 +59,19 @@ def test_messages_are_listed_page_by_page(deployed: Deployed) -> None:
     assert [m["message_id"] for m in first["messages"] + second["messages"]] == sorted(ids, reverse=True)
     assert second["cursor"] is None
     assert json.loads(call(deployed, "list", "--state", "dead", "--json").output)["messages"] == []
+
+
+def test_who_reads_what_was_captured_of_a_failure_stands_in_the_trail(
+    deployed: Deployed, dead_letter: str
+) -> None:
+    [letter] = triage.list_dead(deployed.organization_id)
+    shown = call(deployed, "explain", str(letter.failure_id))
+    assert shown.exit_code == 0
+    assert "input" in json.loads(shown.output)
+    [told] = search(deployed.organization_id, Filter(action="failure.read"), keys=deployed.keyring)
+    assert (told.target, told.environment) == (str(letter.failure_id), letter.environment)
+    assert told.details == {"message_id": dead_letter}
+    assert told.actor_kind == "command"
 
 
 def test_a_discarded_dead_letter_is_settled_and_another_message_is_not(
