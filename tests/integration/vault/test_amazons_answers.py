@@ -89,7 +89,7 @@ def test_amazon_is_tried_twice_and_not_waited_for_longer(
             other = aws_key(environment, url)
             error, took_s = failed(lambda other=other: other.wrap(KEY, PLACE.context))  # type: ignore[misc]
         assert is_away(error, "AWS KMS does not answer", url)
-        assert took_s < 1.5
+        assert took_s < 4
 
 
 def test_what_amazons_client_cannot_work_with_is_told_by_the_key(

@@ -108,7 +108,7 @@ def test_google_is_not_waited_for_longer_than_its_time(
         monkeypatch.setattr(gcp.GcpKms, "endpoint", url)
         error, took_s = failed(lambda: google.wrap(KEY, PLACE.context))
     assert is_away(error, "Google Cloud KMS does not answer")
-    assert took_s < 1.5
+    assert took_s < 4
 
 
 def test_a_file_of_googles_credentials_that_is_none_is_told_and_read_again(

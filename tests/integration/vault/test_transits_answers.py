@@ -85,7 +85,7 @@ def test_transit_is_not_waited_for_longer_than_its_time(
             key = transit_key(environment, tmp_path, url)
             error, took_s = failed(lambda key=key: key.wrap(KEY, PLACE.context))  # type: ignore[misc]
         assert is_away(error, f"Transit at {url}/v1/team/a/transit does not answer: timed out")
-        assert took_s < 1.5
+        assert took_s < 4
 
 
 def test_transits_token_is_read_for_each_call_from_a_file_of_its_readers_own(
