@@ -12,10 +12,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from continuitybridge import database
-from continuitybridge.errors import ConfigurationError
+from continuitybridge.errors import ConfigurationError, Unavailable
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
-from continuitybridge.vault import PLATFORM, kms, load_or_create, master, rotation
+from continuitybridge.vault import PLATFORM, Keyring, kms, load_or_create, master, rotation
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms import KmsKey
 
@@ -26,6 +26,7 @@ class House:
     scheme = "house"
     wrapped: ClassVar[list[dict[str, str]]] = []
     tried: ClassVar[list[tuple[dict[str, str], int]]] = []
+    away: ClassVar[bool] = False
     key: ClassVar[bytes] = secrets.token_bytes(32)
 
     def __init__(self, name: str) -> None:
@@ -40,6 +41,8 @@ class House:
         return nonce + AESGCM(House.key).encrypt(nonce, key, self._bound(context))
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+        if House.away:
+            raise Unavailable("house does not answer")
         try:
             key = AESGCM(House.key).decrypt(wrapped[:12], wrapped[12:], self._bound(context))
         except InvalidTag:
@@ -52,8 +55,9 @@ class House:
 @pytest.fixture(autouse=True)
 def _house(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[None]:
     monkeypatch.setattr(kms, "_given", lambda: {"house": House})
-    House.wrapped, House.tried = [], []
+    House.wrapped, House.tried, House.away = [], [], False
     yield
+    House.away = False
     kms._resting.clear()
     if any(isinstance(key, KmsKey) for key in master.load_all(settings.master_key_path)):
         rotation.rotate_master_key(to=master.MasterKey.new())
@@ -70,10 +74,10 @@ def kept() -> tuple[int, int]:
 
 
 def test_a_services_own_rotation_wraps_every_data_key_anew_by_the_key_that_stays(
-    make_organization: Callable[[], Organization], settings: Settings
+    make_organization: Callable[[], Organization], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_organization(), make_organization()
-    load_or_create(settings.master_key_path)
+    Keyring(load_or_create(settings.master_key_path)).encrypt(PLATFORM, "place", "1", b"text")
     to = KmsKey("house:a")
     first = rotation.rotate_master_key(to=to)
     assert (first.key_id, first.remaining, first.broken) == ("house:a", (), ())
@@ -90,6 +94,8 @@ def test_a_services_own_rotation_wraps_every_data_key_anew_by_the_key_that_stays
     # The same key by its name is the same.
     House.wrapped.clear()
     assert rotation.rotate_master_key(to=to).rewrapped == organizations
+    # The platform, which has no trail, is no trail that could not be written.
+    assert caplog.records == []
 
 
 def test_a_rotation_that_goes_on_wraps_only_what_is_left(organization: Organization, settings: Settings) -> None:
@@ -134,3 +140,30 @@ def test_a_rotation_under_way_to_a_key_that_binds_nothing_goes_no_further(
         assert {each.master_key_id for each in rotation.check()} == {before.key_id}
     finally:
         master.store(file, [before])
+
+
+def test_of_keys_that_cannot_be_asked_for_now_nothing_is_said(
+    organization: Organization, settings: Settings
+) -> None:
+    rotation.rotate_master_key(to=KmsKey("house:a"))
+    House.away = True
+    with pytest.raises(Unavailable, match="does not answer"):
+        rotation.check()
+
+
+def test_a_setting_that_names_another_key_than_the_file_is_told_and_changes_nothing(
+    organization: Organization, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(named: str | None) -> list[str]:
+        caplog.clear()
+        rotation.require_master_key(settings.model_copy(update={"master_key_kms": named}))
+        return [each.getMessage() for each in caplog.records]
+
+    before = load_or_create(settings.master_key_path).key_id
+    [other] = told("house:a")
+    assert other.startswith(f"the master key is {before}, BRIDGE_MASTER_KEY_KMS says house:a")
+    assert told(None) == []
+    rotation.rotate_master_key(to=KmsKey("house:a"))
+    assert told("house:a") == []
+    assert told(None) == []
+    assert [key.key_id for key in master.load_all(settings.master_key_path)] == ["house:a"]
