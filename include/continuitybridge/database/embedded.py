@@ -35,8 +35,6 @@ ACCOUNT = "continuitybridge"
 """OS user that runs the server when the platform is started by root (PostgreSQL refuses root)."""
 
 SUPERUSER = "postgres"
-STOP_SIGNAL = "INT"
-"""PostgreSQL's fast shutdown: sessions are ended, everything is written."""
 
 _CONFIGURATION = """\
 # Written at every start; put changes into postgresql.conf, which is read first, or use a server of your own.
@@ -150,7 +148,8 @@ class EmbeddedPostgres:
         )
 
     def command(self) -> list[str]:
-        """The server's command line, for a supervisor. Stop it with SIGINT (`STOP_SIGNAL`)."""
+        """The server's command line, for a supervisor. SIGINT stops it fast: sessions are ended, everything is
+        written."""
         return [str(bin_dir() / "postgres"), "-D", str(self.data_dir)]
 
     def initialise(self) -> None:

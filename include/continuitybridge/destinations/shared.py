@@ -56,7 +56,7 @@ def states(organization_id: UUID, environment: str) -> list[DestinationState]:
         rows = connection.execute(
             _STATES + " WHERE organization_id = %s AND environment = %s", (organization_id, environment)
         ).fetchall()
-    return [default_state(), *(state_of(row)[1] for row in rows)]
+    return [default_state(), *(_state_of(row)[1] for row in rows)]
 
 
 def all_states() -> dict[Place, list[DestinationState]]:
@@ -66,17 +66,13 @@ def all_states() -> dict[Place, list[DestinationState]]:
         rows = connection.execute(_STATES).fetchall()
     found: dict[Place, list[DestinationState]] = {}
     for row in rows:
-        place, state = state_of(row)
+        place, state = _state_of(row)
         found.setdefault(place, []).append(state)
     return found
 
 
-STATES_QUERY = _STATES
-"""What `state_of` reads, for those who ask on a connection of their own."""
-
-
-def state_of(row: tuple[Any, ...]) -> tuple[Place, DestinationState]:
-    """A row of `STATES_QUERY`."""
+def _state_of(row: tuple[Any, ...]) -> tuple[Place, DestinationState]:
+    """A row of `_STATES`."""
     organization_id, environment, name, paused, most, failures_to_open, wait_s, max_wait_s, *circuit = row
     default = default_state()
     policy = CircuitPolicy(

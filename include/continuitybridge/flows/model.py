@@ -24,15 +24,6 @@ MAX_CONCURRENCY = 10_000
 """Largest `concurrency` that a flow may ask for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where something stands in its source. Lines and columns count from 1."""
-
-    file: str
-    line: int
-    column: int = 1
-
-
 @dataclass(frozen=True)
 class Step:
     """One node of a flow, trigger or not.
