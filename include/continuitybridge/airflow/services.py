@@ -103,7 +103,7 @@ class TaskKeys(Ring):
         self._lock = threading.Lock()
         self._asking: Future[DataKeys] | None = None
         self._quiet_until = float("-inf")
-        self._asked_at, self._held = time.monotonic(), self._ask()
+        self._asked_at, self._last = time.monotonic(), self._ask()
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
         keys = self._current()
@@ -117,9 +117,12 @@ class TaskKeys(Ring):
         # That was asked, maybe, before the key was made.
         return self._begin_asking().result()._key(organization_id, version)
 
+    def _held(self, organization_id: UUID) -> DataKeys:
+        return self._current()
+
     def _current(self) -> DataKeys:
         now = time.monotonic()
-        age, held = now - self._asked_at, self._held
+        age, held = now - self._asked_at, self._last
         if age < ASK_AGAIN_S or (age < KEPT_S and now < self._quiet_until):
             return held
         patience_s = None if age >= KEPT_S else PATIENCE_S if age >= REFRESH_S else 0.0
@@ -143,7 +146,7 @@ class TaskKeys(Ring):
     def _renew(self) -> DataKeys:
         asked_at = time.monotonic()
         found = self._ask()
-        self._held, self._asked_at = found, asked_at
+        self._last, self._asked_at = found, asked_at
         return found
 
 

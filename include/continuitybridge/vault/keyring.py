@@ -61,6 +61,9 @@ class Cipher(Protocol):
     def fingerprint(self, organization_id: UUID, data: bytes) -> bytes:
         """Keyed hash (36 bytes) under the current key, to be compared by `matches`."""
 
+    def former_fingerprints(self, organization_id: UUID, data: bytes) -> list[bytes]:
+        """What the fingerprint was under each earlier key version that is held, the newest first."""
+
     def matches(self, organization_id: UUID, data: bytes, fingerprint: bytes) -> bool:
         """Whether these data had that fingerprint, whatever key version it was made with."""
 
@@ -69,6 +72,9 @@ class Ring:
     """The verbs of `Cipher` over whatever `_key` finds."""
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
+        raise NotImplementedError
+
+    def _held(self, organization_id: UUID) -> DataKeys:
         raise NotImplementedError
 
     def encrypt(self, organization_id: UUID, purpose: str, id: str, plaintext: bytes) -> bytes:
@@ -81,6 +87,9 @@ class Ring:
 
     def fingerprint(self, organization_id: UUID, data: bytes) -> bytes:
         return self._key(organization_id, None).fingerprint(data)
+
+    def former_fingerprints(self, organization_id: UUID, data: bytes) -> list[bytes]:
+        return [key.fingerprint(data) for key in self._held(organization_id).former(organization_id)]
 
     def matches(self, organization_id: UUID, data: bytes, fingerprint: bytes) -> bool:
         key = self._key(organization_id, int.from_bytes(fingerprint[:4], "big"))
@@ -121,6 +130,10 @@ class DataKeys(Ring):
             }
         )
 
+    def former(self, organization_id: UUID) -> list[DataKey]:
+        """The organization's keys but for the current one, the newest first."""
+        return list(reversed(self._keys.get(organization_id, {}).values()))[1:]
+
     def without(self, organization_id: UUID, version: int) -> DataKeys:
         """The same keys but for one version of an organization's."""
         kept = {each: list(versions.values()) for each, versions in self._keys.items()}
@@ -136,6 +149,9 @@ class DataKeys(Ring):
         if version not in versions:
             raise NotFound(f"version {version} of the organization's data key is not held here")
         return versions[version]
+
+    def _held(self, organization_id: UUID) -> DataKeys:
+        return self
 
 
 class Keyring(Ring):
@@ -257,14 +273,17 @@ class Keyring(Ring):
             self._unwrapped.pop(organization_id, None)
 
     def _key(self, organization_id: UUID, version: int | None) -> DataKey:
-        if not self.holds(organization_id):
-            self._load(organization_id)
-        keys = self._loaded[organization_id][1]
+        keys = self._held(organization_id)
         try:
             return keys._key(organization_id, version)
         except NotFound:
             # Rotated a moment ago by another process.
             return self._load(organization_id)._key(organization_id, version)
+
+    def _held(self, organization_id: UUID) -> DataKeys:
+        if not self.holds(organization_id):
+            self._load(organization_id)
+        return self._loaded[organization_id][1]
 
     def read(self, connection: psycopg.Connection[Any], organization_id: UUID) -> DataKeys:
         """The organization's keys as the caller's transaction (platform role) sees them, those too that it made.

@@ -22,6 +22,7 @@ from continuitybridge.inbox.replay import replay
 from continuitybridge.inbox.sweep import sweep
 from continuitybridge.inbox.waits import release_due
 from continuitybridge.organizations import Organization
+from continuitybridge.vault import rotation
 from continuitybridge.vault.keyring import Keyring
 
 ORDER = {"number": "PO-7", "lines": [{"sku": "A"}, {"sku": "B"}, {"sku": "C"}]}
@@ -409,6 +410,34 @@ def test_a_decision_after_the_time_is_over_is_none_though_nobody_has_let_the_mes
         waits.decide(world.organization_id, approval.approval_id, "approved", by="ann")
     world.work()
     assert [node for _, node, _ in world.left] == ["no"]
+
+
+@pytest.mark.parametrize("mode", ["stream", "batch"])
+def test_groups_outlive_a_change_of_the_data_key(organization: Organization, keyring: Keyring, mode: Mode) -> None:
+    world = World(organization, keyring, mode)
+    deploy_pair(world)
+    world.deploy("three", "{id: three, type: aggregate, config: {key: .k, size: 3, late_s: 0}}")
+    payment = world.accept("pay", {"number": 7, "paid": True})
+    world.accept("three", {"k": 1, "n": 1})
+    world.work()
+    rotation.rotate_data_key(organization.organization_id, by="anna")
+    order = world.accept("pay", {"number": 7, "total": 120})
+    world.accept("three", {"k": 1, "n": 2})
+    world.work()
+    assert world.left == [(order, "deliver", {"number": 7, "total": 120, "paid": True})]
+    assert world.states(payment) == ["done"]
+    rotation.rotate_data_key(organization.organization_id, by="anna")
+    late = world.accept("pay", {"number": 7, "paid": True})
+    world.accept("three", {"k": 1, "n": 3})
+    world.work()
+    assert [node for sent, node, _ in world.left if sent == late] == ["late"]
+    assert [each["n"] for each in world.bodies()[-1]] == [1, 2, 3]
+    # What begins now begins under the current key, so that the former ones are needed no more some day.
+    world.accept("three", {"k": 1, "n": 4})
+    world.work()
+    with database.tenant(organization.organization_id) as connection:
+        [(key_hash,)] = connection.execute("SELECT key_hash FROM bridge.wait_groups WHERE closed_at IS NULL")
+    assert int.from_bytes(key_hash[:4], "big") == 3
 
 
 # -- other flows --------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -44,6 +44,15 @@ FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text
      AS t (organization_id, hand_over_id, message_id, environment, flow, node_id, kind, group_id, member, position,
            called_id, summary, until, within_s)
 CROSS JOIN LATERAL (SELECT coalesce(to_timestamp(t.until), now() + make_interval(secs => t.within_s))) AS e (until)
+"""
+# Groups that were opened under an earlier data key, the open ones and the newest first.
+_UNDER_FORMER_KEYS = """
+SELECT DISTINCT ON (t.place) t.place, g.key_hash
+FROM unnest(%b::int4[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::bytea[], %b::text[])
+     AS t (place, organization_id, environment, flow, node_id, key_hash, message_id)
+JOIN bridge.wait_groups g USING (organization_id, environment, flow, node_id, key_hash)
+WHERE g.closed_at IS NULL OR g.forget_at > now() OR g.carrier_id = t.message_id
+ORDER BY t.place, g.closed_at IS NOT NULL, g.key_hash DESC
 """
 # The update locks the row: whoever comes at the same moment waits and then sees who came before. Everybody takes
 # groups in one order.
@@ -115,6 +124,8 @@ def arrive(arrivals: Sequence[Arrival]) -> Statements:
     }
     members = [each for each in arrivals if each.parked.key_hash is not None]
     groups: dict[Any, GroupKey] = {}
+    if any(each.parked.former for each in members):
+        members = yield from _under_their_keys(members)
     if members:
         counted: list[Arrival] = []
         groups = yield from _groups_of(members, rows, going, counted)
@@ -138,6 +149,21 @@ def ended(messages: Iterable[MessageKey]) -> Statements:
     """Mark the groups within these messages (locked) that go on now; gives them."""
     found: Rows = yield units.GATHERING_ENDED, columns(sorted(messages))
     return found
+
+
+def _under_their_keys(members: Sequence[Arrival]) -> Generator[tuple[str, Sequence[Any]], Rows, list[Arrival]]:
+    """The members, each with its group's hash: the current data key's, unless it is there under a former one."""
+    rows = [
+        (place, *_key(each)[:4], key_hash, each.claimed.message_id)
+        for place, each in enumerate(members)
+        for key_hash in (each.parked.key_hash, *each.parked.former)
+        if each.parked.former
+    ]
+    found: dict[int, bytes] = dict((yield _UNDER_FORMER_KEYS, columns(rows)))
+    return [
+        replace(each, parked=replace(each.parked, key_hash=found.get(place, each.parked.key_hash)))
+        for place, each in enumerate(members)
+    ]
 
 
 def _groups_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -29,10 +30,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A row of `waits` to be, beside its hand-over. `key_hash`: of a group."""
+    """A row of `waits` to be, beside its hand-over. `key_hash`: of a group; `former`: what that was under the
+    organization's earlier data keys, of a group across messages, which may be open since then."""
 
     wait: Wait
     key_hash: bytes | None = None
+    former: Sequence[bytes] = ()
     summary: bytes | None = None
     call: Call | None = None
 
@@ -69,7 +72,11 @@ def parked(
     `ValueError` when what goes to a person or a flow is no data, `Unavailable` when it is large and cannot be
     stored."""
     if wait.kind == "group":
-        return Parked(wait, key_hash=_key_hash(keys, organization_id, message_id, wait))
+        if wait.scope is not None:
+            return Parked(wait, key_hash=_key_hash(message_id, wait.scope, wait.key))
+        key = wait.key.encode()
+        former = keys.former_fingerprints(organization_id, key)
+        return Parked(wait, key_hash=keys.fingerprint(organization_id, key), former=former)
     if wait.kind == "person":
         text = json.dumps(wait.payload).encode()
         return Parked(wait, summary=keys.encrypt(organization_id, SUMMARY, str(hand_over_id), text))
@@ -107,11 +114,9 @@ def _step_in_id(node_id: str) -> str:
     return f"~{node_id}" if node_id.isdigit() else node_id
 
 
-def _key_hash(keys: Cipher, organization_id: UUID, message_id: str, wait: Wait) -> bytes:
-    if wait.scope is None:
-        return keys.fingerprint(organization_id, wait.key.encode())
+def _key_hash(message_id: str, scope: str, key: str) -> bytes:
     # Nothing but ids: no secret, and the same whatever key encrypts meanwhile.
-    return hashlib.sha256("\0".join((message_id, wait.scope, wait.key)).encode(errors="surrogatepass")).digest()
+    return hashlib.sha256("\0".join((message_id, scope, key)).encode(errors="surrogatepass")).digest()
 
 
 def _as_received(body: Body) -> tuple[bytes, str]:
