@@ -255,9 +255,13 @@ class Keyring(Ring):
 
     async def ready(self, organization_id: UUID) -> None:
         """Have the organization's keys in memory and fresh, for a coroutine that uses them then. Of any number
-        that wait one thread asks. Raises as `export`."""
+        that wait one thread asks; where a key service did not answer a moment ago, no other waits for that. Raises
+        as `export`."""
         if not self.holds(organization_id):
-            await opening.once((self, organization_id), lambda: self._load(organization_id))
+            what = self, organization_id
+            if organization_id not in self._unwrapped and opening.is_under_way(what):
+                self._master.require_answering()
+            await opening.once(what, lambda: self._load(organization_id))
 
     def export(self, *organization_ids: UUID) -> DataKeys:
         """The data keys of these organizations, for a process without the master key. Raises `NotFound`."""

@@ -60,6 +60,9 @@ class MasterKey:
     def require_ready(self) -> None:
         """It is held."""
 
+    def require_answering(self) -> None:
+        """Nobody is asked."""
+
 
 def open_or_create(settings: Settings) -> WrappingKey:
     """The installation's current master key. The first start makes a file: with a new key, or with the name of the

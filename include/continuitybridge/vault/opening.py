@@ -23,6 +23,12 @@ async def once(what: Hashable, open: Callable[[], object]) -> None:
     await asyncio.shield(asyncio.wrap_future(under_way))
 
 
+def is_under_way(what: Hashable) -> bool:
+    """Whether who calls `once` now would wait for somebody else's call."""
+    with _lock:
+        return what in _under_way
+
+
 def _open(what: Hashable, open: Callable[[], object]) -> None:
     try:
         open()

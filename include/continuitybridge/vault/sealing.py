@@ -79,6 +79,9 @@ class SealedKey:
     def require_ready(self) -> None:
         self._unsealed()
 
+    def require_answering(self) -> None:
+        """Nobody is asked."""
+
     def opened(self, passphrase: str) -> master.MasterKey:
         """The key itself. Raises `WrongPassphrase`."""
         # One keyboard says é by one character, another by two. As typed: what was sealed before that was minded.

@@ -54,3 +54,7 @@ class WrappingKey(Protocol):
 
     def require_ready(self) -> None:
         """Raise `Unavailable` where it is known that this key opens nothing now. Asks nobody."""
+
+    def require_answering(self) -> None:
+        """Raise `Unavailable` where whoever keeps this key did not answer a moment ago, and nobody is to wait for
+        who asks again. Asks nobody."""

@@ -17,10 +17,11 @@ from key_services import TransitService
 
 from continuitybridge import database, deployments
 from continuitybridge.cli import bridge
+from continuitybridge.errors import Unavailable
 from continuitybridge.flows.load import load_flow
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
-from continuitybridge.vault import Keyring, master
+from continuitybridge.vault import Keyring, kms, master
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms import transit, turns
 from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
@@ -151,6 +152,27 @@ def test_what_is_wrong_is_told_to_all_who_wait(
 
 def test_a_process_that_has_no_answer_yet_waits_for_as_long_as_a_call_may_take() -> None:
     assert turns.FIRST_PATIENCE_S >= CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S
+
+
+async def test_while_one_asks_again_whether_it_answers_no_coroutine_waits_for_that(
+    slow: SlowService, organization: Organization, settings: Settings
+) -> None:
+    keys = Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path)
+    o = organization.organization_id
+    slow.hold()
+    kms._resting[keys.master_key_id] = kms._Rest(time.monotonic(), Unavailable("it does not answer"))
+    asking = asyncio.ensure_future(keys.ready(o))
+    await asyncio.to_thread(slow.wait_for, 1)
+    with pytest.raises(Unavailable, match="it does not answer"):
+        await asyncio.wait_for(keys.ready(o), 5)
+    slow.answers.set()
+    await asking
+    # What is known goes on, whatever is known of the service.
+    kms._resting[keys.master_key_id] = kms._Rest(time.monotonic() + 60, Unavailable("it does not answer"))
+    keys._loaded.clear()
+    await asyncio.gather(*(keys.ready(o) for _ in range(5)))
+    kms._resting.clear()
+    assert slow.calls == [str(o)]
 
 
 async def test_coroutines_wait_for_keys_without_a_thread_each_and_as_long_as_each_wants_to(

@@ -67,6 +67,12 @@ class KmsKey:
     def require_ready(self) -> None:
         """What it unwrapped before goes on while it does not answer."""
 
+    def require_answering(self) -> None:
+        with _lock:
+            rest = _resting.get(self.reference)
+            if rest is not None and (time.monotonic() < rest.until or rest.asking):
+                raise copy(rest.error)
+
     def _asked(self, verb: str, place: Place, what: Hashable, call: Callable[[], bytes]) -> bytes:
         # A right may be one organization's, or one verb's: what is refused holds up nothing else.
         one = (self.reference, verb, place)
