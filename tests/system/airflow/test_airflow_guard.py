@@ -202,6 +202,18 @@ def test_a_body_cannot_say_for_a_get_what_the_address_does_not(
         assert answer.status_code == 400, path
 
 
+@pytest.mark.parametrize("role", ["customer_user", "admin"])
+def test_what_no_name_can_hold_is_not_there(
+    trial: Trial, rivals: tuple[Tenant, Tenant], clients: dict[str, httpx.Client], role: str
+) -> None:
+    dag_id = rivals[0].dag_id("order")
+    assert trial.api("GET", "/version").is_success
+    client = trial._clients["admin"] if role == "admin" else clients[role]
+    for path in (f"/api/v2/dags/{dag_id}%00/dagRuns", f"/api/v2/dags/{dag_id}/dagRuns?run_id_pattern=%00"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"}), path
+
+
 def test_a_stranger_is_told_to_sign_in_and_nothing_else(
     rivals: tuple[Tenant, Tenant], trial: Trial, clients: dict[str, httpx.Client], routes: list[tuple[str, str]]
 ) -> None:
