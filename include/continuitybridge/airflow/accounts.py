@@ -26,7 +26,9 @@ class AirflowAccounts:
 
     def by_email(self, email: str) -> Account | None:
         with create_session() as session:
-            found = session.scalars(select(User).where(func.lower(User.email) == email.strip().lower())).all()
+            # Folded by the database as FAB has it done: Python folds some letters otherwise.
+            same = func.lower(User.email) == func.lower(email.strip())
+            found = session.scalars(select(User).where(same)).all()
             return _account(found[0]) if len(found) == 1 else None
 
     def by_name(self, user_name: str) -> Account | None:
