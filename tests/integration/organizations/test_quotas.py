@@ -12,7 +12,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from continuitybridge import database, deployments, organizations
+from continuitybridge import database, deployments, organizations, systems
 from continuitybridge.cli import bridge
 from continuitybridge.connections import verbs as connections
 from continuitybridge.errors import AllowanceExhausted, ConfigurationError, QuotaExceeded, Unavailable
@@ -32,11 +32,18 @@ def free(settings: object) -> Organization:
     return organizations.create(slug, slug, tier="free")
 
 
-def deploy(organization: Organization, name: str, version: str = "1.0.0", environment: str = "dev") -> None:
+def deploy(
+    organization: Organization,
+    name: str,
+    version: str = "1.0.0",
+    environment: str = "dev",
+    slug: str | None = None,
+) -> None:
+    webhook = {"id": "in", "type": "webhook_trigger", "config": {"slug": slug, "verification": "api_key"}}
     flow = {
         "flow": name,
         "version": version,
-        "triggers": [{"id": "in", "type": "manual_trigger"}],
+        "triggers": [{"id": "in", "type": "manual_trigger"} if slug is None else webhook],
         "steps": [{"id": "note", "type": "logger", "config": {"message": version}}],
     }
     deployments.deploy(organization.organization_id, environment, load_flow(orjson.dumps(flow).decode()), "tester")
@@ -110,20 +117,47 @@ def test_versions_connections_and_members_have_limits(free: Organization) -> Non
         organizations.add_member(free.organization_id, "user-5", "customer_user")
 
 
-def test_two_at_once_do_not_both_take_the_last_place(free: Organization) -> None:
-    for n in range(4):
-        deploy(free, f"flow-{n}")
+def place_system(organization: Organization, n: int) -> None:
+    owner = organization.organization_id
+    systems.put_ecosystem(owner, "erp", kind="erp", name="ERP", by="test")
+    systems.put_system(owner, "dev", f"system-{n}", ecosystem="erp", name="S", by="test")
+
+
+MADE: dict[Resource, Callable[[Organization, int], object]] = {
+    Resource.FLOWS: lambda organization, n: deploy(organization, f"flow-{n}"),
+    Resource.VERSIONS_PER_FLOW: lambda organization, n: deploy(organization, "flow", version=f"1.0.{n}"),
+    Resource.ENDPOINTS: lambda organization, n: deploy(organization, f"flow-{n}", slug=f"slug-{n}"),
+    Resource.CONNECTIONS: lambda organization, n: connect(organization, "dev", f"c{n}"),
+    Resource.MEMBERS: lambda organization, n: organizations.add_member(
+        organization.organization_id, f"member-{n}", "customer_user"
+    ),
+    Resource.SYSTEM_INSTANCES: place_system,
+}
+
+
+@pytest.mark.parametrize("resource", MADE)
+def test_twenty_at_once_take_the_places_that_there_are(free: Organization, resource: Resource) -> None:
+    allowed = limits_of(Tier.FREE)[resource]
+    assert allowed is not None
 
     def attempt(n: int) -> bool:
         try:
-            deploy(free, f"last-{n}")
-        except QuotaExceeded:
+            MADE[resource](free, n)
+        except QuotaExceeded as refused:
+            facts = refused.facts
+            assert (facts["resource"], facts["allowed"], facts["used"]) == (resource, allowed, allowed)
             return False
         return True
 
-    with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(attempt, range(4))) == 1
-    assert used(free, Resource.FLOWS) == 5
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(attempt, range(20))) == allowed
+    assert used(free, resource) == allowed
+    # What there is stays when less is allowed, and no more is made.
+    quotas.agree(free.organization_id, resource, allowed - 1)
+    assert used(free, resource) == allowed
+    with pytest.raises(QuotaExceeded) as refused:
+        MADE[resource](free, 21)
+    assert (refused.value.facts["allowed"], refused.value.facts["used"]) == (allowed - 1, allowed)
 
 
 def test_one_organizations_use_is_not_anothers(free: Organization, organization: Organization) -> None:

@@ -55,7 +55,7 @@ def browser(trial: Trial, cookies: httpx.Cookies | None = None) -> Iterator[http
 def people(trial: Trial) -> Iterator[Person]:
     """Members of one organization, made together: each command takes seconds to begin."""
     tenant = trial.organization()
-    names = [f"person-{number}" for number in range(16)]
+    names = [f"person-{number}" for number in range(17)]
     passwords = trial.accounts(names)
     trial.python(MEMBERS.format(slug=tenant.slug, names=names))
     return ((name, password, tenant.slug) for name, password in passwords.items())
@@ -182,6 +182,22 @@ def test_every_session_and_token_ends_at_the_next_request(
         assert client.get("/auth/resetmypassword/form").status_code in (302, 303)
         client.get("/auth/login/")
         assert "_token" not in client.cookies
+
+
+def test_whoever_holds_a_session_does_not_guess_the_password_to_change_it(
+    trial: Trial, people: Iterator[Person]
+) -> None:
+    name, password, _ = next(people)
+    page, new = "/auth/resetmypassword/form", "plum lantern orbit quiver"
+    with browser(trial) as client:
+        sign_in(client, name, password)
+        form = {"csrf_token": csrf(client.get(page)), "password": new, "conf_password": new}
+        for _ in range(5):
+            assert client.post(page, data={**form, "current": "wrong"}).status_code in (302, 303)
+        locked = client.post(page, data={**form, "current": password})
+        assert (locked.status_code, 0 < int(locked.headers["retry-after"]) <= 900) == (429, True)
+        assert seen(client) == [200] * 4
+    trial.sign_in(name, password)
 
 
 KEY = """
