@@ -55,7 +55,7 @@ def browser(trial: Trial, cookies: httpx.Cookies | None = None) -> Iterator[http
 def people(trial: Trial) -> Iterator[Person]:
     """Members of one organization, made together: each command takes seconds to begin."""
     tenant = trial.organization()
-    names = [f"person-{number}" for number in range(17)]
+    names = [f"person-{number}" for number in range(18)]
     passwords = trial.accounts(names)
     trial.python(MEMBERS.format(slug=tenant.slug, names=names))
     return ((name, password, tenant.slug) for name, password in passwords.items())
@@ -198,6 +198,24 @@ def test_whoever_holds_a_session_does_not_guess_the_password_to_change_it(
         assert (locked.status_code, 0 < int(locked.headers["retry-after"]) <= 900) == (429, True)
         assert seen(client) == [200] * 4
     trial.sign_in(name, password)
+
+
+def test_a_superadmin_sets_another_password_and_the_trail_tells_of_it(
+    trial: Trial, people: Iterator[Person]
+) -> None:
+    name, password, slug = next(people)
+    trial.sign_in(name, password)
+    before = trial._clients[name]
+    page = f"/auth/resetpassword/form?pk={before.get('/ui/auth/me').json()['id']}"
+    new = "plum lantern orbit quiver"
+    with browser(trial) as client:
+        sign_in(client, "admin", (trial.state_dir / "keys" / "admin.password").read_text().strip())
+        form = {"csrf_token": csrf(client.get(page)), "password": new, "conf_password": new}
+        assert client.post(page, data=form).status_code in (302, 303)
+    assert before.get("/bridge/me").status_code == 401
+    trial.sign_in(name, new)
+    [told] = events(trial, slug, "admin", "password.changed")
+    assert (told["actor"], told["target"]) == ("admin", name)
 
 
 KEY = """
