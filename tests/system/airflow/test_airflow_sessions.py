@@ -200,7 +200,7 @@ def test_whoever_holds_a_session_does_not_guess_the_password_to_change_it(
     trial.sign_in(name, password)
 
 
-def test_a_superadmin_sets_another_password_and_the_trail_tells_of_it(
+def test_a_superadmin_or_a_link_sets_another_password_and_the_trail_tells_of_it(
     trial: Trial, people: Iterator[Person]
 ) -> None:
     name, password, slug = next(people)
@@ -216,6 +216,15 @@ def test_a_superadmin_sets_another_password_and_the_trail_tells_of_it(
     trial.sign_in(name, new)
     [told] = events(trial, slug, "admin", "password.changed")
     assert (told["actor"], told["target"]) == ("admin", name)
+    with browser(trial) as client:
+        client.post("/bridge/sign-in/reset", data={"email": f"{name}@example.com"})
+        link = mailed_token(trial, f"{name}@example.com")
+        again = {"token": link, "password": f"{new} marble", "again": f"{new} marble"}
+        assert client.post("/bridge/sign-in/new-password", data=again).status_code == 200
+        assert client.post("/bridge/sign-in/new-password", data=again).status_code == 404
+    assert trial._clients[name].get("/bridge/me").status_code == 401
+    trial.sign_in(name, f"{new} marble")
+    assert len(events(trial, slug, name, "password.reset")) == 1
 
 
 KEY = """
