@@ -182,7 +182,7 @@ class Guard:
         address = network.account(found)
         try:
             self._look_up(address, organization)
-            self._judge(scope, place, agent, policy)
+            self._judge(path, scope["query_string"], place, agent, policy)
             await self._count(place, address, is_known, standings)
         except (Blocked, NotFound, NotAllowed, TooManyRequests) as error:
             detects = self._settings.waf_detect_only if policy.mode is None else policy.mode == "detect"
@@ -241,12 +241,12 @@ class Guard:
         facts: dict[str, Any] = {} if until == math.inf else {"retry_after_s": max(1.0, until - time.time())}
         raise Blocked("requests from this address are refused for now", rule="block", **facts)
 
-    def _judge(self, scope: Scope, place: Place, agent: bytes, policy: Policy) -> None:
+    def _judge(self, path: str, query: bytes, place: Place, agent: bytes, policy: Policy) -> None:
         settings = self._settings
         if settings.waf_block_suspicious and place in _SEARCHED:
-            if scanners.looks_for_holes(scope["path"]):
+            if scanners.looks_for_holes(path):
                 raise NotFound("no such address", rule="path")
-            if scanners.carries_attack(scope["query_string"]):
+            if scanners.carries_attack(query):
                 raise NotFound("no such address", rule="query")
         if settings.waf_block_bots if policy.block_bots is None else policy.block_bots:
             kind = scanners.kind_of(agent)

@@ -9,23 +9,27 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 from typing import Literal
+from urllib.parse import unquote
 
 Kind = Literal["scanner", "crawler"]
+DECODED_TIMES = 2
+"""So many times what is percent-encoded is decoded before it is looked at once more."""
 
 _PATHS = re.compile(
     r"""
-      (^|/)\.(env|git|svn|hg|aws|ssh|docker|kube|vscode|idea|htaccess|htpasswd|ds_store|npmrc)([./_-]|$)
+      (^|/)\.(env|git|svn|hg|aws|ssh|docker|kube|vscode|idea|htaccess|htpasswd|ds_store|npmrc)([./_~;\s-]|$)
     | /(wp-(login|admin|content|includes|config|json)|wordpress|xmlrpc\.php)
     | /(phpmyadmin|pma|myadmin|adminer|cgi-bin|boaform|hnap1|owa/auth|ecp/|vendor/phpunit|solr/|actuator)
-    | \.(php\d?|phtml|aspx?|jspx?|cgi|cfm)$
+    | \.(php\d?|phtml|aspx?|jspx?|cgi|cfm)([/;~\s]|$)
     | /etc/(passwd|shadow) | /proc/self | (^|[/\\])\.\.([/\\]|$) | \x00
     | /(backup|dump|database|db)\.(sql|zip|tar|gz|tgz|bak)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_OF_A_DAG = re.compile(r"/dags/[\w~-][\w.~-]*(/[\w:%+-][\w.:%+-]*)*/?$")
 _QUERIES = re.compile(
     r"(\.\.(/|\\|%2f|%5c)){2}|/etc/(passwd|shadow)|/proc/self|<script|\bunion\b[\s+/*()]+(all[\s+]+)?select\b"
-    r"|base64_decode\s*\(|\$\{jndi:|allow_url_include",
+    r"|base64_decode\s*\(|\$\{\s*(jndi:|\$\{|lower:|upper:|env:|::-)|allow_url_include",
     re.IGNORECASE,
 )
 
@@ -48,12 +52,24 @@ _CRAWLERS = frozenset(
 
 def looks_for_holes(path: str) -> bool:
     """Whether an address is one that only scanners ask for. Asked about addresses outside of our own alone."""
-    return _PATHS.search(path) is not None
+    # A flow may be called `php`.
+    return not _OF_A_DAG.match(path) and _is_found(_PATHS, path)
 
 
 def carries_attack(query: bytes) -> bool:
     """Whether a query string is one that only scanners send."""
-    return bool(query) and _QUERIES.search(query.decode("latin-1").replace("%20", " ")) is not None
+    return bool(query) and _is_found(_QUERIES, query.decode("latin-1").replace("+", " "))
+
+
+def _is_found(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether it is there, as it is or encoded, once or twice as for servers behind another."""
+    for _ in range(DECODED_TIMES + 1):
+        if pattern.search(text):
+            return True
+        if "%" not in text:
+            return False
+        text = unquote(text, "latin-1")
+    return False
 
 
 @lru_cache(maxsize=8192)

@@ -119,6 +119,11 @@ async def test_the_machine_itself_and_whoever_is_on_the_list_are_not_counted(gua
         "/phpmyadmin/index.php", "/index.php", "/cgi-bin/luci", "/.aws/credentials", "/actuator/env",
         "/static/..%2f..%2fetc/passwd", "/backup.sql", "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
         "/?x=../../../../etc/passwd", "/?q=1%20UNION%20SELECT%20password", "/?x=${jndi:ldap://x}",
+        # However it is encoded, and whatever hides the end of a name.
+        "/%252egit/config", "/.env%20", "/.env;v=1", "/.git~", "/shell.php/x", "/shell.php;x", "/x.PHP%20",
+        "/?x=%2e%2e%2f%2e%2e%2fetc", "/?x=%252e%252e%252f%252e%252e%252f", "/?x=%24%7Bjndi:ldap://x%7D",
+        "/?x=%3Cscript%3E", "/?x=%253Cscript", "/?q=1+UNION+ALL+SELECT+1", "/?q=1%0Aunion%09select%201",
+        "/?q=un%69on/**/select", "/?x=${${lower:j}ndi:x}", "/?x=$%7B%24%7B::-j%7Dndi:x}", "/dags/../.env",
     ],
 )  # fmt: skip
 async def test_what_only_scanners_ask_for_is_not_there(guarded: Guarded, path: str) -> None:
@@ -132,6 +137,8 @@ async def test_what_only_scanners_ask_for_is_not_there(guarded: Guarded, path: s
         "/", "/home", "/dags/acme.prod.orders/runs", "/api/v2/dags", "/bridge/messages?query=select+from+etc",
         "/api/admin/system-health", "/api/ai/smart-mapping", "/auth/login/?next=%2Fdags", "/favicon.ico",
         "/bridge/hooks/acme/prod/orders.php", "/api/webhook/wp-login", "/plugin/acme?filter=a..b", "/.well-known",
+        "/dags/acme.prod.php", "/dags/acme.prod.jsp/runs/manual__2026-01-01T00:00:00+00:00/tasks/deliver.cgi",
+        "/?q=100%25+of+the+union+jack", "/?x=%7Bpo%7D&y=%24%7Bamount%7D", "/?x=%", "/?next=%2Fdags%2F..%2Fhome",
     ],
 )  # fmt: skip
 async def test_what_is_ours_passes(guarded: Guarded, path: str) -> None:
