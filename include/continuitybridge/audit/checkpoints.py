@@ -5,7 +5,8 @@ before. So the file belongs where he does not come: `BRIDGE_AUDIT_DIR` may be a 
 its lines may be copied anywhere. Each line is a JSON object with `organization_id`, `seq`, `hash` (hexadecimal),
 `at`, `key_id`, `previous` and `signature` (Ed25519, RFC 8032, base64) over the object without it, keys sorted,
 without spaces. `previous` is SHA-256 of the line before, without its end (64 zeros in the first): a line that was
-taken out is missed. What was cut off at the end is found by a copy only.
+taken out is missed. So is what was cut off at the end, or the whole file: which line was the last stands with the
+key (`signing.remember`). Where somebody comes there too, a copy alone tells.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
     """What a file holds: marks by organization; what is wrong with lines, by their numbers from 1; and the hash of
-    the last line that is ours."""
+    the last line that is ours, or that was written last where that is not there any more."""
 
     marks: dict[UUID, list[Mark]]
     problems: dict[int, str]
@@ -78,6 +79,8 @@ def write(organizations: Iterable[UUID], settings: Settings | None = None) -> in
         opened.write(b"".join(lines))
         opened.flush()
         os.fsync(opened.fileno())
+        if lines:
+            signing.remember(settings, file, previous)
     if lines:
         log.info("%d checkpoints of audit trails were written to %s", len(lines), file)
     return len(lines)
@@ -89,11 +92,15 @@ def read(settings: Settings | None = None) -> Checkpoints:
     marks: dict[UUID, list[Mark]] = defaultdict(list)
     problems: dict[int, str] = {}
     last, chained = _FIRST, False
-    file = path(settings)
+    file, number = path(settings), 0
+    remembered = signing.remembered(settings, file)
+    is_there = remembered is None
     if file.exists():
         publics = signing.known(settings)
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                digest = _hash(line.rstrip(b"\n"))
+                is_there = is_there or digest == remembered
                 found = _checked(line, publics)
                 if found is None:
                     problems[number] = f"line {number} does not bear our signature"
@@ -105,8 +112,12 @@ def read(settings: Settings | None = None) -> Checkpoints:
                 elif previous is not None and previous != last:
                     problems[number] = f"before line {number} something was taken out, or put in another order"
                 chained = chained or previous is not None
-                last = _hash(line.rstrip(b"\n"))
+                last = digest
                 marks[organization_id].append(mark)
+    if remembered is not None and not is_there:
+        # The next line names what it was written behind, so that this is told for ever.
+        problems[number + 1] = f"behind line {number} lines were taken out" if number else "its lines are gone"
+        last = remembered
     return Checkpoints(dict(marks), problems, last)
 
 

@@ -3,6 +3,9 @@
 The private key is `keys/audit-signing.key` (Ed25519, PEM, 0600). The public key of every key that was made stays
 beside it (`audit-signing.<key id>.pub`), so that what a former key signed is believed on. A key that is gone is
 never replaced by itself: whoever took it away would get a ledger that begins anew and says nothing.
+
+Beside it stands too which line was written last to a file (`audit-last.<hash of its path>`): whoever cuts off the
+file's end, or takes it away, would have to come where the key is.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from continuitybridge.settings import Settings
 
 KEY_FILE = "audit-signing.key"
 _PUBLIC = "audit-signing.{}.pub"
+_LAST = "audit-last.{}"
 
 
 def key_id(public: Ed25519PublicKey) -> str:
@@ -65,6 +69,29 @@ def replace(settings: Settings) -> str:
     _write(file, key)
     _read(file)
     return key_id(key.public_key())
+
+
+def remember(settings: Settings, ledger: Path, last: str) -> None:
+    """The hash of the line that was written last to a file of checkpoints, on disk when this returns."""
+    file = _last_of(settings, ledger)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(f"{last}\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    fresh.replace(file)
+
+
+def remembered(settings: Settings, ledger: Path) -> str | None:
+    """What `remember` kept; None when nothing was written to that file since this is kept."""
+    try:
+        return _last_of(settings, ledger).read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _last_of(settings: Settings, ledger: Path) -> Path:
+    return settings.keys_dir / _LAST.format(hashlib.sha256(str(ledger.absolute()).encode()).hexdigest()[:16])
 
 
 def _known(settings: Settings) -> dict[str, Ed25519PublicKey]:

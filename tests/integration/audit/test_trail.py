@@ -425,8 +425,36 @@ def test_a_trail_made_anew_does_not_fit_its_checkpoints(trail: Organization, led
     found = fault(trail)
     assert found is not None
     assert (found["seq"], found["problem"]) == (EVENTS, "it is not the event that stood here at a checkpoint")
-    ledger.unlink()
-    assert fault(trail) is None, "without its checkpoints nobody can tell"
+
+
+@pytest.mark.parametrize("left", [None, 0, 1])
+def test_a_trail_that_is_cut_off_with_its_checkpoints_is_missed_for_ever(
+    trail: Organization, ledger: Path, left: int | None
+) -> None:
+    for number in range(3):
+        write(trail, f"more-{number}")
+        checkpoints.write([trail.organization_id])
+    assert run("audit", "verify", "-o", trail.slug).exit_code == 0
+    owner = Owner(trail)
+    owner.do("DELETE FROM bridge.audit_events WHERE organization_id = :o AND seq > 6")
+    owner.rechain(3)
+    lines = ledger.read_text().splitlines(keepends=True)
+    if left is None:
+        ledger.unlink()
+    else:
+        ledger.write_text("".join(lines[:left]))
+
+    def told() -> str:
+        done = run("audit", "verify", "-o", trail.slug)
+        assert done.exit_code == 1
+        return done.stderr
+
+    assert f"{ledger}: {'behind line 1 lines were taken out' if left else 'its lines are gone'}" in told()
+    write(trail, "as if nothing had been")
+    assert checkpoints.write([trail.organization_id]) == 1
+    assert f"{ledger}: before line {(left or 0) + 1} something was taken out" in told()
+    ledger.write_text("".join(lines) + ledger.read_text().splitlines(keepends=True)[-1])
+    assert "taken out" not in told(), "whoever puts the lines back has all of them"
 
 
 def test_a_checkpoint_that_we_did_not_sign_is_named_and_counts_for_nothing(
@@ -481,6 +509,8 @@ def test_lines_from_before_they_were_chained_are_believed_at_the_beginning_only(
     signature = signing.current(settings).sign(checkpoints._signed(said))
     old = json.dumps({**said, "signature": b64encode(signature).decode()}) + "\n"
     ledger.write_text(old)
+    for kept in settings.keys_dir.glob("audit-last.*"):
+        kept.unlink()
     write(trail, "more")
     checkpoints.write([trail.organization_id])
     assert checkpoints.read().problems == {}
