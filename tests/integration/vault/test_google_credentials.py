@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -39,7 +40,7 @@ class Metadata:
                     while not (metadata.gives.wait(0.1) or metadata.over.is_set()):
                         pass
                     token = {"access_token": "the-token", "expires_in": 3600, "token_type": "Bearer"}
-                    account = {"email": "x@tests.example", "scopes": [], "aliases": []}
+                    account = {"email": "x@tests.example", "aliases": []}
                     answer = json.dumps(token if "/token" in self.path else account)
                 self.send_response(200)
                 self.send_header("Metadata-Flavor", "Google")
@@ -128,5 +129,7 @@ def test_a_metadata_server_that_hangs_holds_one_thread_and_nobody_for_long(
     key = KmsKey(gcp_service.reference)
     with pytest.raises(Unavailable, match="not taken"):
         key.wrap(Place(uuid4(), 1), b"k" * 32)
+    scopes = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms")
+    assert f"scopes={','.join(scopes)}" in unquote(metadata.asked[-1])
     kms._services.clear()
     kms._resting.clear()
