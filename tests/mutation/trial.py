@@ -8,11 +8,13 @@ database or in files is gone before the next. Tests that look at a process they 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -220,19 +222,44 @@ class Trial:
         return {**told, "fate": fate, "by": by.partition("\n")[0], "s": round(time.monotonic() - began, 2)}
 
     def _covering(self, mutant: Mutant) -> list[str]:
-        lines = range(mutant.first, mutant.last + 1)
         if mutant.function == "":
+            # A value of the module: before all others come the tests that go where its name stands.
             found = [name for name, by_file in self._lines.items() if mutant.file in by_file]
+            near = {name for file, lines in self._naming(mutant).items() for name in self._through(file, lines)}
         else:
+            lines = range(mutant.first, mutant.last + 1)
             body = range(mutant.body[0], mutant.body[1] + 1)
             found = self._through(mutant.file, body if mutant.in_head else lines)
+            near = set()
         spent, chosen = 0.0, []
-        for name in self._in_turn(found):
+        for name in sorted(self._in_turn([*found, *(near - set(found))]), key=lambda name: name not in near):
             spent += self._seconds[name]
             if chosen and spent > TEST_BUDGET_S:
                 break
             chosen.append(name)
         return chosen
+
+    def _naming(self, mutant: Mutant) -> dict[str, list[int]]:
+        """Lines of the target's files that have the name of the mutant's value in them."""
+        statement = next(
+            each
+            for each in ast.parse((PACKAGE / mutant.file).read_text()).body
+            if each.lineno <= mutant.first <= (each.end_lineno or 0)
+        )
+        named = [
+            each.id
+            for each in ast.walk(statement)
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+        ]
+        name = re.compile(rf"\b({'|'.join(named)})\b")
+        return {
+            file: [
+                at
+                for at, line in enumerate((PACKAGE / file).read_text().splitlines(), 1)
+                if named and name.search(line)
+            ]
+            for file in self._files
+        }
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """Quickest first; of a test with many cases one, and each further one behind those of all the others."""
@@ -244,7 +271,7 @@ class Trial:
             cases[test] += 1
         return sorted(turns, key=lambda name: turns[name])
 
-    def _through(self, file: str, lines: range) -> list[str]:
+    def _through(self, file: str, lines: Collection[int]) -> list[str]:
         return [
             name for name, by_file in self._lines.items() if any(line in lines for line in by_file.get(file, ()))
         ]
