@@ -31,8 +31,9 @@ _OPTIONS = f"-c synchronous_commit=off {aio.STEADY_PLANS}"
 
 LOOK_THROUGH_S = 1.0
 """How often all of a flow's waiting messages are looked through."""
-LATE = timedelta(seconds=2)
-"""How much younger a message may be that is committed before another."""
+LATE = timedelta(seconds=0.5)
+"""How much younger a message may be that is committed before another; one that comes later yet is found when all
+are looked through. While the server gathers statistics, each claim passes over what was claimed so long ago."""
 MAX_BEGUN = 10_000
 """Flows of which is remembered how far they were claimed."""
 
