@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 
 from continuitybridge import database, deployments, organizations
 from continuitybridge.connections import verbs as connections
@@ -30,6 +31,7 @@ from continuitybridge.organizations import Organization
 from continuitybridge.settings import get_settings
 
 ENVIRONMENT = "prod"
+WAL_SEGMENTS = 64
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -118,8 +120,11 @@ class Platform:
 
 
 @contextmanager
-def running(*, intake_workers: int = 1, stream_workers: int = 1, **environment: str) -> Iterator[Platform]:
-    """A platform of its own, ready to take messages. `environment` are settings (`BRIDGE_…`)."""
+def running(
+    *, intake_workers: int = 1, stream_workers: int = 1, used: bool = False, **environment: str
+) -> Iterator[Platform]:
+    """A platform of its own, ready to take messages. `used`: on a server that has been at work for a while.
+    `environment` are settings (`BRIDGE_…`)."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
         directory = Path(name)
@@ -135,6 +140,8 @@ def running(*, intake_workers: int = 1, stream_workers: int = 1, **environment: 
         try:
             bootstrap(server.admin_url, directory)
             migrate.upgrade(pools.owner_url())
+            if used:
+                _use(server.admin_url)
             platform.start(
                 "intake", "intake", "--port", str(platform.intake_port), "--workers", str(intake_workers)
             )
@@ -149,6 +156,15 @@ def running(*, intake_workers: int = 1, stream_workers: int = 1, **environment: 
             os.environ.clear()
             os.environ.update(before)
             get_settings.cache_clear()
+
+
+def _use(admin_url: str) -> None:
+    """Let a new server have log files to write over, as after its first checkpoints. Else at each 16 MB, whoever
+    wrote them, commits wait for a new file to be filled: up to 160 ms were seen."""
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        for _ in range(WAL_SEGMENTS):
+            connection.execute("SELECT pg_logical_emit_message(false, 'benchmark', ''), pg_switch_wal()")
+        connection.execute("CHECKPOINT")
 
 
 def _wait_alive(platform: Platform) -> None:

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import subprocess
 import sys
 import time
@@ -70,14 +71,16 @@ class Sent:
         return self.accepted / self.seconds if self.seconds else 0.0
 
 
-def start(load: Load) -> subprocess.Popen[str]:
+def start(load: Load, *, niceness: int = 0) -> subprocess.Popen[str]:
     """Begin to send, in a process of its own; `finish` waits for it."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.load.sender", json.dumps(asdict(load))],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
+    os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> Sent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -25,10 +26,11 @@ class Sink:
         self.url = f"http://127.0.0.1:{port}"
 
     @classmethod
-    def start(cls, port: int = 0) -> Self:
+    def start(cls, port: int = 0, *, niceness: int = 0) -> Self:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.load.sink", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
+        os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
         assert process.stdout is not None
         return cls(process, int(process.stdout.readline()))
 
