@@ -9,11 +9,11 @@ from continuitybridge.settings import get_settings
 
 SHARE = 8
 """So many messages an organization may have in one transaction without flooding, whatever the others feel."""
-MOST_SHARE = 128
-"""The share of a flood that the others hardly feel."""
+LEAST_SHARE, MOST_SHARE = 4, 128
+"""The shares of a flood that the others feel fully, and hardly."""
 NEIGHBOUR_S = 5.0
 """How long an organization that had little is a neighbour of the others."""
-WAIT_S = 0.008
+WAIT_S = 0.005
 FLOORS = 3.0
 """A neighbour feels a flood when its messages waited longer than `WAIT_S`, and than so many of the shortest
 transactions: where each of them takes long, it is not the flood's doing."""
@@ -23,7 +23,7 @@ FADES_S = 15.0
 SLIGHT = 0.05
 """A strain below this is none."""
 MOST_REST_S = 0.02
-"""How long at most a flood rests after a transaction."""
+"""How long at most a flood that is felt stays behind the others, from its transaction to its next one."""
 _FLOOR_DRIFT = 1.01
 _MOST_KNOWN = 4_096
 
@@ -35,7 +35,8 @@ class Sparing:
     An organization that floods is nobody's neighbour. Times are of `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_share: int = LEAST_SHARE) -> None:
+        self._least_share = least_share
         self._seen: dict[UUID, float] = {}
         self._strain = 0.0
         self._at = 0.0
@@ -64,7 +65,7 @@ class Sparing:
         strain = self._faded(now)
         if strain < SLIGHT or not self._has_neighbours(organization_id, now):
             return None
-        return round(MOST_SHARE * math.pow(SHARE / MOST_SHARE, strain))
+        return round(MOST_SHARE * math.pow(self._least_share / MOST_SHARE, strain))
 
     def rest_s(self, took_s: float, now: float) -> float:
         """How long a flood rests after a transaction that took so long and did not hold all it has: processors and

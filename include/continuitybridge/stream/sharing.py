@@ -15,7 +15,8 @@ class Sharing:
     """Of one worker's claims."""
 
     def __init__(self) -> None:
-        self._sparing = Sparing()
+        # Smaller ones cost more than they spare: what is under way is let pass anyhow (see `precedence`).
+        self._sparing = Sparing(SHARE)
         self._since: dict[UUID, float] = {}
         """Since when organizations have something to do that no claim asked for."""
         self._waited: dict[UUID, float] = {}

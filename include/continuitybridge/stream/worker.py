@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
@@ -33,6 +34,7 @@ from continuitybridge.stream.access import Access
 from continuitybridge.stream.lanes import Lanes
 from continuitybridge.stream.listening import RETRY_S, Listener
 from continuitybridge.stream.plans import Bounds, Plans
+from continuitybridge.stream.precedence import Precedence
 from continuitybridge.stream.settling import BUSY_PAUSE_S as SETTLE_PAUSE_S
 from continuitybridge.stream.settling import Settler
 from continuitybridge.stream.sharing import Sharing
@@ -104,6 +106,7 @@ class StreamWorker:
         self._room = Room(settings.stream_max_messages, settings.stream_max_bytes)
         self._turns = Turns()
         self._sharing = Sharing()
+        self._precedence = Precedence()
         self._bounds = Bounds()
         self._held: set[Held] = set()
         self._resting: dict[UUID, float] = {}
@@ -281,7 +284,10 @@ class StreamWorker:
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
                 continue
-            if not wanted:
+            if not wanted and self._precedence.behind_until < math.inf:
+                self._pressing.clear()
+                await _until(self._pressing, self._precedence.behind_until)
+            elif not wanted:
                 self._wake.clear()
                 await _until(self._wake, self._look_at)
             elif self._sharing.holds_back:
@@ -295,11 +301,15 @@ class StreamWorker:
     def _wanted(self) -> list[Wanted]:
         free = min(self._room.free, MOST_AT_ONCE)
         self._sharing.begin()
+        self._precedence.look()
         chosen = self._turns.choose(free, self._allowance) if self._turns else {}
         return [Wanted(*flow, most, self._bounds.of(flow)) for flow, most in chosen.items()]
 
     def _allowance(self, organization_id: UUID) -> int:
-        return self._sharing.most(organization_id, self._room.allowance(organization_id))
+        allowed = self._room.allowance(organization_id)
+        if not allowed or self._precedence.stays_behind(organization_id):
+            return 0
+        return self._sharing.most(organization_id, allowed)
 
     def _look_again(self, wanted: Iterable[Wanted], sealed: Iterable[Sealed]) -> None:
         """Keep those flows in turn that may have more than was taken."""
@@ -334,6 +344,7 @@ class StreamWorker:
             again = each.ordered or self._bounds.of(each.flow_key) is not None
             held = Held(claimed, each.organization, each.size_bytes, again, (*each.flow_key, each.version))
             self._held.add(held)
+            self._precedence.began(organization_id)
             self._lanes.submit(held)
         if self._held:
             self._empty.clear()
@@ -383,6 +394,8 @@ class StreamWorker:
     # -- ending ---------------------------------------------------------------------------------------------
 
     def _outcome(self, held: Held, outcome: Outcome) -> None:
+        if self._precedence.ended(held.claimed.organization_id):
+            self._pressing.set()
         self._settler.put(held, outcome)
 
     def _settled(self, held: Held, became: Became) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from stream_world import Destination, Flow, Working, wait_until
 from continuitybridge import database
 from continuitybridge.inbox import neighbours
 from continuitybridge.inbox.neighbours import SHARE
+from continuitybridge.stream import precedence
 
 FLOOD = 60
 
@@ -68,4 +70,28 @@ def test_a_flood_that_nobody_feels_is_claimed_by_what_there_is(
         assert max(claims(loud)) > 2 * SHARE
         held.set()
         loud.await_done(FLOOD)
+        quiet.await_done(1)
+
+
+def test_who_had_much_stays_behind_while_a_message_of_another_is_run(
+    make_flow: Callable[[], Flow],
+    working: Callable[..., Working],
+    destination: Destination,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PASS_S", "MOST_BEHIND_S", "LATELY_S"):
+        monkeypatch.setattr(precedence, name, 60.0)
+    loud, quiet = make_flow(), make_flow()
+    held = threading.Event()
+    with working():
+        loud.send(*range(FLOOD))
+        loud.await_done(FLOOD)
+        destination.answer = lambda delivery: held.wait(30) and 200
+        quiet.send(1)
+        wait_until(lambda: quiet.states()["claimed"] == 1)
+        loud.send(FLOOD)
+        time.sleep(0.2)
+        assert loud.states()["accepted"] == 1
+        held.set()
+        loud.await_done(FLOOD + 1)
         quiet.await_done(1)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from continuitybridge.inbox.neighbours import FADES_S, MOST_SHARE, NEIGHBOUR_S, SHARE, WAIT_S, Sparing
+from continuitybridge.inbox.neighbours import FADES_S, LEAST_SHARE, MOST_SHARE, NEIGHBOUR_S, WAIT_S, Sparing
 from continuitybridge.settings import get_settings
 
 LOUD, QUIET, OTHER = uuid4(), uuid4(), uuid4()
@@ -32,7 +32,7 @@ def test_the_more_it_is_felt_the_smaller_its_share_down_to_what_is_no_flood(spar
     for _ in range(3):
         sparing.waited(QUIET, LONG, 100.0)
         shares.append(sparing.share(LOUD, 100.0))
-    assert shares == [round((SHARE * MOST_SHARE) ** 0.5), SHARE, SHARE]
+    assert shares == [round((LEAST_SHARE * MOST_SHARE) ** 0.5), LEAST_SHARE, LEAST_SHARE]
 
 
 def test_what_was_felt_fades(sparing: Sparing) -> None:
@@ -41,7 +41,7 @@ def test_what_was_felt_fades(sparing: Sparing) -> None:
     sparing.waited(QUIET, SHORT, 100.0 + FADES_S)
     share = sparing.share(LOUD, 100.0 + FADES_S)
     assert share is not None
-    assert SHARE < share < MOST_SHARE
+    assert LEAST_SHARE < share < MOST_SHARE
     later = 100.0 + 4 * FADES_S
     sparing.waited(QUIET, SHORT, later)
     assert sparing.share(LOUD, later) is None
