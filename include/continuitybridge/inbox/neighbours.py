@@ -20,6 +20,9 @@ transactions: where each of them takes long, it is not the flood's doing."""
 STEP = 0.5
 FADES_S = 15.0
 """What one that felt it adds to the strain (of 0 to 1), and how long that takes to fade to a third."""
+SELDOM_S = 0.05
+"""Who sends less often than that adds less, as its messages are fewer: sparing one a second its wait would cost a
+flood as much as sparing twenty theirs."""
 SLIGHT = 0.05
 """A strain below this is none."""
 MOST_REST_S = 0.02
@@ -54,10 +57,11 @@ class Sparing:
         """It had little, and that waited so long for the end of its transaction."""
         if len(self._seen) >= _MOST_KNOWN:
             self._seen = {each: at for each, at in self._seen.items() if now - at < NEIGHBOUR_S}
-        self._seen.pop(organization_id, None)  # the last one stands last
+        before = self._seen.pop(organization_id, now)  # the last one stands last
         self._seen[organization_id] = now
         if waited_s > max(WAIT_S, FLOORS * self._floor_s):
-            self._strain = min(1.0, self._faded(now) + STEP)
+            step = STEP * SELDOM_S / max(SELDOM_S, now - before)
+            self._strain = min(1.0, self._faded(now) + step)
             self._at = now
 
     def share(self, organization_id: UUID, now: float) -> int | None:

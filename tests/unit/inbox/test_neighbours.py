@@ -7,7 +7,15 @@ from uuid import uuid4
 
 import pytest
 
-from continuitybridge.inbox.neighbours import FADES_S, LEAST_SHARE, MOST_SHARE, NEIGHBOUR_S, WAIT_S, Sparing
+from continuitybridge.inbox.neighbours import (
+    FADES_S,
+    LEAST_SHARE,
+    MOST_SHARE,
+    NEIGHBOUR_S,
+    SELDOM_S,
+    WAIT_S,
+    Sparing,
+)
 from continuitybridge.settings import get_settings
 
 LOUD, QUIET, OTHER = uuid4(), uuid4(), uuid4()
@@ -33,6 +41,16 @@ def test_the_more_it_is_felt_the_smaller_its_share_down_to_what_is_no_flood(spar
         sparing.waited(QUIET, LONG, 100.0)
         shares.append(sparing.share(LOUD, 100.0))
     assert shares == [round((LEAST_SHARE * MOST_SHARE) ** 0.5), LEAST_SHARE, LEAST_SHARE]
+
+
+def test_one_that_sends_seldom_adds_less(sparing: Sparing) -> None:
+    sparing.waited(QUIET, SHORT, 100.0)
+    sparing.waited(QUIET, LONG, 101.0)
+    share = sparing.share(LOUD, 101.0)
+    assert share is None
+    for n in range(6):
+        sparing.waited(QUIET, LONG, 101.0 + n * SELDOM_S)
+    assert sparing.share(LOUD, 101.0 + 5 * SELDOM_S) == LEAST_SHARE
 
 
 def test_what_was_felt_fades(sparing: Sparing) -> None:
