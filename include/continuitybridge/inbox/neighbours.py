@@ -13,6 +13,8 @@ LEAST_SHARE, MOST_SHARE = 4, 128
 """The shares of a flood that the others feel fully, and hardly."""
 NEIGHBOUR_S = 5.0
 """How long an organization that had little is a neighbour of the others."""
+FLOODED_S = 1.0
+"""So long after it had much, an organization feels nobody's flood but its own."""
 WAIT_S = 0.005
 FLOORS = 3.0
 """A neighbour feels a flood when its messages waited longer than `WAIT_S`, and than so many of the shortest
@@ -41,13 +43,17 @@ class Sparing:
     def __init__(self, least_share: int = LEAST_SHARE) -> None:
         self._least_share = least_share
         self._seen: dict[UUID, float] = {}
+        self._flooded: dict[UUID, float] = {}
         self._strain = 0.0
         self._at = 0.0
         self._floor_s = 1.0
 
-    def floods(self, organization_id: UUID) -> None:
+    def floods(self, organization_id: UUID, now: float) -> None:
         """It has more than its share."""
         self._seen.pop(organization_id, None)
+        if len(self._flooded) >= _MOST_KNOWN:
+            self._flooded = {each: at for each, at in self._flooded.items() if now - at < FLOODED_S}
+        self._flooded[organization_id] = now
 
     def took(self, took_s: float) -> None:
         """So long a transaction took."""
@@ -55,6 +61,8 @@ class Sparing:
 
     def waited(self, organization_id: UUID, waited_s: float, now: float) -> None:
         """It had little, and that waited so long for the end of its transaction."""
+        if now - self._flooded.get(organization_id, -math.inf) < FLOODED_S:
+            return
         if len(self._seen) >= _MOST_KNOWN:
             self._seen = {each: at for each, at in self._seen.items() if now - at < NEIGHBOUR_S}
         before = self._seen.pop(organization_id, now)  # the last one stands last

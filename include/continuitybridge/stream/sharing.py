@@ -70,7 +70,7 @@ class Sharing:
         self._held_back = {each for each in self._bounded if got[each] and got[each] == asked[each]}
         for organization_id, count in got.items():
             if count > SHARE or organization_id in self._held_back:
-                self._sparing.floods(organization_id)
+                self._sparing.floods(organization_id, now)
             elif count < asked[organization_id] and organization_id not in unclear:
                 self._sparing.waited(organization_id, now - self._waited[organization_id], now)
 

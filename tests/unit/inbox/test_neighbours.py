@@ -9,6 +9,7 @@ import pytest
 
 from continuitybridge.inbox.neighbours import (
     FADES_S,
+    FLOODED_S,
     LEAST_SHARE,
     MOST_SHARE,
     NEIGHBOUR_S,
@@ -69,11 +70,20 @@ def test_who_floods_or_was_not_seen_for_long_is_no_neighbour(sparing: Sparing) -
     sparing.waited(QUIET, LONG, 100.0)
     sparing.waited(OTHER, LONG, 100.0)
     assert sparing.share(QUIET, 100.0) is not None
-    sparing.floods(OTHER)
+    sparing.floods(OTHER, 100.0)
     assert sparing.share(QUIET, 100.0) is None
     assert sparing.share(LOUD, 100.0) is not None
     sparing.waited(QUIET, LONG, 100.0)
     assert sparing.share(LOUD, 100.0 + NEIGHBOUR_S) is None
+
+
+def test_what_is_left_of_a_flood_feels_nobody_s(sparing: Sparing) -> None:
+    sparing.waited(QUIET, SHORT, 100.0)
+    sparing.floods(LOUD, 100.0)
+    sparing.waited(LOUD, LONG, 100.0 + FLOODED_S / 2)
+    assert sparing.share(LOUD, 100.0 + FLOODED_S / 2) is None
+    sparing.waited(LOUD, LONG, 100.0 + FLOODED_S)
+    assert sparing.share(LOUD, 100.0 + FLOODED_S) is not None
 
 
 def test_where_every_transaction_takes_long_that_is_not_the_flood_s_doing() -> None:

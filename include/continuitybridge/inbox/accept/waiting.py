@@ -127,7 +127,7 @@ class Waiting:
         for organization_id, queue in self._of.items():
             if len(queue) > SHARE or organization_id in self._held_back:
                 flooding.append(organization_id)
-                self._sparing.floods(organization_id)
+                self._sparing.floods(organization_id, now)
             else:
                 self._taken.append((organization_id, self._since[organization_id]))
         shares = {each: self._sparing.share(each, now) for each in flooding}
