@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from continuitybridge.actor import Actor, acting
-from continuitybridge.cli.options import operator
+from continuitybridge.cli.options import operator, plain
 from continuitybridge.errors import BridgeError
 
 USAGE_STATUS = 2
@@ -70,11 +70,11 @@ def report(error: BridgeError) -> None:
     """Print an error for a person: what was wrong, then each problem with where it stands and what is valid."""
     problems = error.facts.get("problems") or ()
     if not problems:
-        click.echo(f"bridge: {error.detail}", err=True)
+        click.echo(plain(f"bridge: {error.detail}"), err=True)
         return
     click.echo(f"bridge: {error.title}", err=True)
     for problem in problems:
-        click.echo(f"  {_problem_line(problem)}", err=True)
+        click.echo(plain(f"  {_problem_line(problem)}"), err=True)
 
 
 def _problem_line(problem: Any) -> str:

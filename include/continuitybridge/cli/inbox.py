@@ -107,7 +107,7 @@ def status(message: str, organization: str, as_json: bool) -> None:
         )
     for entry in trace:
         if "node_id" not in entry:
-            click.echo(", ".join(f"{name} {value}" for name, value in entry.items()))
+            click.echo(options.plain(", ".join(f"{name} {value}" for name, value in entry.items())))
     if parts:
         click.echo()
         options.print_table(

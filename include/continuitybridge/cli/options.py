@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -55,9 +56,15 @@ def operator() -> str:
         return "cli"
 
 
+def plain(text: str) -> str:
+    """A text as a terminal may show it: what messages, senders and members wrote may hold characters that command
+    it, or turn the order of others around. They stand escaped, as in JSON; ends of lines stay."""
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
 def print_json(value: Any) -> None:
     """Print a value (dataclasses, UUIDs and times included) as indented JSON."""
-    click.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode())
+    click.echo(plain(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode()))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -73,6 +80,5 @@ def _text(cell: Any) -> str:
         return "-"
     if hasattr(cell, "strftime"):
         return str(cell.strftime("%Y-%m-%d %H:%M:%S"))
-    if isinstance(cell, list | tuple):
-        return ", ".join(map(str, cell)) or "-"
-    return str(cell)
+    text = ", ".join(map(str, cell)) or "-" if isinstance(cell, list | tuple) else str(cell)
+    return plain(text).replace("\n", "\\n")

@@ -215,6 +215,21 @@ def test_it_is_searched_by_action_target_actor_and_time(trail: Organization) -> 
 # -- erasing ------------------------------------------------------------------------------------------------
 
 
+def test_what_others_wrote_commands_no_terminal(organization: Organization) -> None:
+    commanding = "a\x1b]0;title\x07\x1b[2J\x9b1m\u202egnp.exe\r\nb\x7f\U000e0041"
+    write(organization, commanding)
+    for options in ((), ("--json",)):
+        told = run("audit", "list", "-o", organization.slug, *options)
+        assert told.exit_code == 0
+        assert all(each.isprintable() for line in told.stdout.split("\n") for each in line), ascii(told.stdout)
+        assert "\\u001b]0;title" in told.stdout
+    assert events(organization)[-1]["target"] == commanding
+    # Names that are printed as they are.
+    refused = run("audit", "list", "-o", "no\x1b[2J")
+    assert refused.exit_code == 2
+    assert "\x1b" not in refused.stderr
+
+
 def test_an_erased_person_is_named_nowhere_and_the_chain_holds(trail: Organization) -> None:
     organizations.add_member(trail.organization_id, "anna", "customer_user")
     with acting(Actor("user", "berta", "192.0.2.8")):
