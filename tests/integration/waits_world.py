@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -137,12 +138,13 @@ class World:
         became: list[Became] = []
         for at in range(0, len(found), together):
             chunk = found[at : at + together]
-            plan, _ = self.place(chunk[0][0])
             if self.mode == "stream":
-                endings = [ending_of(unit, outcome, self.keyring, plan, POLICY) for unit, outcome in chunk]
+                endings = [ending_of(*each, self.keyring, self.place(each[0])[0], POLICY) for each in chunk]
                 became += asyncio.run(StreamSettlements().settle(endings))
                 continue
-            became += settle_many(chunk, keys=self.keyring, plan=plan, policy=POLICY)
+            # A task settles units of one flow version.
+            for plan, of in groupby(chunk, key=lambda each: self.place(each[0])[0]):
+                became += settle_many(list(of), keys=self.keyring, plan=plan, policy=POLICY)
         return became
 
     def work(self) -> None:
