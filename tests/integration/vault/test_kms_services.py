@@ -64,6 +64,7 @@ def test_credentials_that_come_later_are_found(
     with pytest.raises(Unavailable, match="no credentials") as none:
         key.wrap(place, b"k" * 32)
     assert none.value.verdict is Verdict.TRANSIENT
+    assert none.value.facts["retry_after_s"] == 5
     client = kms.service(key.reference)
     kms._resting.clear()
     # A profile that is named and is not there.
