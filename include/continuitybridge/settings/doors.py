@@ -32,7 +32,10 @@ class Doors(Places):
         default=10_000.0, gt=0, description="Most messages per second of one endpoint, in each process."
     )
     intake_body_timeout_s: float = Field(
-        default=20.0, gt=0, description="Longest time a sender may take for its request's head, and for its body."
+        default=20.0,
+        gt=0,
+        description="Longest time a sender may take for its request's head, for its body, and "
+        "to read on in its answer.",
     )
     intake_max_requests: int = Field(
         default=2_000,

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,6 +30,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request line and headers; more ends the connection with 431."""
+MIN_READ_BYTES = 16 * 1024
+"""How much of its answers a sender has to read in `intake_body_timeout_s`, where so much waits for him."""
+_BYTES_ACKED_AT = 120
+"""In the kernel's `struct tcp_info`: what the other end has taken, in 8 bytes."""
 KEEP_ALIVE_S = 15
 COLLECTOR_THRESHOLDS = (50_000, 20, 20)
 """How many new objects make Python look for garbage, and how often it looks among the older ones."""
@@ -40,14 +45,17 @@ _PR_SET_PDEATHSIG = 1
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with bounds on a request's head: `intake_body_timeout_s` from the connection's or the
-    request's first byte, and `MAX_HEAD_BYTES`. uvicorn itself waits for ever and keeps what comes."""
+    request's first byte, and `MAX_HEAD_BYTES`; and on the time in which nothing of the answers is read, the same.
+    uvicorn itself waits for ever and keeps what comes, and what nobody reads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_timeout_s = get_settings().intake_body_timeout_s
+        self._head_timeout_s = self._read_timeout_s = get_settings().intake_body_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._heads = 0
+        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,15 +63,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        heads = self._heads
         super().data_received(data)
         if not self._in_head:
             return
         if self._head_timer is None:
             self._await_head()
-        self._head_bytes += len(data)
+        if self._heads == heads:
+            self._head_bytes += len(data)
+        # Else it begins behind another request, and how much of what was received is its is not known.
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._end(b"431 Request Header Fields Too Large")
 
@@ -73,12 +86,38 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def on_headers_complete(self) -> None:
+        self._heads += 1
         self._head_arrived()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        if self._read_timer is None and (unread := self.transport.get_write_buffer_size()):
+            self._await_reading(unread)
+        super().on_response_complete()
+
+    def _await_reading(self, unread: int) -> None:
+        due = _taken_bytes(self.transport) + min(unread, MIN_READ_BYTES)
+        self._read_timer = self.loop.call_later(self._read_timeout_s, self._end_unless_read, due)
+
+    def _end_unless_read(self, due: int) -> None:
+        """Closing the connection of somebody who reads nothing would wait until he does: it is cut."""
+        self._read_timer = None
+        if unread := self.transport.get_write_buffer_size():
+            if _taken_bytes(self.transport) < due:
+                self.transport.abort()
+            else:
+                self._await_reading(unread)
+
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(self._head_timeout_s, self._end, b"408 Request Timeout")
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.flow.read_paused:
+            # Its rest may be here: it is not read before the requests in front of it are answered.
+            self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_is_late)
+        else:
+            self._end(b"408 Request Timeout")
 
     def _head_arrived(self) -> None:
         self._in_head = False
@@ -93,6 +132,12 @@ class BoundedProtocol(HttpToolsProtocol):
             end = b"content-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + lines + end)
             self.transport.close()
+
+
+def _taken_bytes(transport: asyncio.Transport) -> int:
+    """How much the other end of a connection has taken of what was ever sent to it."""
+    told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
+    return int.from_bytes(told[_BYTES_ACKED_AT:], sys.byteorder)
 
 
 class Alone:

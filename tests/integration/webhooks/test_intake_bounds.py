@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import httpx
+import psutil
 import pytest
 
 from continuitybridge import database
@@ -257,6 +258,43 @@ def test_a_request_that_offers_another_protocol_is_read_with_its_body_and_what_c
     with database.tenant(hook.organization.organization_id) as tables:
         sizes = {row[0] for row in tables.execute("SELECT size_bytes FROM bridge.messages")}
     assert sizes == {len(body), len(BODY)}
+
+
+def ask_for_much(intake: Intake, hook: Hook, room_bytes: int) -> socket.socket:
+    """Ask for more than the buffers of both ends hold, on one connection that has so much room for answers."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room_bytes)
+    connection.connect(("127.0.0.1", intake.port))
+    connection.settimeout(0.2)
+    lines = (f"POST {hook.path} HTTP/1.1", "host: x", "content-type: application/json", "content-length: 2", "")
+    asked = "\r\n".join([*lines, "{}"]).encode() * 20_000
+    with contextlib.suppress(TimeoutError):
+        # What the server does not take while its answers wait stays unsent.
+        connection.sendall(asked)
+    return connection
+
+
+def keeps(intake: Intake, connection: socket.socket) -> bool:
+    """Whether the server has its end of a connection still; the other end learns of it when it reads."""
+    port = connection.getsockname()[1]
+    return any(
+        each.raddr and each.raddr.port == port for each in psutil.Process(intake.process.pid).net_connections()
+    )
+
+
+def test_who_never_reads_his_answers_is_cut_off_and_who_reads_them_slowly_is_not(
+    strict: Intake, deploy: Deploy
+) -> None:
+    hook = deploy()
+    with closing(ask_for_much(strict, hook, 4096)) as silent, closing(ask_for_much(strict, hook, 65_536)) as slow:
+        assert keeps(strict, silent)
+        until = time.monotonic() + 15
+        while keeps(strict, silent):
+            assert time.monotonic() < until, "who reads nothing keeps his connection"
+            with contextlib.suppress(TimeoutError):
+                assert slow.recv(32 * 1024)
+            time.sleep(0.1)
+        assert keeps(strict, slow)
 
 
 def test_more_requests_than_an_organization_may_have_under_way_are_503_with_retry_after_for_it_alone(
