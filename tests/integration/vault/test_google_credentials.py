@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 from key_services import GcpService
 
+from clock import Clock
 from continuitybridge.errors import Unavailable
 from continuitybridge.vault import kms
 from continuitybridge.vault.kms import KmsKey
@@ -29,6 +30,7 @@ class Metadata:
 
     def __init__(self) -> None:
         self.gives, self.over = threading.Event(), threading.Event()
+        self.fails = False
         self.asked: list[str] = []
         metadata = self
 
@@ -42,7 +44,7 @@ class Metadata:
                     token = {"access_token": "the-token", "expires_in": 3600, "token_type": "Bearer"}
                     account = {"email": "x@tests.example", "aliases": []}
                     answer = json.dumps(token if "/token" in self.path else account)
-                self.send_response(200)
+                self.send_response(404 if metadata.fails and "/token" in self.path else 200)
                 self.send_header("Metadata-Flavor", "Google")
                 self.send_header("Content-Type", "application/json" if answer != "tests" else "text/plain")
                 self.send_header("Content-Length", str(len(answer)))
@@ -92,8 +94,9 @@ def test_a_metadata_server_that_hangs_holds_one_thread_and_nobody_for_long(
 
     def ask(_: int) -> float:
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="take long"):
+        with pytest.raises(Unavailable, match="take long") as late:
             clients.get()
+        assert late.value.facts["retry_after_s"] == 5
         return time.monotonic() - began
 
     with ThreadPoolExecutor(20) as pool:
@@ -133,3 +136,37 @@ def test_a_metadata_server_that_hangs_holds_one_thread_and_nobody_for_long(
     assert f"scopes={','.join(scopes)}" in unquote(metadata.asked[-1])
     kms._services.clear()
     kms._resting.clear()
+
+
+def test_that_there_are_none_is_told_at_once_for_a_while_where_it_took_long_to_say(
+    gcp_service: GcpService, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from google.auth.exceptions import GoogleAuthError
+
+    from continuitybridge.vault.kms import google_credentials
+
+    clock = Clock()
+    monkeypatch.setattr(google_credentials, "time", clock)
+    monkeypatch.setattr(google_credentials, "WAIT_S", 0.2)
+    clients = google_credentials.Clients(lambda credentials: credentials, ())
+    with pytest.raises(Unavailable, match="take long"):
+        clients.get()
+    clock.now += 1
+    metadata.fails = True
+    metadata.gives.set()
+    until = time.monotonic() + 10
+    while clients._failed is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    asked = metadata.tokens_asked
+    for _ in range(3):
+        with pytest.raises(GoogleAuthError):
+            clients.get()
+    clock.now += 2.0 - 0.001
+    with pytest.raises(GoogleAuthError):
+        clients.get()
+    assert metadata.tokens_asked == asked
+    clock.now += 0.001
+    metadata.fails = False
+    assert clients.get() is not None
+    assert metadata.tokens_asked > asked
