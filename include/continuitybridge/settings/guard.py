@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 def _known(name: str, default: Any, **more: Any) -> Any:
     """A setting that users know by a name without the prefix; with it, it is taken too."""
     return Field(default=default, validation_alias=AliasChoices(name, f"BRIDGE_{name}"), **more)
+
+
+@lru_cache(maxsize=16)
+def route_limits(text: str) -> tuple[tuple[str, str, str], ...]:
+    """Method, path without a slash at its end, and limit of each route in a list. Raises ValueError."""
+    found = []
+    for each in filter(None, map(str.strip, text.split(","))):
+        parts = each.split(None, 2)
+        if len(parts) != 3:
+            raise ValueError(f"{each!r} is no route with a limit: write GET /bridge/audit/export 10/hour")
+        found.append((parts[0], parts[1].rstrip("/"), parts[2]))
+    return tuple(found)
 
 
 class Guard(BaseModel):
@@ -95,6 +108,12 @@ class Guard(BaseModel):
     limit_per_organization: str = Field(
         default="12000/minute", description="Most requests to the API about one organization. Empty: no limit."
     )
+    limit_routes: str = Field(
+        default="GET /bridge/audit/export 600/hour",
+        description="Most requests of one user, or by one API key, to single addresses of the API, of Airflow's "
+        "too: method, path and limit, separated by commas (`GET /bridge/audit/export 10/hour, POST /api/v2/dags "
+        "30/minute`). A path holds for all below it; of several that fit the longest counts. Empty: no limit.",
+    )
     limit_webhooks_per_organization: str = Field(
         default="600000/minute",
         description="Most webhooks of one organization that are taken; beyond it they are refused with 429 before "
@@ -122,6 +141,18 @@ class Guard(BaseModel):
             from limits import parse_many
 
             parse_many(given)
+        return given
+
+    @field_validator("limit_routes")
+    @classmethod
+    def _are_of_routes(cls, given: str) -> str:
+        if given:
+            from limits import parse_many
+
+            for method, path, limit in route_limits(given):
+                if not path.startswith("/") or not method.isupper():
+                    raise ValueError(f"{method} {path} is no route: write GET /bridge/audit/export 10/hour")
+                parse_many(limit)
         return given
 
     @property

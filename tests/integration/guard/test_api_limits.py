@@ -11,6 +11,7 @@ import pytest
 from api.conftest import Server, SignIn, server, sign_in, stranger
 
 from continuitybridge import api, api_keys
+from continuitybridge.errors import ConfigurationError
 from continuitybridge.guard.known import known
 from continuitybridge.organizations import Organization, quotas
 from continuitybridge.settings import get_settings
@@ -60,6 +61,35 @@ def test_a_user_is_counted_wherever_he_comes_from_and_admitted_again_when_told(
     admitted = user.get("/bridge/me")
     assert admitted.status_code == 200
     assert admitted.headers["ratelimit"].startswith('"user";r=2;t=')
+
+
+def test_a_route_has_a_limit_of_its_own_for_each_caller(sign_in: SignIn, configure: Configure) -> None:
+    configure(
+        limit_routes="GET /bridge/me 2/hour, GET /bridge/node-types 1000/hour, GET /bridge/node-types/jq 1/hour"
+    )
+    user, another = sign_in(), sign_in()
+    count, refused = until_refused(lambda: user.get("/bridge/me"))
+    assert count == 2
+    assert '"route";q=2;w=3600' in refused.headers["ratelimit-policy"]
+    assert '"route";r=0' in refused.headers["ratelimit"]
+    assert another.get("/bridge/me").status_code == 200
+    # Below a path, and the longest that fits.
+    assert until_refused(lambda: user.get("/bridge/node-types/jq"))[0] == 1
+    for path in (
+        "/bridge/node-types",
+        "/bridge/node-types/filter",
+        "/bridge/organizations",
+        "/bridge/node-types/filter",
+    ):
+        assert user.get(path).status_code == 200, path
+    assert "route" not in user.get("/bridge/organizations").headers["ratelimit"]
+
+
+@pytest.mark.parametrize("text", ["GET /bridge/me", "/bridge/me 3/hour", "get /bridge/me 3/hour", "GET /x often"])
+def test_a_limit_of_no_route_is_refused_by_the_settings_name(configure: Configure, text: str) -> None:
+    configure(limit_routes=text)
+    with pytest.raises(ConfigurationError, match="BRIDGE_LIMIT_ROUTES"):
+        get_settings()
 
 
 def test_an_organizations_members_share_its_limit_and_nobody_elses(

@@ -37,6 +37,9 @@ def follow(told: Any) -> Follow:
     return lambda policies: told.policies.update(policies)
 
 
+REQUEST = {"method": "GET", "path": "/bridge/me"}
+
+
 def accounts_of(scope: dict[str, Any]) -> list[tuple[str, int]]:
     return [(each.name, each.amount) for each in scope[STANDINGS]]
 
@@ -58,7 +61,7 @@ async def test_an_account_is_that_of_the_key_else_of_the_user_and_of_the_organiz
         ({"api_key": uuid4(), "organization": "tier"}, [("api-key", 5), ("organization", 9), ("tier", 4)]),
         ({"api_key": uuid4(), "organization": "agreed"}, [("api-key", 5), ("organization", 7)]),
     ):
-        scope: dict[str, Any] = {STANDINGS: []}
+        scope: dict[str, Any] = {**REQUEST, STANDINGS: []}
         await admit_caller(scope, uuid4().hex, settings=limits, **asked)  # type: ignore[arg-type]
         assert accounts_of(scope) == accounts, asked
 
@@ -66,7 +69,7 @@ async def test_an_account_is_that_of_the_key_else_of_the_user_and_of_the_organiz
 async def used_up_after(scope: dict[str, Any], user: str, settings: Settings, **asked: Any) -> int:
     for count in range(20):
         try:
-            await admit_caller(scope, user, settings=settings, **asked)
+            await admit_caller({**REQUEST, **scope}, user, settings=settings, **asked)
         except TooManyRequests:
             return count
     raise AssertionError("it was not refused")
@@ -109,7 +112,7 @@ async def test_what_is_left_and_what_is_used_up_is_told_where_somebody_listens(l
 async def test_without_settings_the_processs_own_hold(limits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRIDGE_LIMIT_PER_USER", "2/hour")
     get_settings.cache_clear()
-    scope: dict[str, Any] = {STANDINGS: []}
+    scope: dict[str, Any] = {**REQUEST, STANDINGS: []}
     try:
         await admit_caller(scope, "anna")
     finally:
