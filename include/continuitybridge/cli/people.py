@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 _FIND = """
 SELECT username FROM ab_user WHERE lower(username) = lower(%(name)s) OR lower(email) = lower(%(name)s)
 ORDER BY lower(username) <> lower(%(name)s) LIMIT 1
@@ -11,20 +12,23 @@ ORDER BY lower(username) <> lower(%(name)s) LIMIT 1
 
 def known(name: str, *, otherwise: str = "") -> str:
     """The user name of whoever is called so, or has this e-mail address, however it is spelled. Raises `NotFound`,
-    which says what to do `otherwise`; `Unavailable` when Airflow's database does not answer, or has no tables."""
+    which says what to do `otherwise`; `ConfigurationError` where nothing says which database is Airflow's,
+    `Unavailable` when that does not answer, or has no tables."""
     import psycopg
 
     from continuitybridge.database import urls
-    from continuitybridge.errors import NotFound, Unavailable
+    from continuitybridge.errors import ConfigurationError, NotFound, Unavailable
     from continuitybridge.runtime.environment import process_environment
     from continuitybridge.settings import get_settings
 
-    url = process_environment(get_settings())["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-    parts = {**urls.parse(url, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"), "connect_timeout": 10}
+    url = process_environment(get_settings()).get(_URL)
+    if url is None:
+        raise ConfigurationError(f"Airflow's users cannot be looked up: {_URL} is not set", field=_URL)
+    parts = {**urls.parse(url, _URL), "connect_timeout": 10}
     try:
         with psycopg.connect(**parts) as connection:
             found = None if "\0" in name else connection.execute(_FIND, {"name": name}).fetchone()
-    except (psycopg.OperationalError, psycopg.errors.UndefinedTable) as error:
+    except psycopg.Error as error:
         raise Unavailable(f"Airflow's users cannot be looked up: {error}") from error
     if found is None:
         raise NotFound(

@@ -25,6 +25,7 @@ from continuitybridge.flows.load import LoadedFlow
 from continuitybridge.flows.model import Flow
 from continuitybridge.flows.plan import compile_flow
 from continuitybridge.flows.problems import refuse
+from continuitybridge.inbox import holds
 from continuitybridge.vault.keyring import Keyring
 from continuitybridge.webhooks import endpoints
 
@@ -334,6 +335,7 @@ def _put(
         _webhooks(plan[0]) if status != "removed" else {},
         keyring=Keyring.open(),
     )
+    holds.drains_may_differ(connection, organization_id, environment)
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(deployment.revision)))
     record(
         connection,

@@ -48,7 +48,8 @@ def sender(found: Address | None, headers: Mapping[bytes, bytes], trusted: Seque
     for hop in reversed(hops):
         if not hop.strip():
             return None
-        found = _address(_HOP_WITH_PORT.sub(r"\1", hop.strip()))
+        with_port = _HOP_WITH_PORT.fullmatch(hop.strip())
+        found = _address(with_port[1] if with_port else hop.strip())
         if not within(found, trusted):
             return found
     return found

@@ -209,6 +209,17 @@ def notify(connection: Connection, organization_id: UUID, environment: str) -> N
     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{organization_id}/{environment}"))
 
 
+def drains_may_differ(connection: Connection, organization_id: UUID, environment: str) -> None:
+    """A flow is deployed there in another version, or no more: while something is drained, flows that call it may
+    take messages now that took none, or no more. Tells so at the caller's commit."""
+    connection.execute(
+        "SELECT pg_notify(%s, %s) WHERE EXISTS (SELECT FROM bridge.flow_holds"
+        " WHERE organization_id = %s AND environment = %s AND kind = 'drain') OR EXISTS (SELECT FROM"
+        " bridge.destinations WHERE organization_id = %s AND environment = %s AND status = 'draining')",
+        (CHANNEL, f"{organization_id}/{environment}", *(organization_id, environment) * 2),
+    )
+
+
 def _tell(connection: Connection, organization_id: UUID, environment: str, flow: str) -> None:
     notify(connection, organization_id, environment)
     # Whoever waits for messages looks again.

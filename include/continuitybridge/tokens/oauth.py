@@ -77,11 +77,11 @@ def device(auth: OAuth2Auth) -> Json:
     found = token_answer.fields(answer.content)
     expires_in, interval = token_answer.number(found.get("expires_in")), token_answer.number(found.get("interval"))
     given = {
-        "device_code": found.get("device_code"),
-        "user_code": found.get("user_code"),
+        "device_code": token_answer.text(found.get("device_code")),
+        "user_code": token_answer.text(found.get("user_code")),
         "verification_uri": found.get("verification_uri") or found.get("verification_url"),
     }
-    complete = found.get("verification_uri_complete")
+    complete = found.get("verification_uri_complete") or None
     if not all(isinstance(each, str) and each for each in given.values()) or not expires_in or expires_in <= 0:
         raise Failed(f"{calls.host(url)} gave no device code")
     if not all(_is_page(each) for each in (given["verification_uri"], complete) if each is not None):

@@ -32,11 +32,11 @@ def read(content: bytes) -> Obtained:
     found = fields(content)
     if error := named(found):
         raise NoToken(error)
-    access = _text(found.get("access_token"))
+    access = text(found.get("access_token"))
     # What a header takes (RFC 6749, A.12).
     if not access or not (access.isascii() and access.isprintable()):
         raise NoToken
-    return Obtained(access, _text(found.get("refresh_token")) or None, _lifetime_s(found.get("expires_in")))
+    return Obtained(access, text(found.get("refresh_token")) or None, _lifetime_s(found.get("expires_in")))
 
 
 def fields(content: bytes) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _lifetime_s(given: object) -> float | None:
     return min(max(SHORTEST_LIFETIME_S, seconds), LONGEST_LIFETIME_S)
 
 
-def _text(given: object) -> str:
+def text(given: object) -> str:
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
     return given if isinstance(given, str) else ""

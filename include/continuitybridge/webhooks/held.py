@@ -267,8 +267,8 @@ class HeldRequests:
                     for row in rows:
                         self._found(*row)
                     if unannounced := self._unannounced.intersection(keys):
-                        self._unannounced -= unannounced
                         await connection.execute(*wanted(unannounced))
+                        self._unannounced -= unannounced
                         # It may have been settled before that was heard.
                         self._look_up(*unannounced)
             except Error:

@@ -106,7 +106,9 @@ def _json_finder(path: str) -> _Find:
 
 def _xml_finder(path: str) -> _Find:
     def find(headers: Headers, body: bytes) -> str | None:
-        found = one_value.of_xml(body, headers.get(b"content-type", b"").decode("latin-1"), path)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        # Where what the header says of the charset is wrong, the document's own word is right.
+        found = one_value.of_xml(body, content_type, path) or one_value.of_xml(body, "", path)
         return _of_body(found) if found else None
 
     return find

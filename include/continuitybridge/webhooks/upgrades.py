@@ -45,7 +45,7 @@ def data_received(protocol: Any, data: bytes) -> None:
 def _pass_over(protocol: Any) -> None:
     """Go on behind the head of a request whose body was skipped, if it has one."""
     framing = [(name, value) for name, value in protocol.headers if name in _FRAMING]
-    if all(value.strip(b"0") == b"" for _, value in framing):
+    if all(value.strip(b" \t0") == b"" for _, value in framing):
         return
     lines = [b"%b: %b\r\n" % each for each in framing]
     behind = _BehindHead(protocol)

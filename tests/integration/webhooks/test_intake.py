@@ -377,6 +377,35 @@ def test_a_draining_flow_is_503_until_it_is_resumed_and_one_whose_destination_dr
     eventually(lambda: status() == 202)
 
 
+def test_a_flow_takes_messages_again_when_the_one_that_it_calls_delivers_elsewhere(
+    client: httpx.Client, deploy: Deploy
+) -> None:
+    hook = deploy()
+    place = (hook.organization.organization_id, "dev")
+    name = f"called-{hook.flow}"[:60]
+
+    def called(version: str, node: str) -> None:
+        text = (
+            f"{{flow: {name}, version: {version}, triggers: [{{id: in, type: manual_trigger}}], steps: [{node}]}}"
+        )
+        deployments.deploy(*place, load_flow(text), "tester")
+
+    def status() -> int:
+        return client.post(hook.path, content=BODY, headers=hook.signed(BODY)).status_code
+
+    called("1.0.0", "{id: send, type: http_request, config: {url: 'http://sink.example:8/x'}}")
+    calls = flow_text(hook.flow, hook.slug, "2.0.0").replace(
+        '"logger","config":{"message":"got {{ message.id }}"}', f'"subflow","config":{{"flow":"{name}"}}'
+    )
+    deployments.deploy(*place, load_flow(calls), "tester")
+    destinations.drain(*place, "sink.example", by="tester")
+    eventually(lambda: status() == 503)
+    called("1.1.0", "{id: note, type: logger}")
+    eventually(lambda: status() == 202)
+    called("1.2.0", "{id: send, type: http_request, config: {url: 'http://sink.example:8/x'}}")
+    eventually(lambda: status() == 503)
+
+
 def test_a_new_deployment_answers_without_a_restart_and_a_new_version_takes_the_next_message(
     client: httpx.Client, deploy: Deploy
 ) -> None:

@@ -260,6 +260,19 @@ def test_a_request_that_offers_another_protocol_is_read_with_its_body_and_what_c
     assert sizes == {len(body), len(BODY)}
 
 
+def test_an_offer_with_an_empty_body_is_answered_however_its_length_is_written(
+    strict: Intake, deploy: Deploy
+) -> None:
+    hook = deploy()
+    offer = ("connection: Upgrade", "upgrade: h2c")
+    with closing(connect(strict)) as connection:
+        connection.sendall(head(hook, *offer, "content-length: 0 ", signed=b""))
+        began = time.monotonic()
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 422 ")
+    assert time.monotonic() - began < 0.9, "it waited for a body"
+
+
 def ask_for_much(intake: Intake, hook: Hook, room_bytes: int) -> socket.socket:
     """Ask for more than the buffers of both ends hold, on one connection that has so much room for answers."""
     connection = socket.socket()

@@ -58,6 +58,12 @@ def test_a_document_that_is_nested_without_end_is_given_up_early() -> None:
     assert time.process_time() - began < 2
 
 
+def test_an_attribute_without_a_prefix_is_the_key_and_no_declaration_is() -> None:
+    read = key_reader("/Order/@id")
+    body = b'<Order xmlns:id="urn:ids" id:id="ERP" id="42"/>'
+    assert read(body, {"content-type": "application/xml"}) == "42"
+
+
 def test_a_long_key_is_told_apart_by_its_hash() -> None:
     read = key_reader("$.id")
     one, other = (read(b'{"id": "%s"}' % (b"x" * 300 + end), {}) for end in (b"1", b"2"))

@@ -280,8 +280,6 @@ def handed_on(value: bytes, header: bytes = b"client-cert", proxied: bool = True
         b":" + DER + b":",
         DER,
         quote(DER).encode(),
-        DER + b"," + CHAIN,
-        quote(DER + b"," + CHAIN, safe="").encode(),
         quote(PEM).encode(),
         quote(PEM, safe="+=/").encode(),
         b'Hash=ab;Cert="' + quote(PEM, safe="").encode() + b'";Subject="CN=erp.example"',
@@ -290,6 +288,14 @@ def handed_on(value: bytes, header: bytes = b"client-cert", proxied: bool = True
 def test_a_certificate_is_read_as_proxies_write_it(value: bytes) -> None:
     verify(way("mtls", fingerprints=[FINGERPRINT]), handed_on(value))
     verify(way("mtls", fingerprints=[FINGERPRINT.upper()], header="X-C"), handed_on(value, b"x-c"))
+
+
+@pytest.mark.parametrize("value", [DER + b"," + CHAIN, quote(DER + b"," + CHAIN, safe="").encode()])
+def test_behind_a_certificate_stands_its_chain_in_traefiks_header_and_in_no_other(value: bytes) -> None:
+    header = "X-Forwarded-Tls-Client-Cert"
+    verify(way("mtls", fingerprints=[FINGERPRINT], header=header), handed_on(value, header.lower().encode()))
+    with pytest.raises(NotAuthenticated, match="cannot be read"):
+        verify(way("mtls", fingerprints=[FINGERPRINT]), handed_on(value))
 
 
 @pytest.mark.parametrize("subject", ["erp.example", "api.erp.example"])

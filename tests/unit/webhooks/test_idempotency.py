@@ -75,6 +75,9 @@ def test_a_json_body_without_the_value_has_no_key(body: bytes) -> None:
         ("/Order/Id", b"<Order><Id> PO-1 </Id><Id>PO-2</Id></Order>", "PO-1"),
         ("/Order/Id", b'<o:Order xmlns:o="urn:o"><o:Id>7</o:Id></o:Order>', "7"),
         ("/Order/@number", b'<Order number="N-1"><Id/></Order>', "N-1"),
+        ("/Order/@id", b'<Order xmlns:id="urn:ids" id="7"/>', "7"),
+        ("/Order/@id", b'<Order xmlns:a="urn:a" a:id="ERP" id="42"/>', "42"),
+        ("/Order/@id", b'<Order xmlns:id="urn:ids" id:id="8"/>', "8"),
         (
             "/Order/Head/Id",
             b"<Order><Line><Id>x</Id></Line><Head><Id>a<!-- -->b<![CDATA[c]]></Id></Head></Order>",
@@ -96,6 +99,12 @@ def test_the_charset_of_an_xml_body_is_the_headers_as_it_is_for_the_parser(chars
     body = text.encode(charset.strip('"'))
     headers = {b"content-type": f"application/xml; charset={charset}".encode()}
     assert key({"xml_path": "/Order/Id"}, body, headers) == "value:PO-1"
+
+
+def test_where_the_headers_charset_is_wrong_the_documents_own_is_right() -> None:
+    body = '<?xml version="1.0" encoding="ISO-8859-1"?><Order><Note>é</Note><Id>7</Id></Order>'.encode("latin-1")
+    headers = {b"content-type": b"text/xml; charset=utf-8"}
+    assert key({"xml_path": "/Order/Id"}, body, headers) == "value:7"
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,10 @@ def at(value: Any, steps: Sequence[str | int]) -> Any:
 
 
 def of_xml(body: bytes, content_type: str, path: str) -> str | None:
-    """The text of the first element at `/Order/Id`, without what is around and within, or the first attribute at
-    `/Order/@id`; names without their namespace. None where there is none, in a document with a document type
-    declaration, or in one that is nested deeper than `MAX_XML_DEPTH` before it. What comes behind is not read."""
+    """The text of the first element at `/Order/Id`, without what is around and within, or the attribute at
+    `/Order/@id`; names without their namespace, of attributes the one without a prefix before others. None where
+    there is none, in a document with a document type declaration, or in one that is nested deeper than
+    `MAX_XML_DEPTH` before it. What comes behind is not read."""
     try:
         data, encoding = encoding_of(body, content_type)
         reader = _Reader(path, encoding)
@@ -89,8 +90,11 @@ class _Reader:
         if self._attribute is None:
             self._parser.CharacterDataHandler = self._text
             return
+        if self._attribute in attributes:
+            raise _Found(attributes[self._attribute])
         for given, value in attributes.items():
-            if _local(given) == self._attribute:
+            # Not what declares a namespace that is called so.
+            if _local(given) == self._attribute and not given.startswith("xmlns:"):
                 raise _Found(value)
 
     def _text(self, text: str) -> None:

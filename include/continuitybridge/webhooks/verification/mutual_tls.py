@@ -17,6 +17,7 @@ from continuitybridge.webhooks.verification.keyed_hash import HEADER_NAME
 
 MAX_CERTIFICATE_BYTES = 32 * 1024
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_TRAEFIK = b"x-forwarded-tls-client-cert"
 _XFCC = re.compile(rb'(?:^|;)Cert="([^"]*)"', re.IGNORECASE)
 _PEM = b"-----BEGIN CERTIFICATE-----"
 
@@ -27,8 +28,8 @@ class MutualTlsSettings(VerificationSettings):
         default="Client-Cert",
         pattern=HEADER_NAME,
         description="Header in which the proxy hands the certificate on: as RFC 9440 has it, as URL-encoded PEM "
-        "(nginx, AWS), base64 DER (HAProxy; Traefik, with or without the chain), or Envoy's "
-        "`X-Forwarded-Client-Cert` with `Cert`.",
+        "(nginx, AWS), base64 DER (HAProxy; Traefik, in `X-Forwarded-Tls-Client-Cert` with the chain too), or "
+        "Envoy's `X-Forwarded-Client-Cert` with `Cert`.",
     )
     fingerprints: list[str] = Field(
         default=[],
@@ -132,9 +133,9 @@ class MutualTls(Verifier[MutualTlsSettings]):
         try:
             if text.startswith(_PEM):
                 return x509.load_pem_x509_certificate(text)
-            # Behind the sender's own certificate Traefik hands on those above it. What a repeated header adds has
-            # a blank in front: then nobody knows whose the first is, and all of it is refused.
-            own = text if b" " in text else text.partition(b",")[0]
+            # Behind the sender's own certificate Traefik hands on those above it. In other headers, and behind a
+            # blank, what follows is what a repeated header adds: nobody knows whose the first is.
+            own = text.partition(b",")[0] if self._header == _TRAEFIK and b" " not in text else text
             return x509.load_der_x509_certificate(base64.b64decode(own.strip(b":"), validate=True))
         except Exception:
             # Whatever a parser of certificates makes of bytes that are none.
