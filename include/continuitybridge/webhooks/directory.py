@@ -30,6 +30,9 @@ from continuitybridge.webhooks.target import Target
 CHECK_INTERVAL_S = 5.0
 CONFIRM_INTERVAL_S = 0.05
 """Least time between two questions to the tables about missing endpoints, however many requests ask."""
+KEYS_AT_ONCE = 8
+"""How many organizations' keys one reading opens at a time: of the process's threads for keys (`vault.opening`)
+most stay free for who takes and works on messages meanwhile."""
 MAX_QUESTIONS = 1_000
 QUERY_TIMEOUT_S = 10.0
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -214,8 +217,7 @@ class Directory:
         if isinstance(self._keyring, Keyring):
             # Not one after the other: a key service that is slow would hold up all that follow. What does not open
             # is told below.
-            owners = {row[0] for row in secrets}
-            await asyncio.gather(*map(self._keyring.ready, owners), return_exceptions=True)
+            await _open_keys(self._keyring, {row[0] for row in secrets})
         found = await asyncio.to_thread(_targets, rows, secrets, self._keyring)
         if identities is None:
             self._targets, self._places, self._organizations = {}, {}, {}
@@ -236,6 +238,16 @@ class Directory:
                 "endpoints: %d refuse (503) while their secrets cannot be opened: bridge vault keys", locked
             )
         self._told_of_locked = locked > 0
+
+
+async def _open_keys(keyring: Keyring, owners: Collection[UUID]) -> None:
+    at_once = asyncio.Semaphore(KEYS_AT_ONCE)
+
+    async def open_one(owner: UUID) -> None:
+        async with at_once:
+            await keyring.ready(owner)
+
+    await asyncio.gather(*map(open_one, owners), return_exceptions=True)
 
 
 _ALL_ENDPOINTS = """

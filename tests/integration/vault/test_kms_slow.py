@@ -21,11 +21,11 @@ from continuitybridge.errors import Unavailable
 from continuitybridge.flows.load import load_flow
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
-from continuitybridge.vault import Keyring, kms, master
+from continuitybridge.vault import Keyring, kms, master, opening
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.kms import transit, turns
 from continuitybridge.vault.kms.base import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
-from continuitybridge.webhooks.directory import Directory
+from continuitybridge.webhooks.directory import KEYS_AT_ONCE, Directory
 
 
 @dataclass
@@ -123,6 +123,25 @@ async def test_an_intake_that_begins_asks_for_several_organizations_keys_at_once
         assert owners <= set(slow.calls)
     finally:
         await directory.stop()
+
+
+async def test_an_intake_that_begins_leaves_threads_to_who_needs_one_key(
+    slow: SlowService, make_organization: Callable[[], Organization], settings: Settings
+) -> None:
+    owners = [with_endpoint(make_organization()) for _ in range(KEYS_AT_ONCE + 2)]
+    slow.hold()
+    keys = Keyring(master.load_all(settings.master_key_path)[0], settings.master_key_path)
+    directory = Directory(keys)
+    directory.start()
+    try:
+        await asyncio.to_thread(slow.wait_for, 1)
+        under_way = sum(opening.is_under_way((keys, owner)) for owner in owners)
+        slow.answers.set()
+        await directory.wait_loaded(20)
+    finally:
+        await directory.stop()
+    assert under_way <= KEYS_AT_ONCE < opening.THREADS
+    assert all(keys.holds(owner) for owner in owners)
 
 
 def test_what_is_wrong_is_told_to_all_who_wait(
