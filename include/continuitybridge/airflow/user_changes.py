@@ -15,7 +15,7 @@ from sqlalchemy import event, inspect
 from continuitybridge import api_keys, database, organizations, sessions
 from continuitybridge.actor import current_actor
 from continuitybridge.errors import Conflict
-from continuitybridge.organizations.membership import end_invitations
+from continuitybridge.organizations.membership import end_invitations_everywhere
 from continuitybridge.sign_in import identities, second_factor, tokens, verbs
 
 _ENDING = ("active", "roles", "groups")
@@ -53,15 +53,16 @@ def _changed(mapper: Any, connection: Any, user: User) -> None:
     )
     if not ended and not links_ended:
         return
-    # In a transaction of its own, before Airflow's: when that one fails, somebody signs in once more for nothing.
+    # In transactions of their own, before Airflow's: when that one fails, somebody signs in once more for nothing.
     with database.platform() as own:
         if ended:
             sessions.end_all(own, user.username)
         if links_ended:
             # Nor does one hold when the account is active again.
             tokens.end_all(own, user.username)
-        if not user.active:
-            end_invitations(own, user.username, by=current_actor().name or "airflow")
+    if not user.active:
+        # After what ends is certain: here trails are told, and others may hold those.
+        end_invitations_everywhere(user.username, by=current_actor().name or "airflow")
 
 
 def _leaves(mapper: Any, connection: Any, user: User) -> None:

@@ -2,6 +2,6 @@
 the action, chained by hashes per organization."""
 
 from continuitybridge.actor import Actor, acting, current_actor
-from continuitybridge.audit.recording import TrailDamaged, erase_person, record
+from continuitybridge.audit.recording import TrailDamaged, erase_person, record, tolerating
 
-__all__ = ["Actor", "TrailDamaged", "acting", "current_actor", "erase_person", "record"]
+__all__ = ["Actor", "TrailDamaged", "acting", "current_actor", "erase_person", "record", "tolerating"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,6 +21,8 @@ from continuitybridge.audit import subjects
 from continuitybridge.errors import BridgeError
 from continuitybridge.vault.cipher import DecryptionFailed
 from continuitybridge.vault.keyring import Cipher, Keyring
+
+log = logging.getLogger(__name__)
 
 
 class TrailDamaged(BridgeError):
@@ -85,6 +89,22 @@ def record(
             organization_id=str(organization_id),
         ) from error
     return event_id
+
+
+@contextmanager
+def tolerating(
+    connection: psycopg.Connection[Any],
+    organization_id: UUID,
+    action: str,
+    what: type[BridgeError] = TrailDamaged,
+) -> Iterator[None]:
+    """Around a `record` that what it tells of must not hang on: in a savepoint of the caller's transaction. The
+    log says that the trail does not tell, and why; any other error than `what` is raised."""
+    try:
+        with connection.transaction():
+            yield
+    except what as error:
+        log.error("the trail of organization %s does not tell of %s: %s", organization_id, action, error.detail)
 
 
 def _person(

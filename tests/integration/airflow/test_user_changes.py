@@ -7,15 +7,22 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from damaged_trail import planted_event
+from sealing_world import passphrase, vault
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from continuitybridge import database, invitations, organizations, sessions
+from continuitybridge.audit.reading import Filter, search
 from continuitybridge.errors import NotFound
+from continuitybridge.invitations import NewInvitation
 from continuitybridge.organizations import Organization
 from continuitybridge.settings import Settings
 from continuitybridge.sign_in import tokens
 from continuitybridge.sign_in.tokens import Purpose
+from continuitybridge.vault import Keyring
+
+__all__ = ["passphrase"]
 
 PURPOSES: tuple[Purpose, ...] = ("link", "reset", "enrol")
 
@@ -77,6 +84,49 @@ def test_who_is_deactivated_does_not_come_back_by_an_invitation_of_his(
     with pytest.raises(NotFound):
         invitations.find(of_his.token)
     assert invitations.find(first.token).email == "first@example.com"
+
+
+def test_a_trail_that_was_tampered_with_keeps_nobody_from_being_deactivated(
+    airflow: Session, make_organization: Callable[[], Organization]
+) -> None:
+    user, links = with_links(airflow)
+    damaged, whole = make_organization(), make_organization()
+    of_his = []
+    for each in (damaged, whole):
+        organizations.add_member(each.organization_id, user.username, "customer_admin")
+        of_his.append(
+            invitations.invite(each.organization_id, "himself@example.com", "customer_user", by=user.username)
+        )
+    user.active = False
+    with planted_event(damaged):
+        airflow.commit()
+    all_has_ended(user.username, links[0], of_his)
+    told = search(whole.organization_id, Filter(action="member.invitation_revoked"), keys=Keyring.open())
+    assert len(told) == 1
+
+
+def test_a_key_that_is_away_keeps_nobody_from_being_deactivated(
+    airflow: Session, organization: Organization, passphrase: str
+) -> None:
+    user, links = with_links(airflow)
+    organizations.add_member(organization.organization_id, user.username, "customer_admin")
+    of_his = invitations.invite(
+        organization.organization_id, "himself@example.com", "customer_user", by=user.username
+    )
+    vault("seal")
+    Keyring.open().forget()
+    user.active = False
+    airflow.commit()
+    all_has_ended(user.username, links[0], [of_his])
+
+
+def all_has_ended(name: str, link: str, invited: list[NewInvitation]) -> None:
+    assert sessions.since(name) is not None
+    with pytest.raises(NotFound):
+        tokens.find(link, PURPOSES[0])
+    for each in invited:
+        with pytest.raises(NotFound):
+            invitations.find(each.token)
 
 
 def test_with_the_account_s_activity_end_its_sessions_and_its_links(airflow: Session) -> None:

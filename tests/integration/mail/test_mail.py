@@ -14,6 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from click.testing import CliRunner
+from damaged_trail import planted_event
 from sealing_world import passphrase, vault
 
 from certificates import self_signed
@@ -198,34 +199,18 @@ def test_a_trail_that_was_tampered_with_holds_up_nobodys_mails(
     server: MailServer, make_organization: Callable[[], Organization], caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged, other = make_organization(), make_organization()
-    _plant_event(damaged)
     late, refused, taken = letter(), letter(), letter()
     server.answer = lambda recipient: "550 5.1.1 no such user" if recipient == refused.to else "250 OK"
     post(damaged, late, valid_for=timedelta(0))
     post(damaged, refused)
     post(other, taken)
-    assert mail.deliver_due() == 1
+    with planted_event(damaged):
+        assert mail.deliver_due() == 1
     assert len(server.to(taken.to)) == 1
     assert sorted(each.status for each in mail.listing(3)) == ["dead", "dead", "sent"]
     told = [each.message for each in caplog.records if "is not told that mail" in each.message]
     assert len(told) == 2
     assert all(str(damaged.organization_id) in each for each in told)
-
-
-def _plant_event(organization: Organization) -> None:
-    """Where the next event of its trail belongs."""
-    with psycopg.connect(database.owner_url()) as connection:
-        connection.execute("ALTER TABLE bridge.audit_events NO FORCE ROW LEVEL SECURITY")
-        connection.execute("ALTER TABLE bridge.audit_events DISABLE TRIGGER USER")
-        planted = connection.execute(
-            "INSERT INTO bridge.audit_events SELECT organization_id, seq + 1, gen_random_uuid(), at, action,"
-            " 'planted', environment, actor_kind, subject_id, personal, details, hash, sha256('planted')"
-            " FROM bridge.audit_events WHERE organization_id = %s ORDER BY seq DESC LIMIT 1",
-            (organization.organization_id,),
-        ).rowcount
-        connection.execute("ALTER TABLE bridge.audit_events ENABLE TRIGGER USER")
-        connection.execute("ALTER TABLE bridge.audit_events FORCE ROW LEVEL SECURITY")
-    assert planted == 1
 
 
 def test_a_password_goes_by_tls_only_and_the_certificate_is_checked(configure: Configure, tmp_path: Path) -> None:
