@@ -37,7 +37,8 @@ by the allowance of messages.
 An account (`bridge account set`) limits how many organizations belong to it, and how many ecosystems and systems
 all of them together have; `bridge person limit` limits how many organizations are assigned to a consultant. Beyond
 it the assignment, the ecosystem or the system is refused in the same way, with `organizations`,
-`account_ecosystems`, `account_systems` or `assigned_organizations`.
+`account_ecosystems`, `account_systems` or `assigned_organizations`. The trail of each organization concerned tells
+of a changed limit; one that was tampered with keeps no limit from being set, and the log says so.
 
 """
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from continuitybridge import database
-from continuitybridge.audit import record
+from continuitybridge.audit import record, tolerating
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound
 from continuitybridge.organizations.limits import MOST_THINGS, check_limit
 
@@ -38,8 +38,8 @@ def put(
     max_ecosystems: int | None = None,
     max_systems: int | None = None,
 ) -> Account:
-    """Make an account, or change one; what is beyond a lower limit stays. Its organizations are told. Raises
-    `ConfigurationError`."""
+    """Make an account, or change one; what is beyond a lower limit stays. Its organizations are told, except those
+    that are being deleted. Raises `ConfigurationError`."""
     if not _NAME.fullmatch(account):
         raise ConfigurationError(
             f"account {account!r} is not valid: lower-case letters, digits and hyphens, beginning with a letter",
@@ -64,11 +64,14 @@ def put(
             (account, name.strip(), *limits.values()),
         )
         belonging = connection.execute(
-            "SELECT organization_id FROM bridge.organizations WHERE account = %s ORDER BY organization_id",
+            "SELECT organization_id FROM bridge.organizations WHERE account = %s AND status <> 'deleting'"
+            " ORDER BY organization_id",
             (account,),
         ).fetchall()
         for (organization_id,) in belonging:
-            record(connection, organization_id, "organization.account_limited", account, details=limits)
+            # One trail that was tampered with must not keep the others' limits from being set.
+            with tolerating(connection, organization_id, "organization.account_limited"):
+                record(connection, organization_id, "organization.account_limited", account, details=limits)
     return by_name(account)
 
 

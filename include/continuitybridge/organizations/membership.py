@@ -111,13 +111,17 @@ def limit_assigned(user_name: str, most: int | None) -> None:
             (user_name, most),
         )
         assigned = connection.execute(
-            "SELECT organization_id FROM bridge.memberships WHERE user_name = %s AND role = 'consultant'"
-            " ORDER BY organization_id",
+            "SELECT m.organization_id"
+            " FROM bridge.memberships m JOIN bridge.organizations o USING (organization_id)"
+            " WHERE m.user_name = %s AND m.role = 'consultant' AND o.status <> 'deleting'"
+            " ORDER BY m.organization_id",
             (user_name,),
         ).fetchall()
+        details = {"max_organizations": most}
         for (organization_id,) in assigned:
-            details = {"max_organizations": most}
-            record(connection, organization_id, "consultant.limited", "", details=details, about=user_name)
+            # As with an account's limits.
+            with tolerating(connection, organization_id, "consultant.limited"):
+                record(connection, organization_id, "consultant.limited", "", details=details, about=user_name)
 
 
 def change_role(

@@ -9,13 +9,15 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
+from damaged_trail import planted_event
 
-from continuitybridge import invitations, organizations, systems
+from continuitybridge import database, invitations, lifecycle, organizations, systems
 from continuitybridge.cli import bridge
 from continuitybridge.connections import verbs as connections
 from continuitybridge.errors import ConfigurationError, Conflict, NotFound, QuotaExceeded
 from continuitybridge.organizations import Organization, accounts, quotas
 from continuitybridge.organizations.tiers import Resource
+from continuitybridge.vault import Keyring
 
 
 def command(*arguments: str, status: int = 0) -> str:
@@ -207,3 +209,28 @@ def test_a_consultant_gets_as_many_organizations_as_he_may_have(
     command("account", "set", "large", "--name", "L", "--max-systems", "3000000000", status=2)
     command("person", "limit", name)
     organizations.add_member(third.organization_id, name, "consultant")
+
+
+def test_no_organization_keeps_the_limits_of_an_account_or_a_consultant_from_being_set(
+    make_organization: Callable[[], Organization], airflow_user: Callable[..., str]
+) -> None:
+    account, name = f"acc-{uuid4().hex[:8]}", airflow_user(f"con-{uuid4().hex[:8]}")
+    accounts.put(account, "One", max_organizations=None)
+    damaged, leaving, whole = (make_organization() for _ in range(3))
+    for each in (damaged, leaving, whole):
+        accounts.assign(each.organization_id, account)
+        organizations.add_member(each.organization_id, name, "consultant")
+    lifecycle.request_deletion(leaving.slug, confirm=leaving.slug, with_export=False, by="test")
+    with database.platform() as connection:
+        # As its deletion does, after which whoever does it may be killed.
+        connection.execute("SELECT bridge.remove_rows(%s, 'data_keys', 10)", (leaving.organization_id,))
+    Keyring.open().forget(leaving.organization_id)
+    with planted_event(damaged):
+        command("account", "set", account, "--name", "One", "--max-systems", "3")
+        command("person", "limit", name, "--max-organizations", "2")
+    assert accounts.by_name(account).max_systems == 3
+    with pytest.raises(QuotaExceeded):
+        organizations.add_member(make_organization().organization_id, name, "consultant")
+    trail = json.loads(command("audit", "list", "-o", whole.slug, "--json"))
+    assert {"organization.account_limited", "consultant.limited"} <= {each["action"] for each in trail}
+    lifecycle.work(leaving.slug)
