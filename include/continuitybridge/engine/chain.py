@@ -265,11 +265,7 @@ class Chain:
 
 
 def _leading(plan: Plan) -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
-    edges = {
-        node.id: [*{target: None for ids in node.next.values() for target in ids}, *filter(None, [node.on_error])]
-        for node in plan.nodes.values()
-    }
-    return graph.leading(edges, {node.id: node.type for node in plan.nodes.values()})
+    return graph.leading(plan.edges, {node.id: node.type for node in plan.nodes.values()})
 
 
 def _names_origin(planned: PlanNode) -> bool:

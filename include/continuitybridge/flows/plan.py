@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -111,6 +113,29 @@ class Plan:
                 value=plan.digest,
             )
         return plan
+
+    def leading_to(self, node_id: str) -> list[str]:
+        """The node and all from which messages can come to it, by errors too."""
+        found = graph.reachable(self._back, [node_id])
+        return [node for node in self.nodes if node in found]
+
+    @cached_property
+    def edges(self) -> dict[str, list[str]]:
+        """Node id → the ids it leads to, by any port or by error, each once and in order."""
+        return {
+            node.id: list(
+                dict.fromkeys([*chain.from_iterable(node.next.values()), *filter(None, [node.on_error])])
+            )
+            for node in self.nodes.values()
+        }
+
+    @cached_property
+    def _back(self) -> dict[str, list[str]]:
+        back: dict[str, list[str]] = {node: [] for node in self.nodes}
+        for node, targets in self.edges.items():
+            for target in targets:
+                back.setdefault(target, []).append(node)
+        return back
 
     def _content(self) -> dict[str, Any]:
         later = {"mode": self.mode, "concurrency": self.concurrency, "ordering": self.ordering}

@@ -83,19 +83,21 @@ def append_trace(connection: Connection, organization_id: UUID, message_id: str,
     )
 
 
-_ENOUGH = """g.need > 0 AND g.need <= (
+ENOUGH = """g.need > 0 AND g.need <= (
     SELECT count(DISTINCT w.member) FROM bridge.waits w
     WHERE w.organization_id = g.organization_id AND w.group_id = g.group_id)"""
+"""Whether so many different members of a group `g` have come as it needs."""
 _BELOW = """h.organization_id = g.organization_id AND h.message_id = g.message_id
         AND (g.scope = '' OR starts_with(h.child_id, g.scope || '.'))"""
 GATHERING_ENDED = f"""
-UPDATE bridge.wait_groups g SET how = CASE WHEN {_ENOUGH} THEN 'complete' ELSE 'ended' END, due_at = now()
+UPDATE bridge.wait_groups g SET how = CASE WHEN {ENOUGH} THEN 'complete' ELSE 'ended' END, due_at = now()
 FROM unnest(%b::uuid[], %b::text[]) AS t (organization_id, message_id)
 WHERE g.organization_id = t.organization_id AND g.message_id = t.message_id AND g.how IS NULL
   AND g.closed_at IS NULL
-  AND (({_ENOUGH} AND NOT EXISTS (
+  AND (({ENOUGH} AND NOT EXISTS (
       SELECT FROM bridge.hand_overs h
-      WHERE {_BELOW} AND (h.state = 'claimed' OR (h.state = 'available' AND h.available_at <= now()))))
+      WHERE {_BELOW} AND (g.awaits IS NULL OR h.node_id = ANY(g.awaits))
+        AND (h.state = 'claimed' OR (h.state = 'available' AND h.available_at <= now()))))
     OR NOT EXISTS (
       SELECT FROM bridge.hand_overs h
       LEFT JOIN bridge.waits w USING (organization_id, hand_over_id)
@@ -107,8 +109,9 @@ RETURNING g.organization_id, g.group_id
 """  # noqa: S608  (constants of this module)
 """Of locked messages, the groups within them that go on: nothing of the message that could come is under way (what
 waits in a group of the same scope goes on as something else; where a group holds, what is dead can still come, by
-a replay), or enough have come, and the others wait for something else. What is just running, or about to, is
-awaited: so it makes no difference whether it runs in the same process, in another stage, or a moment later."""
+a replay), or enough have come, and the others wait for something else. What is just running, or about to, where it
+can come to the group is awaited: so it makes no difference whether it runs in the same process, in another stage,
+or a moment later."""
 
 GOES_ON = """(h.state IN ('available', 'claimed') OR (h.state = 'waiting' AND NOT EXISTS (
     SELECT FROM bridge.waits w JOIN bridge.wait_groups g USING (organization_id, group_id)

@@ -628,6 +628,57 @@ def test_what_waits_for_a_time_is_not_awaited_where_enough_have_come(
     assert [node for _, node, _ in world.left] == ["gather", "late"]
 
 
+@pytest.mark.parametrize(
+    ("before", "gather", "gives"),
+    [
+        ((), "join", {"n": 1, "a": 1, "b": 1}),
+        ((), "join, config: {strategy: any}", {"n": 1, "a": 1, "b": 1}),
+        (["{id: each, type: split, config: {items: '[., .]'}}"], "aggregate, config: {result: length}", 4),
+    ],
+)
+def test_a_branch_that_leads_elsewhere_is_not_awaited_and_nothing_falls_out_of_its_run(
+    world: World, before: list[str], gather: str, gives: object
+) -> None:
+    world.deploy(
+        "forks",
+        *before,
+        FORK.replace("c]", "side]"),
+        *(step % "" for step in BRANCHES[:2]),
+        f"{{id: gather, type: {gather}, next: end}}",
+        "{id: side, type: jq, config: {program: '\"side\"'}, isolate: true, next: end}",
+    )
+    message = world.accept("forks", {"n": 1})
+    assert world.run_once()
+    assert world.states(message) == ["done"]
+    assert world.left[0][1:] == ("gather", gives)
+    assert {node for _, node, _ in world.left[1:]} == {"side"}
+
+
+@pytest.mark.parametrize("mode", ["stream", "batch"])
+def test_a_branch_that_hangs_holds_up_no_join_to_which_it_does_not_lead(
+    organization: Organization, keyring: Keyring, mode: Mode
+) -> None:
+    world = World(organization, keyring, mode)
+    world.deploy(
+        "forks",
+        FORK.replace("c]", "side]"),
+        BRANCHES[0] % "",
+        "{id: b, type: delay, config: {for_s: 0.001}, next: gather}",
+        "{id: gather, type: join, next: end}",
+        "{id: side, type: delay, config: {for_s: 0.001}, next: end}",
+    )
+    message = world.accept("forks", {"n": 1})
+    world.settle(world.claim())
+    time.sleep(0.01)
+    units = {unit.entry: unit for unit in world.claim()}
+    world.settle([units.pop("b")])
+    world.settle(world.claim())
+    assert world.bodies() == [{"n": 1, "a": 1}]
+    assert world.states(message) == ["handed_over"]
+    world.settle(units.values())
+    assert world.states(message) == ["done"]
+
+
 def test_a_group_whose_messages_somebody_writes_is_completed_by_whoever_looks_next(world: World) -> None:
     """Killed between arrival and completion: the last one has arrived, and the group has not gone on."""
     deploy_pair(world)

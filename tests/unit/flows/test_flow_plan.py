@@ -115,6 +115,15 @@ def test_an_error_route_counts_as_an_edge_between_stages() -> None:
     assert stages(compiled) == [("a", ("t", "a"), ()), ("n", ("n",), ("a",))]
 
 
+def test_what_leads_to_a_step_is_told_by_every_way_and_what_lies_beside_or_behind_it_is_not() -> None:
+    compiled = plan(
+        f"{j('a', 'next: [b, side]')}, {j('b', 'on_error: mend, next: end')}, {j('mend')},"
+        f" {j('gather')}, {j('after', 'next: end')}, {j('side', 'next: end')}"
+    )
+    assert compiled.leading_to("gather") == ["t", "a", "b", "mend", "gather"]
+    assert compiled.leading_to("side") == ["t", "a", "side"]
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [

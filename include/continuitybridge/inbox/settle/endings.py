@@ -127,7 +127,7 @@ def _ending_of(
             if output.stage is None:
                 results.append(_result(claimed, output.message, keys))
             else:
-                hand_overs.append(_of_output(claimed, output, output.stage, keys))
+                hand_overs.append(_of_output(claimed, output, output.stage, keys, plan))
         except (TypeError, ValueError, RecursionError) as error:
             failures.append(_not_data(output.message, output.node_id, error))
         except Unavailable as error:
@@ -206,7 +206,7 @@ def _hand_over(claimed: Claimed, message: Message, stage: str, node_id: str, key
     return HandOver(hand_over_id, message.id, stage, node_id, payload)
 
 
-def _of_output(claimed: Claimed, output: Output, stage: str, keys: Cipher) -> HandOver:
+def _of_output(claimed: Claimed, output: Output, stage: str, keys: Cipher, plan: Plan | None) -> HandOver:
     made = _hand_over(claimed, output.message, stage, output.node_id, keys)
     wait = output.wait
     if wait is None:
@@ -217,7 +217,7 @@ def _of_output(claimed: Claimed, output: Output, stage: str, keys: Cipher) -> Ha
         return replace(made, wait_s=wait.within_s or 0.0, until=wait.until, in_batch=False, resume=due)
     organization_id, message_id = claimed.organization_id, claimed.message_id
     waiting = parking.parked(
-        keys, organization_id, message_id, made.hand_over_id, output.message, output.node_id, wait
+        keys, organization_id, message_id, made.hand_over_id, output.message, output.node_id, wait, plan
     )
     return replace(made, state="waiting", parked=waiting)
 

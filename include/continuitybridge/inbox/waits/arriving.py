@@ -58,16 +58,19 @@ ORDER BY t.place, g.closed_at IS NOT NULL, g.key_hash DESC
 # groups in one order.
 _OPEN_GROUPS = """
 INSERT INTO bridge.wait_groups AS g (organization_id, environment, flow, node_id, key_hash, group_id, message_id,
-                                     scope, holds, need, becomes, late_s, until, due_at)
+                                     scope, holds, need, becomes, late_s, awaits, until, due_at)
 SELECT t.organization_id, t.environment, t.flow, t.node_id, t.key_hash, t.group_id, t.message_id, t.scope, t.holds,
-       t.need, nullif(t.becomes, ''), t.late_s, e.until, e.until
+       t.need, nullif(t.becomes, ''), t.late_s,
+       CASE WHEN t.awaits IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(t.awaits::jsonb)) END,
+       e.until, e.until
 FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::bytea[], %b::uuid[], %b::text[], %b::text[],
-            %b::bool[], %b::int4[], %b::text[], %b::float8[], %b::float8[], %b::float8[])
+            %b::bool[], %b::int4[], %b::text[], %b::float8[], %b::text[], %b::float8[], %b::float8[])
      AS t (organization_id, environment, flow, node_id, key_hash, group_id, message_id, scope, holds, need,
-           becomes, late_s, until, within_s)
+           becomes, late_s, awaits, until, within_s)
 CROSS JOIN LATERAL (SELECT coalesce(to_timestamp(t.until), now() + make_interval(secs => t.within_s))) AS e (until)
 ORDER BY t.organization_id, t.environment, t.flow, t.node_id, t.key_hash
-ON CONFLICT (organization_id, environment, flow, node_id, key_hash) DO UPDATE SET need = excluded.need
+ON CONFLICT (organization_id, environment, flow, node_id, key_hash) DO UPDATE
+    SET need = excluded.need, awaits = excluded.awaits
 RETURNING g.organization_id, g.environment, g.flow, g.node_id, g.key_hash, g.group_id, g.closed_at IS NOT NULL,
           coalesce(g.forget_at <= now(), false), g.carrier_id, g.members, g.how,
           g.carrier_id IS NOT NULL AND EXISTS (
@@ -223,7 +226,7 @@ def _group_row(each: Arrival) -> tuple[Any, ...]:
     return (
         *(_key(each)),
         *(uuid7(), within, wait.scope, each.parked.holds, wait.need, wait.becomes, each.parked.late_s),
-        *(wait.until, wait.within_s),
+        *(each.parked.awaits, wait.until, wait.within_s),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from continuitybridge.engine.message import Body, Message, Wait
+from continuitybridge.flows.plan import Plan
 from continuitybridge.inbox import payloads
 from continuitybridge.vault.keyring import Cipher
 
@@ -38,6 +39,8 @@ class Parked:
     former: Sequence[bytes] = ()
     summary: bytes | None = None
     call: Call | None = None
+    awaits: str | None = None
+    """JSON text: of a group within a message, the nodes from which something can come to it; None: not known."""
 
     @property
     def late_s(self) -> float:
@@ -67,13 +70,15 @@ def parked(
     message: Message,
     node_id: str,
     wait: Wait,
+    plan: Plan | None,
 ) -> Parked:
     """The wait of `message` (a part of the accepted message `message_id`) at `node_id`. Raises `TypeError` or
     `ValueError` when what goes to a person or a flow is no data, `Unavailable` when it is large and cannot be
     stored."""
     if wait.kind == "group":
         if wait.scope is not None:
-            return Parked(wait, key_hash=_key_hash(message_id, wait.scope, wait.key))
+            awaits = json.dumps(plan.leading_to(node_id)) if plan is not None and node_id in plan.nodes else None
+            return Parked(wait, key_hash=_key_hash(message_id, wait.scope, wait.key), awaits=awaits)
         key = wait.key.encode()
         former = keys.former_fingerprints(organization_id, key)
         return Parked(wait, key_hash=keys.fingerprint(organization_id, key), former=former)

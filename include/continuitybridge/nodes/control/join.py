@@ -105,8 +105,9 @@ class Join(WaitNode[JoinConfig]):
     counts once, and its newest message is taken. Replaying the carrier from the beginning gives the same join
     again while it is not settled; a member of a settled join that is replayed waits for its partners anew.
 
-    Without `key` it is looked at when nothing of the message runs or is about to, in whichever stage: all that has
-    come by then is joined where it is enough. What waits (for a time, a person, another try) is not awaited then.
+    Without `key` it is looked at when nothing of the message runs or is about to that leads here, in whichever
+    stage: all that has come by then is joined where it is enough. What waits (for a time, a person, another try)
+    is not awaited then.
 
     When the time is over, or (without `key`) when nothing of the message is under way any more, what has come
     leaves by the port `timeout`; without a route there it fails. What comes after the join has gone on leaves by

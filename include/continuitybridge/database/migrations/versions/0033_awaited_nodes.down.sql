@@ -1,0 +1,1 @@
+ALTER TABLE bridge.wait_groups DROP COLUMN awaits;
