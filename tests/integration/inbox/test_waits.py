@@ -679,6 +679,32 @@ def test_a_branch_that_hangs_holds_up_no_join_to_which_it_does_not_lead(
     assert world.states(message) == ["done"]
 
 
+def test_children_that_have_all_come_are_complete_though_more_of_them_could(world: World) -> None:
+    """As where the flow is paused meanwhile, or another stage takes long."""
+    world.deploy(
+        "orders",
+        SPLIT,
+        "{id: fork, type: jq, config: {program: .}, next: [gather, apart]}",
+        APART[:-1] + ", next: gather}",
+        "{id: gather, type: aggregate, config: {timeout_s: 0.2, result: '[$vars.aggregate.reason, length]'},"
+        " next: {out: end, late: end}}",
+    )
+    message = world.accept("orders", ORDER)
+    world.settle(world.claim())
+    units = world.claim()
+    apart = [unit for unit in units if unit.entry == "apart"]
+    assert len(apart) == 3
+    world.settle([unit for unit in units if unit.entry == "gather"])
+    time.sleep(0.25)
+    assert release_due().groups == 1
+    world.settle(world.claim())
+    assert world.bodies() == [["complete", 3]]
+    world.settle(apart)
+    world.work()
+    assert world.states(message) == ["done"]
+    assert {entry["how"] for entry in world.status(message).trace if "how" in entry} == {"complete"}
+
+
 def test_a_group_whose_messages_somebody_writes_is_completed_by_whoever_looks_next(world: World) -> None:
     """Killed between arrival and completion: the last one has arrived, and the group has not gone on."""
     deploy_pair(world)

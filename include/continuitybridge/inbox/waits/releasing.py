@@ -35,14 +35,15 @@ WHERE (m.organization_id, m.message_id) IN (
     JOIN bridge.waits w USING (organization_id, group_id))
 ORDER BY m.organization_id, m.message_id FOR UPDATE SKIP LOCKED
 """
-_LOCK_GROUPS = """
-SELECT g.organization_id, g.group_id, coalesce(g.how, 'timeout'), g.scope, g.becomes, g.environment, g.flow,
-       g.node_id
+# Where enough have come when its time is over, the time has ended only the waiting for more.
+_LOCK_GROUPS = f"""
+SELECT g.organization_id, g.group_id, coalesce(g.how, CASE WHEN {units.ENOUGH} THEN 'complete' ELSE 'timeout' END),
+       g.scope, g.becomes, g.environment, g.flow, g.node_id
 FROM bridge.wait_groups g
 JOIN unnest(%b::uuid[], %b::uuid[]) AS t (organization_id, group_id) USING (organization_id, group_id)
 WHERE g.closed_at IS NULL AND g.due_at <= now()
 ORDER BY g.organization_id, g.environment, g.flow, g.node_id, g.key_hash FOR UPDATE OF g SKIP LOCKED
-"""
+"""  # noqa: S608  (a constant)
 _MEMBERS = """
 SELECT w.organization_id, w.group_id, w.hand_over_id, w.message_id, h.child_id, w.position
 FROM unnest(%b::uuid[], %b::uuid[]) AS t (organization_id, group_id)
@@ -75,10 +76,11 @@ WHERE w.organization_id = t.organization_id AND w.group_id = t.group_id
 """
 _CLOSE = """
 UPDATE bridge.wait_groups g
-SET closed_at = now(), due_at = NULL, how = coalesce(g.how, 'timeout'), carrier_id = t.carrier_id,
+SET closed_at = now(), due_at = NULL, how = t.how, carrier_id = t.carrier_id,
     members = ARRAY(SELECT jsonb_array_elements_text(t.members::jsonb)),
     forget_at = CASE WHEN g.message_id IS NULL THEN now() + make_interval(secs => g.late_s) END
-FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[]) AS t (organization_id, group_id, carrier_id, members)
+FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[])
+     AS t (organization_id, group_id, how, carrier_id, members)
 WHERE g.organization_id = t.organization_id AND g.group_id = t.group_id
 """
 _NOTE = """
@@ -166,7 +168,7 @@ def _carry(
         carrier_id = rows[0][1]
         carriers.append((organization_id, rows[0][0], json.dumps(resume), becomes))
         others += [(organization_id, row[0]) for row in rows[1:]]
-        closing.append((*key, carrier_id, json.dumps([row[2] for row in rows])))
+        closing.append((*key, how, carrier_id, json.dumps([row[2] for row in rows])))
         woken.add(f"{organization_id}/{environment}/{flow}")
         others_ids = list(dict.fromkeys(row[1] for row in rows if row[1] != carrier_id))
         note = {"gathered_at": node_id, "how": how, "members": len(rows)}
