@@ -51,6 +51,7 @@ def _changed(mapper: Any, connection: Any, user: User) -> None:
     ended, links_ended = (
         any(state.attrs[name].history.has_changes() for name in names) for names in (_ENDING, _ENDING_LINKS)
     )
+    links_ended = links_ended and not tokens.are_ended(user.username)
     if not ended and not links_ended:
         return
     # In transactions of their own, before Airflow's: when that one fails, somebody signs in once more for nothing.

@@ -180,9 +180,9 @@ def _record(
         record(connection, organization_id, action, target, details=details, by=by)
         return
     keys = Keyring.open()
-    # In one order, as each waits for the end of its trail.
+    # In one order, as each waits for the end of its trail. Keys of one that is being deleted may be gone.
     rows = connection.execute(
-        "SELECT organization_id FROM bridge.organizations ORDER BY organization_id"
+        "SELECT organization_id FROM bridge.organizations WHERE status <> 'deleting' ORDER BY organization_id"
     ).fetchall()
     for (each,) in rows:
         try:

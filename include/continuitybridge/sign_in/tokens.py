@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -17,6 +20,8 @@ VALID_FOR = {"link": timedelta(minutes=15), "reset": timedelta(minutes=30), "enr
 KEPT = timedelta(days=1)
 
 Connection = psycopg.Connection[Any]
+
+_ended: ContextVar[str | None] = ContextVar("ended", default=None)
 
 _HOLDS = "hash = %s AND purpose = %s AND used_at IS NULL AND expires_at > now()"
 
@@ -66,6 +71,22 @@ def end_all(connection: Connection, user_name: str) -> None:
         " (SELECT hash FROM bridge.sign_in_tokens WHERE user_name = %s FOR UPDATE SKIP LOCKED)",
         (user_name,),
     )
+
+
+@contextmanager
+def ended_here(user_name: str) -> Iterator[None]:
+    """Whoever changes this person within, in a transaction that has ended his tokens, needs no other one for it:
+    it would wait for a second connection while it holds the first."""
+    mark = _ended.set(user_name)
+    try:
+        yield
+    finally:
+        _ended.reset(mark)
+
+
+def are_ended(user_name: str) -> bool:
+    """Whether the caller's caller has ended this person's tokens (`ended_here`)."""
+    return _ended.get() == user_name
 
 
 def _name(row: tuple[Any, ...] | None) -> str:

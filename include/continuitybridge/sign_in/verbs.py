@@ -76,7 +76,8 @@ class Ways:
         with database.platform() as connection:
             tokens.use(connection, token, "reset")
             tokens.end_all(connection, user_name)
-            self.accounts.set_password(user_name, password)
+            with tokens.ended_here(user_name):
+                self.accounts.set_password(user_name, password)
             mail.put(connection, None, letters.password_changed(account))
             events.record_for(connection, user_name, "password.reset")
         if not second_factor.is_enrolled(user_name):

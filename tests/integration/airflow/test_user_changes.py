@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from continuitybridge.audit.reading import Filter, search
 from continuitybridge.errors import NotFound
 from continuitybridge.invitations import NewInvitation
 from continuitybridge.organizations import Organization
-from continuitybridge.settings import Settings
+from continuitybridge.settings import Settings, get_settings
 from continuitybridge.sign_in import tokens
 from continuitybridge.sign_in.tokens import Purpose
 from continuitybridge.vault import Keyring
@@ -62,6 +63,21 @@ def test_with_a_new_password_end_the_links_that_were_given_before(airflow: Sessi
         tokens.use(connection, links[1], "reset")
         user.password = "hash 2"
         airflow.commit()
+    for purpose, link in zip(PURPOSES, links, strict=True):
+        with pytest.raises(NotFound):
+            tokens.find(link, purpose)
+
+
+def test_a_new_password_needs_no_second_connection_where_its_links_have_ended(airflow: Session) -> None:
+    user, links = with_links(airflow)
+    # As a reset by a link does it, with all other connections of the process in use.
+    with ExitStack() as others, database.platform() as connection:
+        tokens.end_all(connection, user.username)
+        for _ in range(get_settings().database_pool_size - 1):
+            others.enter_context(database.platform())
+        with tokens.ended_here(user.username):
+            user.password = "hash 2"
+            airflow.commit()
     for purpose, link in zip(PURPOSES, links, strict=True):
         with pytest.raises(NotFound):
             tokens.find(link, purpose)
