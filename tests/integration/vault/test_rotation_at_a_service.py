@@ -95,7 +95,7 @@ def test_a_services_own_rotation_wraps_every_data_key_anew_by_the_key_that_stays
     House.wrapped.clear()
     assert rotation.rotate_master_key(to=to).rewrapped == organizations
     # The platform, which has no trail, is no trail that could not be written.
-    assert caplog.records == []
+    assert not [each for each in caplog.records if str(PLATFORM) in each.getMessage()]
 
 
 def test_a_rotation_that_goes_on_wraps_only_what_is_left(organization: Organization, settings: Settings) -> None:
