@@ -108,7 +108,9 @@ def _xml_finder(path: str) -> _Find:
     def find(headers: Headers, body: bytes) -> str | None:
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         # Where what the header says of the charset is wrong, the document's own word is right.
-        found = one_value.of_xml(body, content_type, path) or one_value.of_xml(body, "", path)
+        found = one_value.of_xml(body, content_type, path)
+        if found is None and "charset" in content_type.lower():
+            found = one_value.of_xml(body, "", path)
         return _of_body(found) if found else None
 
     return find
